@@ -1,0 +1,14 @@
+"""Invoice files into PostgreSQL, every row accounted for.
+
+The tour, in the order in which a file meets the rooms:
+
+* Nouns, what travels and what is promised: `model`, `contract` and its `rules`, `profiles`, `findings`,
+  `tables`, `exceptions`, `settings`.
+* Verbs, one stage of the line each, usable without Dagster: `inbox` (settled files, take, archive),
+  `recognise` (what is this file?), `read` (file to chunks of text), `parse` (text to typed columns),
+  `validate` (typed chunk to verdict), `stage` (verdicts to Parquet and findings), `load` (staged chunks
+  to the target, exactly once), `ledger` (what PostgreSQL knows of batches), `report` (what the clerk
+  reads and corrects).
+* `line` strings the verbs together; `defs/` shows it to Dagster, `cli` to people at a terminal.
+* `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.
+"""

@@ -1,0 +1,179 @@
+"""The contract: what an invoice line is. One declaration a column, from which all else is derived.
+
+The Arrow schema of parsed rows, the pandera schema that judges them, the SQL table (`tables`), the
+template file and the column reference follow from `COLUMNS`. To add a column, add it here and write its
+migration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
+    import pandera.pandas as pandera
+
+RULES_VERSION = 1
+"""Raise it with every change of a rule: batches judged by an older version can be judged anew."""
+
+TARGET = "mangalam_invoices"
+"""The table, in schema `public` so that the dashboards of the old system keep working."""
+
+AMOUNT_DIGITS, AMOUNT_DECIMALS = 15, 4
+"""numeric(15,4): 11 digits before the point, 4 behind it."""
+
+
+class Kind(Enum):
+    """How the cells of a column are read."""
+
+    TEXT = pa.string()
+    AMOUNT = pa.decimal128(AMOUNT_DIGITS, AMOUNT_DECIMALS)
+    DATE = pa.date32()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the contract.
+
+    Attributes:
+        limit: Most characters of a text; None for other kinds.
+        required: Whether a row without it is rejected, unless the profile says otherwise.
+        identifier: Text that a system may export as a number (`17850.0`).
+        unlimited: The SQL type is `text`; `limit` is then a rule and no part of the type.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    limit: int | None = None
+    required: bool = False
+    identifier: bool = False
+    unlimited: bool = False
+
+
+def _text(name: str, title: str, limit: int, *, required: bool = False) -> Column:
+    return Column(name, Kind.TEXT, title, limit, required)
+
+
+def _identifier(name: str, title: str, *, required: bool = False) -> Column:
+    return Column(name, Kind.TEXT, title, 100, required, identifier=True)
+
+
+def _amount(name: str, title: str, *, required: bool = False) -> Column:
+    return Column(name, Kind.AMOUNT, title, None, required)
+
+
+def _date(name: str, title: str, *, required: bool = False) -> Column:
+    return Column(name, Kind.DATE, title, None, required)
+
+
+COLUMNS: tuple[Column, ...] = (
+    _identifier("invoice_number", "Invoice Number", required=True),
+    _date("invoice_date", "Invoice Date", required=True),
+    _text("customer_name", "Customer Name", 500, required=True),
+    _amount("quantity", "Quantity", required=True),
+    _amount("item_price", "Item Price", required=True),
+    _amount("item_total", "Item Total"),
+    _text("item_name", "Item Name", 500),
+    _identifier("sku", "SKU"),
+    _identifier("product_id", "Product ID"),
+    _identifier("invoice_id", "Invoice ID"),
+    _identifier("customer_id", "Customer ID"),
+    _identifier("purchase_order", "Purchase Order"),
+    _identifier("sales_order_number", "Sales Order Number"),
+    _text("invoice_status", "Invoice Status", 50),
+    _text("usage_unit", "Usage unit", 50),
+    _date("due_date", "Due Date"),
+    _date("expected_payment_date", "Expected Payment Date"),
+    _date("last_payment_date", "Last Payment Date"),
+    _text("brand", "Brand", 200),
+    _text("category_name", "Category Name", 200),
+    _text("warehouse_name", "Warehouse Name", 200),
+    _text("sales_person", "Sales Person", 200),
+    Column("item_desc", Kind.TEXT, "Item Desc", 10_000, unlimited=True),
+    _amount("mrp", "MRP"),
+    _amount("discount", "Discount"),
+    _amount("discount_amount", "Discount Amount"),
+    _amount("subtotal", "SubTotal"),
+    _amount("total", "Total"),
+    _amount("balance", "Balance"),
+    _text("billing_city", "Billing City", 200),
+    _text("billing_state", "Billing State", 200),
+    _text("billing_country", "Billing Country", 200),
+    _text("billing_code", "Billing Code", 50),
+    _text("shipping_city", "Shipping City", 200),
+    _text("shipping_state", "Shipping State", 200),
+    _text("shipping_country", "Shipping Country", 200),
+    _text("shipping_code", "Shipping Code", 50),
+)
+
+BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
+NAMES: tuple[str, ...] = tuple(BY_NAME)
+REQUIRED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.required)
+ITEM_COLUMNS = ("item_name", "sku", "product_id")
+"""At least one of them names what was sold."""
+
+IDENTITY = ("invoice_number", "product_id", "sku", "line_occurrence")
+"""Unique in the target, NULLS NOT DISTINCT. `line_occurrence` counts equal first three values in a file."""
+
+ARROW_SCHEMA = pa.schema([(column.name, column.kind.value) for column in COLUMNS])
+"""Parsed rows: text, exact decimals and days."""
+
+STAGED_SCHEMA = ARROW_SCHEMA.append(pa.field("extra", pa.string())).append(
+    pa.field("row_number", pa.int32())
+)
+"""Valid rows as they are staged: the contract, unknown columns as JSON text, and the row number."""
+
+
+@lru_cache(maxsize=64)
+def pandera_schema(
+    present: frozenset[str], required: tuple[str, ...], today: date
+) -> pandera.DataFrameSchema:
+    """Return the schema that judges parsed rows (Arrow-backed pandas columns).
+
+    Every check is named after its code in the catalogue of findings; `not_nullable` stands for
+    `MISSING_VALUE`. Columns that the file does not have carry no checks: a call costs a fixed time for
+    each column.
+
+    Args:
+        present: Names of the columns that the file has.
+        required: Names of the columns that may not be empty.
+        today: The day from which "in the future" counts.
+    """
+    import pandas as pd
+    import pandera.pandas as pandera
+
+    from bulk_upload_pipeline import rules
+
+    columns = {
+        column.name: pandera.Column(
+            pd.ArrowDtype(column.kind.value),
+            checks=rules.column_checks(column, today),
+            nullable=column.name not in required,
+        )
+        for column in COLUMNS
+        if column.name in present
+    }
+    return pandera.DataFrameSchema(columns | rules.agreement_columns(), strict=False, coerce=False)
+
+
+def describe(columns: Iterable[Column] = COLUMNS) -> list[dict[str, str]]:
+    """Return name, SQL type and rule of each column, for references and the UI's column tab."""
+    return [
+        {"name": c.name, "type": sql_type(c), "rule": "required" if c.required else "optional"}
+        for c in columns
+    ]
+
+
+def sql_type(column: Column) -> str:
+    """Return the PostgreSQL type of a column."""
+    if column.kind is Kind.TEXT:
+        return "text" if column.unlimited else f"varchar({column.limit})"
+    return f"numeric({AMOUNT_DIGITS},{AMOUNT_DECIMALS})" if column.kind is Kind.AMOUNT else "date"

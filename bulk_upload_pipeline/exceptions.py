@@ -1,0 +1,181 @@
+"""The errors of the line. Each takes its culprits as data and says what to do.
+
+A message is one sentence of what is wrong and where, and one of how to go on. `exit_code` is what a
+command returns: 2 when the file is at fault, 3 when the system is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bulk_upload_pipeline.model import Finding
+
+
+class BulkUploadError(Exception):
+    """Anything that this project raises on purpose."""
+
+    exit_code = 3
+
+
+class DataFaultError(BulkUploadError):
+    """The file is at fault: trying again without changing it ends the same way."""
+
+    exit_code = 2
+
+
+class TransientError(BulkUploadError):
+    """The surroundings are at fault: trying again may succeed."""
+
+
+class UnreadableError(DataFaultError):
+    """A file of which no row can be judged. `finding` says why, for the receipt."""
+
+    def __init__(self, finding: Finding) -> None:
+        self.finding = finding
+        super().__init__(finding.message)
+
+
+class BatchRejectedError(DataFaultError):
+    """The circuit breaker tripped: so many rows are wrong that it is probably the wrong file."""
+
+    def __init__(self, batch_id: str, rejected: int, read: int, limit: float) -> None:
+        self.batch_id, self.rejected, self.read, self.limit = batch_id, rejected, read, limit
+        super().__init__(
+            f"Batch {batch_id} is rejected: {rejected:,} of {read:,} rows have errors, and at "
+            f"{limit:.0%} nothing of a file is loaded. Correct the rows in its report's rejected_rows.csv "
+            f"and drop that file in the inbox, or drop the right file."
+        )
+
+
+class FileStillChangingError(TransientError):
+    """Somebody was still writing the file while it was taken; it went back to the inbox."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path.name} was still being written while it was read, so it went back to the inbox. It is "
+            f"taken again by itself when it has not changed for some seconds."
+        )
+
+
+class FileMissingError(BulkUploadError):
+    """The file of a batch is neither where it waited nor in the archive."""
+
+    exit_code = 2
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"There is no file at {path}. Drop it again, or name a file that exists.")
+
+
+class BatchNotFoundError(BulkUploadError):
+    """No batch has this id."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(f"There is no batch {batch_id!r}. `bulk-upload status` lists the batches.")
+
+
+class NoVerdictError(BulkUploadError):
+    """The loader found no verdict for a batch, so nothing says that its rows may load."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"Batch {batch_id} has no verdict to load by. Materialize `validated_invoices` for it first, "
+            f"or run `bulk-upload retry {batch_id}`."
+        )
+
+
+class StagingLostError(TransientError):
+    """The staged rows that a verdict speaks of are not there (any more)."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"The staged rows of batch {batch_id} are gone. Materialize `validated_invoices` for it again, "
+            f"or run `bulk-upload retry {batch_id}`."
+        )
+
+
+class BatchBusyError(TransientError):
+    """Another worker holds the batch."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(f"Another run is working on batch {batch_id}. Wait for it, or cancel it.")
+
+
+class DatabaseUnavailableError(TransientError):
+    """PostgreSQL does not answer. `address` holds no password."""
+
+    def __init__(self, address: str, cause: str) -> None:
+        self.address = address
+        super().__init__(
+            f"PostgreSQL at {address} does not answer ({cause}). Start it, or correct "
+            f"BULK_UPLOAD_DATABASE_URL."
+        )
+
+
+class DatabaseTooOldError(BulkUploadError):
+    """The server lacks what the contract's key needs (UNIQUE NULLS NOT DISTINCT, PostgreSQL 15)."""
+
+    def __init__(self, address: str, version: str) -> None:
+        super().__init__(f"PostgreSQL at {address} is version {version}; version 15 or newer is needed.")
+
+
+class EmbeddedPostgresError(BulkUploadError):
+    """The embedded PostgreSQL could not be started."""
+
+    def __init__(self, folder: Path, cause: str) -> None:
+        super().__init__(
+            f"The embedded PostgreSQL in {folder} does not start ({cause}). Look at {folder / 'log'}, or set "
+            f"BULK_UPLOAD_DATABASE_URL to a server of your own."
+        )
+
+
+class HomeInUseError(BulkUploadError):
+    """A second `bulk-upload up` on the same home."""
+
+    exit_code = 2
+
+    def __init__(self, home: Path, pid: int | None) -> None:
+        who = f" by process {pid}" if pid else ""
+        super().__init__(
+            f"`bulk-upload up` already runs on {home}{who}. Use that one, stop it, or set BULK_UPLOAD_HOME "
+            f"to another folder."
+        )
+
+
+class PortTakenError(BulkUploadError):
+    """Another program listens where Dagster's UI should."""
+
+    exit_code = 2
+
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"Port {port} on 127.0.0.1 is taken by another program. Stop it, or choose a port with --port."
+        )
+
+
+class ProfileInvalidError(BulkUploadError):
+    """A profile's TOML file does not say what a profile must."""
+
+    exit_code = 2
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"The profile {source} cannot be used: {problem}. Correct it and try again.")
+
+
+class SettingInvalidError(BulkUploadError):
+    """An environment variable has a value that cannot be used."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, value: str, wanted: str) -> None:
+        super().__init__(f"{name} is {value!r}, but must be {wanted}. Correct or unset it.")

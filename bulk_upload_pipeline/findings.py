@@ -1,0 +1,454 @@
+"""The catalogue of findings: every reason for which a row or a file can be refused or remarked on.
+
+`bulk-upload explain CODE` prints an entry, and the README's reference is generated from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bulk_upload_pipeline.model import Finding, Severity
+
+SCHEMA = pa.schema(
+    [
+        ("row_number", pa.int64()),
+        ("column_name", pa.string()),
+        ("error_code", pa.string()),
+        ("severity", pa.string()),
+        ("error_message", pa.string()),
+        ("raw_value", pa.string()),
+    ]
+)
+"""Findings of a chunk, one a row. They stay columnar: a bad file has hundreds of thousands of them."""
+
+LONGEST_RAW_VALUE = 500
+"""Characters of a cell that a message and `raw_value` repeat; the whole row stands in `row_data`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One code of the catalogue.
+
+    Attributes:
+        message: The sentence of a finding; `{column}` and `{value}` are filled in.
+        explanation: What it means, for somebody who has never seen a data type.
+        example: A cell or file that earns it.
+        fix: What the clerk does about it.
+        whole_file: Whether it concerns a file instead of a row.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    message: str
+    explanation: str
+    example: str
+    fix: str
+    whole_file: bool = False
+
+
+def _file(code: str, title: str, message: str, explanation: str, example: str, fix: str) -> Entry:
+    return Entry(code, Severity.ERROR, title, message, explanation, example, fix, whole_file=True)
+
+
+def _error(code: str, title: str, message: str, explanation: str, example: str, fix: str) -> Entry:
+    return Entry(code, Severity.ERROR, title, message, explanation, example, fix)
+
+
+def _warning(code: str, title: str, message: str, explanation: str, example: str, fix: str) -> Entry:
+    return Entry(code, Severity.WARNING, title, message, explanation, example, fix)
+
+
+_ENTRIES = (
+    # The whole file
+    _file(
+        "EMPTY_FILE",
+        "Empty file",
+        "The file is empty.",
+        "There is not a single character in the file.",
+        "A file of 0 bytes, or of blank lines only.",
+        "Export it again, and drop the new file.",
+    ),
+    _file(
+        "NO_DATA_ROWS",
+        "Header without rows",
+        "The file has a header but no row below it.",
+        "The first line names columns, and nothing follows it.",
+        "Invoice Number,Invoice Date,Quantity",
+        "Check the period or filter of the export, and drop the new file.",
+    ),
+    _file(
+        "NOT_A_TABLE",
+        "Not a table of text",
+        "The file is not a table that can be read: {value}.",
+        "The content is a picture, a program, a PDF or something else that has no rows and columns, whatever "
+        "the name says.",
+        "A photo renamed to invoices.csv.",
+        "Export the invoices as CSV or Excel, and drop that file.",
+    ),
+    _file(
+        "UNSUPPORTED_FORMAT",
+        "Format not supported",
+        "The file is {value}, which cannot be read here.",
+        "The content was recognised, but it is none of the formats that this pipeline reads.",
+        "A .docx or .7z file.",
+        "Save it as CSV, Excel, JSON or Parquet, and drop that file.",
+    ),
+    _file(
+        "DAMAGED_FILE",
+        "Damaged file",
+        "The file is damaged: {value}.",
+        "It starts like a file of its format but cannot be read to its end, as after an interrupted copy.",
+        "A .gz or .xlsx of which the second half is missing.",
+        "Copy or export the file again, and drop the new one.",
+    ),
+    _file(
+        "PASSWORD_PROTECTED",
+        "Password-protected file",
+        "The file is protected by a password.",
+        "Its rows cannot be read without the password, which nobody should send along.",
+        "An Excel file saved with a password.",
+        "Save it without a password, and drop that file.",
+    ),
+    _file(
+        "TOO_LARGE_INSIDE",
+        "Packed file too large",
+        "The packed file is refused: {value}.",
+        "A small packed file can unpack to far more than the disk holds; the limits stop that.",
+        "A .zip of 1 MB that unpacks to 100 GB.",
+        "Send the file unpacked, or in smaller parts.",
+    ),
+    _file(
+        "UNKNOWN_ENCODING",
+        "Unknown encoding",
+        "The text's encoding cannot be told: {value}.",
+        "The bytes of the file are text in none of the encodings that were tried, or in several with "
+        "different results.",
+        "Half of a file in UTF-8 glued to half of one in UTF-16.",
+        "Export it as UTF-8, or name the encoding with --encoding or in the profile.",
+    ),
+    _file(
+        "NO_HEADER",
+        "No header",
+        "No line of the file names the columns: {value}.",
+        "Columns are found by their names; without a header nothing says which figure is the quantity.",
+        "INV-1,2024-12-31,Sharma Sweets,4,120.00",
+        "Export with column headings as the first line, and drop that file.",
+    ),
+    _file(
+        "MISSING_COLUMN",
+        "Required column missing",
+        "Required column missing: {value}.",
+        "A column without which no row can be judged is not in the header, under none of its known names.",
+        "A file without `Quantity`.",
+        "Add the column to the export, or give its name to a profile (`bulk-upload profiles suggest FILE`).",
+    ),
+    _file(
+        "DUPLICATE_COLUMN",
+        "Column twice",
+        "Two columns of the header mean the same: {value}.",
+        "Nothing says which of them counts, and choosing one would be a guess.",
+        "`Quantity` twice, or `Rate` beside `Item Price`.",
+        "Remove or rename one of them, and drop the file again.",
+    ),
+    _file(
+        "TOO_MANY_COLUMNS",
+        "Too many columns",
+        "The header has {value}.",
+        "No invoice export is so wide; the file is probably not a table of invoice lines, or its delimiter "
+        "is not what it seems.",
+        "A header of 2,000 columns.",
+        "Export only the invoice columns, and drop that file.",
+    ),
+    _file(
+        "LINE_TOO_LONG",
+        "Line too long",
+        "A line of the file is too long to be a record: {value}.",
+        "A record of an invoice has some hundred characters. One of many megabytes means that the line "
+        "breaks are missing, or that the file is no table.",
+        "A file of 50 MB in a single line.",
+        "Export it again with one record a line, and drop the new file.",
+    ),
+    _file(
+        "UNKNOWN_PROFILE",
+        "Unknown profile",
+        "There is no profile named {value}.",
+        "The file was to be read by a profile that does not exist.",
+        "--profile zohoo",
+        "`bulk-upload profiles` lists the names.",
+    ),
+    # A row that cannot be laid over the header
+    _error(
+        "WRONG_FIELD_COUNT",
+        "Too many or too few cells",
+        "{value}.",
+        "The record has not as many cells as the header, so nothing says which cell belongs to which column.",
+        "A comma inside an unquoted item name makes one cell too many.",
+        "Quote the text that holds the delimiter, or remove the extra cell.",
+    ),
+    _error(
+        "UNCLOSED_QUOTE",
+        "Quotation mark not closed",
+        "{value}.",
+        "A cell starts with a quotation mark that has no partner, so its end cannot be told.",
+        'INV-1,"Kaju Katli,4',
+        "Close the quotation mark, or double it when it belongs to the text.",
+    ),
+    _error(
+        "UNDECODABLE_TEXT",
+        "Characters that cannot be read",
+        "{column} has bytes that are not text in the file's encoding: {value}.",
+        "Some bytes belong to another encoding than the rest of the file.",
+        "Caf\ufffd in a file of UTF-8.",
+        "Type the text anew, or export the file as UTF-8.",
+    ),
+    _error(
+        "CELL_TOO_LARGE",
+        "Cell too large",
+        "{value}.",
+        "A single cell is larger than any that is read.",
+        "A cell with a whole document in it.",
+        "Shorten the cell.",
+    ),
+    _error(
+        "SPREADSHEET_ERROR",
+        "Spreadsheet error value",
+        "{column} holds the spreadsheet error {value}.",
+        "A formula in the sheet failed, so the cell has no value.",
+        "#N/A, #REF!, #DIV/0!",
+        "Repair the formula, or replace it by its value.",
+    ),
+    # A cell
+    _error(
+        "MISSING_VALUE",
+        "Required value missing",
+        "{column} is empty, but required.",
+        "The row cannot be booked without this value.",
+        "An empty Quantity.",
+        "Fill in the cell.",
+    ),
+    _error(
+        "MISSING_ITEM",
+        "No item named",
+        "The row names no item: item name, SKU and product id are all empty.",
+        "At least one of the three must say what was sold.",
+        "A row with a quantity and a price only.",
+        "Fill in the item name, the SKU or the product id.",
+    ),
+    _error(
+        "INVALID_NUMBER",
+        "Not a number",
+        "{column} is {value}, which is not a number.",
+        "Digits, one decimal point, and thousands in Western or Indian grouping are read; anything that "
+        "could mean two things is not.",
+        "12abc, 1O.50, 4 5, 1,23",
+        "Type the number with digits and a decimal point, such as 1234.50.",
+    ),
+    _error(
+        "NUMBER_TOO_PRECISE",
+        "Too many decimals",
+        "{column} is {value}, with more than 4 decimals.",
+        "Amounts are kept with 4 decimals and never rounded in silence.",
+        "12.34567",
+        "Round the number to 4 decimals or fewer.",
+    ),
+    _error(
+        "NUMBER_TOO_LARGE",
+        "Number too large",
+        "{column} is {value}, with more than 11 digits before the point.",
+        "No price or quantity is that large; often it is an identifier in the wrong column.",
+        "1234567890123",
+        "Check whether the cell stands in the right column.",
+    ),
+    _error(
+        "INVALID_DATE",
+        "Not a date",
+        "{column} is {value}, which is not a date.",
+        "The day does not exist or the text is no date.",
+        "31-Feb-2024, 2023-02-29, yesterday, 00/00/0000",
+        "Write the date as 2024-12-31.",
+    ),
+    _error(
+        "AMBIGUOUS_DATE",
+        "Date that can be read two ways",
+        "{column} is {value}, which can be read as two different days.",
+        "Nothing in the file says whether the day or the month stands first, and nothing is guessed.",
+        "03/04/2024 in a file in which no date has a day above 12.",
+        "Write dates as 2024-04-03, or state `date_order` in the sender's profile.",
+    ),
+    _error(
+        "DATE_TOO_EARLY",
+        "Date before 1990",
+        "{column} is {value}, which is before 1990-01-01.",
+        "No invoice is that old; often the year was mistyped or a date is missing.",
+        "1900-01-01",
+        "Correct the year.",
+    ),
+    _error(
+        "TEXT_TOO_LONG",
+        "Text too long",
+        "{column} has {value}.",
+        "The column holds fewer characters, and text is never cut.",
+        "An invoice number of 150 characters.",
+        "Shorten the text.",
+    ),
+    _error(
+        "ZERO_QUANTITY",
+        "Quantity of zero",
+        "{column} is zero.",
+        "A line that sells nothing cannot be booked.",
+        "0",
+        "Fill in the quantity, or delete the line.",
+    ),
+    _error(
+        "TOTAL_MISMATCH",
+        "Total does not agree",
+        "{column} does not agree: {value}.",
+        "The total of a line must be quantity times price, as is or less the discount, but for rounding.",
+        "Quantity 10, price 12.50, total 152.00",
+        "Correct the quantity, the price, the discount or the total.",
+    ),
+    # The database
+    _error(
+        "REFUSED_BY_DATABASE",
+        "Refused by the database",
+        "The database refused the row: {value}.",
+        "A rule that somebody added to the table mangalam_invoices does not accept the row.",
+        'new row violates check constraint "positive_price"',
+        "Correct the row so that it meets the rule, or ask the operator about it.",
+    ),
+    _error(
+        "ALREADY_LOADED",
+        "Line exists already",
+        "The invoice line exists already with other values, and this sender's lines may not be changed.",
+        "The profile says `on_conflict = reject`.",
+        "The same invoice number and SKU as in an earlier file.",
+        "Remove the line, or ask the operator to allow updates for this sender.",
+    ),
+    # Warnings: the row loads
+    _warning(
+        "CREDIT_LINE",
+        "Negative quantity",
+        "{column} is {value}: the line is booked as a credit.",
+        "Returned or cancelled goods have a negative quantity.",
+        "-4",
+        "Nothing, if goods were returned.",
+    ),
+    _warning(
+        "NEGATIVE_PRICE",
+        "Negative price",
+        "{column} is {value}, which is below zero.",
+        "Prices are not negative as a rule; a credit has a negative quantity instead.",
+        "-11.50",
+        "Check the line.",
+    ),
+    _warning(
+        "DATE_IN_FUTURE",
+        "Date far in the future",
+        "{column} is {value}, more than a year from now.",
+        "Often the year was mistyped.",
+        "2062-01-15",
+        "Check the year.",
+    ),
+    _warning(
+        "DUE_BEFORE_INVOICE",
+        "Due before the invoice",
+        "{column} is {value}, which is before the invoice date.",
+        "A payment is not due before its invoice exists.",
+        "Invoice of 2024-12-31, due on 2024-12-01",
+        "Check both dates.",
+    ),
+    _warning(
+        "CONTROL_CHARACTERS",
+        "Control characters removed",
+        "{column} had control characters, which were removed.",
+        "Characters that cannot be seen came along, as from a copy out of another program.",
+        "A NUL or backspace inside an item name",
+        "Nothing, unless the text looks wrong.",
+    ),
+    _warning(
+        "DOUBLE_ENCODED_TEXT",
+        "Text looks damaged",
+        "{column} is {value}, which looks like text that was encoded twice.",
+        "Some program read UTF-8 as another encoding and saved the result. It loads as it stands.",
+        "CafÃ© instead of Café",
+        "Correct the export of the sending program.",
+    ),
+)
+
+CATALOGUE: dict[str, Entry] = {entry.code: entry for entry in _ENTRIES}
+
+
+def shorten(text: str) -> str:
+    """Return `text`, cut to `LONGEST_RAW_VALUE` characters with a visible ellipsis."""
+    return text if len(text) <= LONGEST_RAW_VALUE else text[: LONGEST_RAW_VALUE - 1] + "…"
+
+
+def file_finding(code: str, value: str = "") -> Finding:
+    """Return the file-level finding `code`, its message filled with `value`."""
+    entry = CATALOGUE[code]
+    return Finding(code, entry.severity, entry.message.format(value=shorten(value), column=""))
+
+
+def no_findings() -> pa.Table:
+    """Return an empty table of findings."""
+    return SCHEMA.empty_table()
+
+
+def row_findings(
+    code: str,
+    column: str | None,
+    row_numbers: pa.Array,
+    raw_values: pa.Array | None = None,
+    *,
+    values: pa.Array | None = None,
+    severity: Severity | None = None,
+) -> pa.Table:
+    """Return one finding a row number, without a Python loop.
+
+    Args:
+        code: A code of the catalogue.
+        column: The source's name of the column, None where a whole row is at fault.
+        row_numbers: int64.
+        raw_values: The cells as text, as long as `row_numbers`.
+        values: What the message says instead of the raw value, when that is not the cell itself.
+        severity: Overrides the catalogue's, where a profile says so.
+
+    Returns:
+        A table with `SCHEMA`.
+    """
+    entry = CATALOGUE[code]
+    count = len(row_numbers)
+    raw = pa.nulls(count, pa.string()) if raw_values is None else _shortened(raw_values)
+    shown = raw if values is None else _shortened(values)
+    return pa.table(
+        [
+            row_numbers,
+            pa.repeat(pa.scalar(column, pa.string()), count),
+            pa.repeat(code, count),
+            pa.repeat(str(severity or entry.severity), count),
+            _messages(entry.message, column or "The row", shown, count),
+            raw,
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _shortened(values: pa.Array) -> pa.Array:
+    """Cut what is longer than `LONGEST_RAW_VALUE` characters, with a visible ellipsis."""
+    too_long = pc.greater(pc.utf8_length(values), LONGEST_RAW_VALUE)
+    if not pc.any(too_long).as_py():
+        return values
+    cut = pc.binary_join_element_wise(pc.utf8_slice_codeunits(values, 0, LONGEST_RAW_VALUE - 1), "…", "")
+    return pc.if_else(too_long, cut, values)
+
+
+def _messages(template: str, column: str, values: pa.Array, count: int) -> pa.Array:
+    before, placeholder, after = template.replace("{column}", column).partition("{value}")
+    if not placeholder:
+        return pa.repeat(before, count)
+    shown = pc.fill_null(values, "empty")
+    return pc.binary_join_element_wise(before, shown, after, "")

@@ -1,0 +1,354 @@
+"""What travels down the line: batches, layouts, chunks, verdicts and receipts.
+
+Frozen dataclasses without any I/O. The words are those of the README's glossary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    import numpy as np
+    import pyarrow as pa
+
+
+class State(StrEnum):
+    """Where a batch stands. The states in `FINAL_STATES` are exits; each of them has a receipt."""
+
+    WAITING = "waiting"
+    """Known, its file still lies in the inbox."""
+    RECEIVED = "received"
+    """Its file is archived and hashed."""
+    VALIDATED = "validated"
+    """The verdict on the whole file is in; nothing is loaded."""
+    LOADING = "loading"
+    LOADED = "loaded"
+    PARTIALLY_LOADED = "partially_loaded"
+    REJECTED = "rejected"
+    UNREADABLE = "unreadable"
+    DUPLICATE = "duplicate"
+    FAILED = "failed"
+    """The machine, the database or a defect stopped it; a retry goes on from what is committed."""
+    REVERTED = "reverted"
+    """A person undid the load."""
+
+
+FINAL_STATES = frozenset(
+    {
+        State.LOADED,
+        State.PARTIALLY_LOADED,
+        State.REJECTED,
+        State.UNREADABLE,
+        State.DUPLICATE,
+        State.FAILED,
+        State.REVERTED,
+    }
+)
+LOADED_STATES = frozenset({State.LOADED, State.PARTIALLY_LOADED})
+"""States in which rows of the batch stand in the target, so that the same bytes again are a duplicate."""
+
+
+class Severity(StrEnum):
+    """What a finding does to its row: an error rejects it, a warning lets it load."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with a row or, when `row_number` is None, with the whole file.
+
+    Attributes:
+        code: A code of the catalogue in `findings`.
+        severity: Whether the row (or file) is rejected.
+        message: One sentence for a clerk: what is wrong, and with which value.
+        row_number: Position of the record in the source, the first data row is 1.
+        column: The column as the source's header names it.
+        raw_value: The cell as it stands in the source.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    row_number: int | None = None
+    column: str | None = None
+    raw_value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One uploaded file. `batch_id` is the Dagster partition key and a safe folder name.
+
+    Attributes:
+        batch_id: `<UTC time>-<slug>-<8 hex>`, only `[a-z0-9T-]`.
+        file_name: The name that the sender gave: hostile input, only ever shown.
+        source: Where the file waits, or waited.
+        folder: Profile named by the inbox folder in which it was dropped.
+        sha256: Hex digest of the content, once archived.
+    """
+
+    batch_id: str
+    file_name: str
+    state: State
+    source: Path
+    received_at: datetime
+    file_size: int
+    folder: str | None = None
+    sha256: str | None = None
+    layout: Layout | None = None
+    run_id: str | None = None
+    parent_batch_id: str | None = None
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What a person states about a file instead of letting it be recognised (`--encoding` and the like)."""
+
+    profile: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a file is to be read: what `upload` recognised, as it stands on the receipt.
+
+    Attributes:
+        file_format: `csv`, `xlsx`, `xls`, `xlsb`, `ods`, `json`, `jsonl` or `parquet`.
+        header: The source's column names in file order, exactly as written (trimmed).
+        mapping: Canonical column name to position in `header`.
+        profile: Name of the profile that matched, `generic` when only all aliases together did.
+        compression: `gzip`, `zip` or None.
+        member: Name of the file inside a zip.
+        encoding: Python codec name of a text file, else None.
+        encoding_confidence: 0 to 1; 1 means stated, a byte-order mark, or valid UTF-8.
+        delimiter: One character, for delimited text.
+        skip_rows: Physical lines (or sheet rows) above the header.
+        sheets: Excel: names of the sheets that are read, in order.
+        excel_serials: Whether numbers in date columns may be Excel serial dates.
+    """
+
+    file_format: str
+    header: tuple[str, ...]
+    mapping: dict[str, int]
+    profile: str
+    compression: str | None = None
+    member: str | None = None
+    encoding: str | None = None
+    encoding_confidence: float = 1.0
+    delimiter: str | None = None
+    skip_rows: int = 0
+    sheets: tuple[str, ...] = ()
+    excel_serials: bool = False
+
+    @property
+    def extra_columns(self) -> tuple[int, ...]:
+        """Positions of the columns that no alias knows; their cells go to `extra`."""
+        known = set(self.mapping.values())
+        return tuple(i for i in range(len(self.header)) if i not in known)
+
+    def source_name(self, column: str) -> str:
+        """Return what the source calls the canonical `column` (the canonical name if it lacks it)."""
+        position = self.mapping.get(column)
+        return column if position is None else self.header[position]
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRow:
+    """A record that cannot be laid over the header: ragged, or torn by an unclosed quote.
+
+    Attributes:
+        row_number: Its position among the records.
+        code: `WRONG_FIELD_COUNT`, `UNCLOSED_QUOTE` ...
+        message: One sentence, naming the physical line.
+        raw_text: The text of the record as it stands in the file.
+    """
+
+    row_number: int
+    code: str
+    message: str
+    raw_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """A run of records as text, in file order.
+
+    Attributes:
+        cells: One string column a source column, named "0", "1", ... by position; an empty cell is null.
+        row_numbers: int64, one a row of `cells`, ascending; gaps are the damaged rows.
+        damaged: Records of the same stretch of the file that have no cells.
+        bytes_done: Bytes of the (uncompressed) source consumed up to the end of this chunk.
+    """
+
+    cells: pa.Table
+    row_numbers: pa.Int64Array
+    damaged: tuple[DamagedRow, ...] = ()
+    bytes_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TypedChunk:
+    """The same records under the contract.
+
+    Attributes:
+        rows: The contract's columns with the contract's Arrow types; an unreadable cell is null.
+        findings: What could not be read, in the schema `findings.SCHEMA`.
+        text: Where the rows came from, for the verbatim row in an error record.
+    """
+
+    rows: pa.Table
+    findings: pa.Table
+    text: TextChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Control totals of some rows: exact sums, as an accountant would take them."""
+
+    quantity: Decimal = Decimal(0)
+    item_total: Decimal = Decimal(0)
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(self.quantity + other.quantity, self.item_total + other.item_total)
+
+    def __sub__(self, other: Totals) -> Totals:
+        return Totals(self.quantity - other.quantity, self.item_total - other.item_total)
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the sums as exact decimal text, for JSON."""
+        return {"quantity": f"{self.quantity:f}", "item_total": f"{self.item_total:f}"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkVerdict:
+    """The judgement on one chunk.
+
+    Attributes:
+        valid: Rows without an error, contract columns plus `row_number` (int32) and `extra` (JSON text).
+        findings: Schema `findings.SCHEMA`, ordered by row number.
+        row_data: One row a row with findings: `row_number` and `row_data` (JSON text of the source row).
+        rows_read: Rows judged, damaged ones included.
+        rows_rejected: Rows with at least one error.
+        identities: uint64 hash of the first three values of each row's identity, in file order, rejected
+            rows included.
+        identity_rows: int64 row numbers that belong to `identities`.
+        totals_read: Control totals of every row that could be read.
+        totals_valid: Control totals of `valid`.
+    """
+
+    valid: pa.Table
+    findings: pa.Table
+    row_data: pa.Table
+    rows_read: int
+    rows_rejected: int
+    identities: np.ndarray
+    identity_rows: np.ndarray
+    totals_read: Totals
+    totals_valid: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement on a whole file, which the loader reads again before it loads.
+
+    Attributes:
+        plan: Digest of everything that decides what is staged; a chunk ledger counts only for its plan.
+        chunks: Staged chunks, one Parquet row group each.
+        findings_by_code: Findings of each code, errors and warnings.
+        max_error_rate: The breaker's limit that was applied, 0 to 1.
+    """
+
+    plan: str
+    rows_read: int
+    rows_valid: int
+    rows_rejected: int
+    warnings: int
+    chunks: int
+    rules_version: int
+    max_error_rate: float
+    findings_by_code: dict[str, int] = field(default_factory=dict)
+    totals_read: Totals = Totals()
+    totals_valid: Totals = Totals()
+
+    @property
+    def error_rate(self) -> float:
+        """Return the share of rows read that are rejected (0 for a file without rows)."""
+        return self.rows_rejected / self.rows_read if self.rows_read else 0.0
+
+    @property
+    def breaker_tripped(self) -> bool:
+        """Return whether so many rows are rejected that nothing of the file may load."""
+        return self.rows_rejected > 0 and self.error_rate >= self.max_error_rate
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What a load did to the target, summed over the chunk ledger."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    totals: Totals = Totals()
+
+    @property
+    def rows(self) -> int:
+        """Return the rows that stand in the target because of, or as told by, this batch."""
+        return self.inserted + self.updated + self.unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A moment in a long stage, for a log line, an observation or a progress bar."""
+
+    stage: str
+    rows_done: int
+    rows_total: int | None
+    rows_per_second: float
+    percent: float | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The final account of a batch: what was read, loaded and rejected, and why.
+
+    `reason` is the one sentence that says why it ended so, in the words of a clerk.
+    """
+
+    batch_id: str
+    file_name: str
+    file_size: int
+    state: State
+    reason: str
+    received_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    sha256: str | None = None
+    file_format: str | None = None
+    encoding: str | None = None
+    profile: str | None = None
+    layout: dict[str, Any] = field(default_factory=dict)
+    rows_read: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_unchanged: int = 0
+    rows_rejected: int = 0
+    rows_unprocessed: int = 0
+    warnings: int = 0
+    findings_by_code: dict[str, int] = field(default_factory=dict)
+    control_totals: dict[str, Any] = field(default_factory=dict)
+    rules_version: int | None = None
+    run_id: str | None = None
+    parent_batch_id: str | None = None
+    duplicate_of: str | None = None

@@ -1,0 +1,147 @@
+"""The rules of an invoice line, as pandera checks over whole columns.
+
+A rule between columns is first computed as a boolean column (an agreement), which pandera then judges
+like any other: a check on the whole frame would be reported once for every column of every row.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bulk_upload_pipeline import contract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+    import pandera.pandas as pandera
+
+EARLIEST_INVOICE = date(1990, 1, 1)
+LATEST_INVOICE = timedelta(days=366)
+
+ROUNDING = pa.scalar("0.01").cast(pa.decimal128(4, 4))
+ROUNDING_A_UNIT = pa.scalar("0.005").cast(pa.decimal128(4, 4))
+"""A unit price rounded to cents is off by at most half a cent, so a total by that times the quantity."""
+
+WIDE = pa.decimal128(38, 8)
+"""Products of two amounts, exactly: 15 + 15 digits, 4 + 4 of them decimals."""
+
+
+def column_checks(column: contract.Column, today: date) -> list[pandera.Check]:
+    """Return the checks on the values of one column; each is named after its finding code."""
+    if column.limit is not None:
+        return [_check("TEXT_TOO_LONG", _at_most(column.limit))]
+    if column.name == "invoice_date":
+        return [
+            _check("DATE_TOO_EARLY", lambda days: days >= EARLIEST_INVOICE),
+            _check("DATE_IN_FUTURE", lambda days: days <= today + LATEST_INVOICE),
+        ]
+    if column.name == "quantity":
+        return [
+            _check("ZERO_QUANTITY", lambda amounts: amounts != 0),
+            _check("CREDIT_LINE", lambda amounts: amounts >= 0),
+        ]
+    if column.name == "item_price":
+        return [_check("NEGATIVE_PRICE", lambda amounts: amounts >= 0)]
+    return []
+
+
+def _check(code: str, rule: Callable[[pd.Series], pd.Series]) -> pandera.Check:
+    import pandera.pandas as pandera
+
+    return pandera.Check(rule, name=code)
+
+
+def _at_most(limit: int) -> Callable[[pd.Series], pd.Series]:
+    return lambda texts: texts.str.len() <= limit
+
+
+AGREEMENTS: dict[str, str] = {
+    "names_item": "MISSING_ITEM",
+    "total_agrees": "TOTAL_MISMATCH",
+    "due_after_invoice": "DUE_BEFORE_INVOICE",
+}
+"""Boolean columns that `agreements` computes, and the code of the finding where one is false."""
+
+FINDING_COLUMN: dict[str, str | None] = {
+    "names_item": None,
+    "total_agrees": "item_total",
+    "due_after_invoice": "due_date",
+}
+"""The column of the contract that a finding about an agreement names."""
+
+
+def agreement_columns() -> dict[str, pandera.Column]:
+    """Return the pandera columns that judge the agreements."""
+    import pandas as pd
+    import pandera.pandas as pandera
+
+    def column(code: str) -> pandera.Column:
+        return pandera.Column(pd.ArrowDtype(pa.bool_()), _check(code, lambda agrees: agrees))
+
+    return {name: column(code) for name, code in AGREEMENTS.items()}
+
+
+def agreements(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Return, for each agreement, whether each row keeps it; nothing is said where a value is absent."""
+    return {
+        "names_item": _names_item(rows),
+        "total_agrees": _total_agrees(rows),
+        "due_after_invoice": pc.fill_null(pc.greater_equal(rows["due_date"], rows["invoice_date"]), True),
+    }
+
+
+def _names_item(rows: pa.Table) -> pa.ChunkedArray:
+    name, sku, product = (pc.is_valid(rows[column]) for column in contract.ITEM_COLUMNS)
+    return pc.or_(pc.or_(name, sku), product)
+
+
+def _total_agrees(rows: pa.Table) -> pa.ChunkedArray:
+    """Quantity times price, as is or less the discount (an amount or a percentage), but for rounding.
+
+    Most rows agree as they are; the discounts are tried only on the others.
+    """
+    gross = product(rows["quantity"], rows["item_price"])
+    agrees = pc.fill_null(_close(gross, rows["item_total"], rows["quantity"]), True)
+    if pc.all(agrees).as_py():
+        return agrees
+    open_rows = pc.invert(agrees)
+    agrees_less_discount = _agrees_less_discount(
+        rows.select(["quantity", "item_total", "discount", "discount_amount"]).filter(open_rows),
+        gross.filter(open_rows),
+    )
+    return pc.replace_with_mask(_whole(agrees), _whole(open_rows), _whole(agrees_less_discount))
+
+
+def _agrees_less_discount(rows: pa.Table, gross: pa.ChunkedArray) -> pa.ChunkedArray:
+    hundred = pa.scalar(100).cast(pa.decimal256(16, 4))
+    wide_gross = gross.cast(pa.decimal256(38, 8))
+    share = pc.subtract(hundred, rows["discount"].cast(pa.decimal256(15, 4)))
+    # 38 + 17 digits do not fit 128 bits; a hundredth of the product moves the point by two places.
+    percentage = pc.divide(pc.multiply(wide_gross, share), pa.scalar(100).cast(pa.decimal256(3, 0)))
+    candidates = (
+        pc.subtract(wide_gross, rows["discount"].cast(pa.decimal256(38, 8))),
+        pc.subtract(wide_gross, rows["discount_amount"].cast(pa.decimal256(38, 8))),
+        percentage,
+    )
+    close = [pc.fill_null(_close(c, rows["item_total"], rows["quantity"]), False) for c in candidates]
+    return pc.or_(pc.or_(close[0], close[1]), close[2])
+
+
+def product(quantity: pa.ChunkedArray, price: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return quantity times price, exactly, with 8 decimals."""
+    return pc.multiply(quantity, price).cast(WIDE)
+
+
+def _close(expected: pa.ChunkedArray, stated: pa.ChunkedArray, quantity: pa.ChunkedArray) -> pa.ChunkedArray:
+    difference = pc.abs(pc.subtract(expected, stated))
+    allowed = pc.add(pc.multiply(pc.abs(quantity), ROUNDING_A_UNIT), ROUNDING)
+    return pc.less_equal(difference, allowed)
+
+
+def _whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

@@ -1,0 +1,125 @@
+"""What a home is configured with. The one place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline.exceptions import SettingInvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOME = "BULK_UPLOAD_HOME"
+DATABASE_URL = "BULK_UPLOAD_DATABASE_URL"
+DAGSTER_DATABASE_URL = "BULK_UPLOAD_DAGSTER_DATABASE_URL"
+MAX_ERROR_RATE = "BULK_UPLOAD_MAX_ERROR_RATE"
+CHUNK_ROWS = "BULK_UPLOAD_CHUNK_ROWS"
+
+DEFAULT_MAX_ERROR_RATE = 0.5
+DEFAULT_CHUNK_ROWS = 50_000
+LONGEST_CHUNK = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folders of an installation, all below `root`."""
+
+    root: Path
+
+    @property
+    def inbox(self) -> Path:
+        """Where people drop files."""
+        return self.root / "inbox"
+
+    @property
+    def archive(self) -> Path:
+        """`archive/<batch_id>/<file name>`: every file as it was received, for ever."""
+        return self.root / "archive"
+
+    @property
+    def staging(self) -> Path:
+        """`staging/<batch_id>/`: validated rows on their way, removed when they are loaded."""
+        return self.root / "staging"
+
+    @property
+    def reports(self) -> Path:
+        """`reports/<batch_id>/`: what the clerk reads and corrects."""
+        return self.root / "reports"
+
+    @property
+    def profiles(self) -> Path:
+        """Profiles of this home, one TOML file each."""
+        return self.root / "profiles"
+
+    @property
+    def postgres(self) -> Path:
+        """Data of the embedded PostgreSQL."""
+        return self.root / "postgres"
+
+    @property
+    def dagster(self) -> Path:
+        """DAGSTER_HOME of the local services."""
+        return self.root / "dagster"
+
+    def make(self) -> None:
+        """Create the folders that do not exist yet."""
+        for folder in (self.inbox, self.archive, self.staging, self.reports, self.profiles, self.dagster):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of a process.
+
+    Attributes:
+        database_url: PostgreSQL of the invoices; None means the embedded one.
+        dagster_database_url: PostgreSQL of Dagster's storage; None means database `dagster` on the same
+            server.
+    """
+
+    home: Home
+    database_url: str | None = None
+    dagster_database_url: str | None = None
+    max_error_rate: float = DEFAULT_MAX_ERROR_RATE
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings that the environment states.
+
+    Raises:
+        SettingInvalidError: A variable has a value that cannot be used.
+    """
+    return Settings(
+        home=Home(Path(environment.get(HOME) or "data").absolute()),
+        database_url=environment.get(DATABASE_URL) or None,
+        dagster_database_url=environment.get(DAGSTER_DATABASE_URL) or None,
+        max_error_rate=_rate(environment),
+        chunk_rows=_chunk_rows(environment),
+    )
+
+
+def _rate(environment: Mapping[str, str]) -> float:
+    stated = environment.get(MAX_ERROR_RATE)
+    if not stated:
+        return DEFAULT_MAX_ERROR_RATE
+    try:
+        rate = float(stated)
+    except ValueError:
+        rate = -1.0
+    if not 0 < rate <= 1:
+        raise SettingInvalidError(MAX_ERROR_RATE, stated, "a share above 0 and at most 1, such as 0.5")
+    return rate
+
+
+def _chunk_rows(environment: Mapping[str, str]) -> int:
+    stated = environment.get(CHUNK_ROWS)
+    if not stated:
+        return DEFAULT_CHUNK_ROWS
+    rows = int(stated) if stated.isdecimal() else 0
+    if not 1 <= rows <= LONGEST_CHUNK:
+        raise SettingInvalidError(CHUNK_ROWS, stated, f"a whole number from 1 to {LONGEST_CHUNK:,}")
+    return rows
