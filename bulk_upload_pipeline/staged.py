@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OCCURRENCES_SCHEMA = pa.schema([("row_number", pa.int64()), ("line_occurrence", pa.int32())])
-FINDINGS_SCHEMA = findings.SCHEMA.append(pa.field("row_data", pa.string())).append(
-    pa.field("line_occurrence", pa.int32())
-)
+FINDINGS_SCHEMA = findings.SCHEMA.append(pa.field("row_data", pa.string()))
 LOADED_SCHEMA = contract.STAGED_SCHEMA.append(pa.field("line_occurrence", pa.int32()))
 """What a chunk is when it is read back: complete but for the batch's own columns."""
 
@@ -70,9 +68,11 @@ class StagedBatch:
         return rows.append_column(LOADED_SCHEMA.field("line_occurrence"), pa.array(occurrences, pa.int32()))
 
     def finding_batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the findings, in file order, some thousands at a time."""
+        """Yield the findings with their `line_occurrence`, in file order, some thousands at a time."""
         with pq.ParquetFile(self.findings_path) as file:
-            yield from file.iter_batches(batch_size=10_000)
+            for batch in file.iter_batches(batch_size=10_000):
+                occurrences = self.occurrences_of(batch["row_number"].to_numpy())
+                yield batch.append_column("line_occurrence", pa.array(occurrences, pa.int32()))
 
     def occurrences_of(self, row_numbers: np.ndarray) -> np.ndarray:
         """Return the line occurrence of each of these rows (int32)."""

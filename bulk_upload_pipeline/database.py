@@ -1,0 +1,226 @@
+"""PostgreSQL: where it is, how it is reached, its schema, and which of its errors pass by themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg2
+import sqlalchemy as sa
+
+from bulk_upload_pipeline.exceptions import (
+    DatabaseTooNewError,
+    DatabaseTooOldError,
+    DatabaseUnavailableError,
+    SettingInvalidError,
+    TransientError,
+)
+from bulk_upload_pipeline.settings import DATABASE_URL
+from bulk_upload_pipeline.tables import SCHEMA
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+OLDEST_SERVER = 15
+"""UNIQUE NULLS NOT DISTINCT, which the identity of a line needs, came with PostgreSQL 15."""
+
+APPLICATION_NAME = "bulk-upload"
+CONNECT_TIMEOUT_S = 10
+_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
+
+_CONNECTION = {
+    "application_name": APPLICATION_NAME,
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    # A server whose machine vanished is noticed within a minute instead of two hours.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+def normalised_url(url: str | sa.URL) -> sa.URL:
+    """Return `url` with the driver that is used everywhere here (psycopg2), whichever it names.
+
+    Raises:
+        SettingInvalidError: It is no URL of a PostgreSQL database. The message holds no password.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise _bad_url(str(url)) from error
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise _bad_url(parsed.drivername + "://")
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def _bad_url(url: str) -> SettingInvalidError:
+    scheme, separator, _ = url.partition("://")
+    shown = f"{scheme}://..." if separator else "..."
+    return SettingInvalidError(DATABASE_URL, shown, "a URL such as postgresql://user@host:5432/bulk_upload")
+
+
+def address(url: str | sa.URL) -> str:
+    """Return `host:port/database` of a URL, for messages: no user, no password."""
+    parsed = normalised_url(url)
+    host = parsed.host or parsed.query.get("host") or "localhost"
+    host = host if isinstance(host, str) else host[0]
+    port = f":{parsed.port}" if parsed.port else ""
+    return f"{host}{port}/{parsed.database or ''}"
+
+
+def make_engine(url: str | sa.URL) -> sa.Engine:
+    """Return an engine with a small pool, whose connections survive a restart of the server."""
+    return sa.create_engine(
+        normalised_url(url),
+        connect_args=_CONNECTION,
+        pool_size=4,
+        max_overflow=4,
+        # A connection that a restart of the server cut is replaced instead of failing its first user.
+        pool_pre_ping=True,
+    )
+
+
+def migrate(url: str | sa.URL) -> None:
+    """Bring the schema up to date; safe to repeat, and to do from two processes at once.
+
+    Raises:
+        DatabaseUnavailableError: The server does not answer, or refuses this user or database.
+        DatabaseTooOldError: The server is older than PostgreSQL 15.
+        DatabaseTooNewError: A newer version of this package has migrated it already.
+    """
+    engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, poolclass=sa.NullPool)
+    try:
+        with engine.begin() as connection:
+            _check_server(connection, address(url))
+            if _revision(connection) != _head():
+                _upgrade(connection, address(url))
+    except sa.exc.OperationalError as error:
+        raise DatabaseUnavailableError(address(url), _first_line(error)) from error
+
+
+def _check_server(connection: sa.Connection, shown: str) -> None:
+    major, *_ = connection.dialect.server_version_info or (0,)
+    if major < OLDEST_SERVER:
+        raise DatabaseTooOldError(shown, str(connection.scalar(sa.text("SHOW server_version"))))
+
+
+def _upgrade(connection: sa.Connection, shown: str) -> None:
+    """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind."""
+    from alembic import command
+
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
+    revision = _revision(connection)
+    if revision is not None and revision > _head():
+        raise DatabaseTooNewError(shown, revision, _head())
+    connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
+    command.upgrade(migration_config(connection), "head")
+
+
+def migration_config(connection: sa.Connection) -> Config:
+    """Return Alembic's configuration, which lives in code: a file would have to be found first."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "bulk_upload_pipeline:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    """Return the revision of the schema, without the import of Alembic that every run would pay for."""
+    table = f"{SCHEMA}.alembic_version"
+    if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": table}) is None:
+        return None
+    return connection.scalar(sa.text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a constant
+
+
+def _head() -> str:
+    """Return the newest revision: revisions are numbered, and their files are named after them."""
+    return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
+
+
+def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None:
+    """Create the database that `url` names, unless it exists.
+
+    Args:
+        url: The database; it is created through database `postgres` of the same server.
+        owned: Whether the server is the embedded one. Text is then compared by code point, which makes its
+            indexes cheaper, with letters still known in all scripts. A server of somebody else keeps its
+            administrator's choice.
+
+    Raises:
+        DatabaseUnavailableError: The server does not answer, or does not let this user create databases.
+    """
+    wanted = normalised_url(url)
+    engine = sa.create_engine(
+        wanted.set(database="postgres"),
+        connect_args=_CONNECTION,
+        poolclass=sa.NullPool,
+        isolation_level="AUTOCOMMIT",
+    )
+    try:
+        with engine.connect() as connection:
+            _create_database(connection, wanted.database or "", owned=owned)
+    except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+        raise DatabaseUnavailableError(address(url), _first_line(error)) from error
+
+
+def _create_database(connection: sa.Connection, name: str, *, owned: bool) -> None:
+    known = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
+    if connection.scalar(known, {"name": name}):
+        return
+    # The driver reads a percent sign as a placeholder.
+    quoted = '"' + name.replace('"', '""').replace("%", "%%") + '"'
+    options = ""
+    if owned:
+        options = (
+            " TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+            " LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
+        )
+    try:
+        connection.exec_driver_sql(f"CREATE DATABASE {quoted}{options}")
+    except sa.exc.DBAPIError as error:
+        # Another process was faster: the catalogue says so with either of two codes.
+        if sqlstate(error) not in ("42P04", "23505"):
+            raise
+
+
+_TRANSIENT = re.compile(
+    r"08|53"  # connection loss; no memory, no disk space, too many connections
+    r"|57P0[1-35]"  # shut down, crashed, not yet started, idle for too long
+    r"|58"  # input/output errors of the server
+    r"|40001|40P01"  # serialization failure, deadlock
+    r"|55P03|55006"  # lock not available, object in use
+    r"|25006|25P0[34]"  # on a standby after a failover; idle in transaction for too long
+)
+_REFUSED_AT_THE_DOOR = re.compile(
+    r"authentication failed|no pg_hba\.conf entry|does not exist|no password supplied|permission denied"
+)
+"""Connecting fails without an SQLSTATE in psycopg2; these words tell what waiting will not cure."""
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a database error, None where there is none (a lost connection)."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return original.pgcode if isinstance(original, psycopg2.Error) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether trying again later may succeed without anybody changing the data or the schema."""
+    if isinstance(error, TransientError):
+        return True
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if not isinstance(original, psycopg2.Error):
+        return False
+    if original.pgcode is not None:
+        return _TRANSIENT.match(original.pgcode) is not None
+    lost = isinstance(original, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return lost and _REFUSED_AT_THE_DOOR.search(str(original)) is None
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    """Return what the server or the driver said, in one line; neither repeats a password."""
+    lines = str(error.orig).strip().splitlines()
+    return lines[0].strip() if lines else type(error.orig).__name__

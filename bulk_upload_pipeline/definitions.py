@@ -1,0 +1,19 @@
+"""What Dagster loads."""
+
+import dagster as dg
+
+from bulk_upload_pipeline.defs.assets import ASSETS
+from bulk_upload_pipeline.defs.checks import CHECKS
+from bulk_upload_pipeline.defs.jobs import JOBS
+from bulk_upload_pipeline.defs.resources import LineResource
+from bulk_upload_pipeline.defs.sensors import SENSORS
+
+defs = dg.Definitions(
+    assets=ASSETS,
+    asset_checks=CHECKS,
+    jobs=JOBS,
+    sensors=SENSORS,
+    resources={"line": LineResource()},
+    # One process a run: a step that starts its own would spend most of a small file's time on starting.
+    executor=dg.in_process_executor,
+)

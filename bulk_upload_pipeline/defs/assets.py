@@ -1,0 +1,134 @@
+"""The assets of a batch, in the order of the line. Each calls one stage and shows what came of it."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from bulk_upload_pipeline import contract, ledger, line as stages, rejects
+from bulk_upload_pipeline.defs import metadata
+from bulk_upload_pipeline.defs.exits import exits, materialize_receipt
+from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.exceptions import FileStillChangingError
+from bulk_upload_pipeline.line import Line
+
+GROUP = "invoices"
+OWNERS = ["team:back-office"]
+PREVIEW_ROWS = 20
+
+
+@dg.asset(
+    partitions_def=batches,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"file"},
+    tags={"stage": "upload"},
+    output_required=False,
+)
+def upload(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> Iterator[dg.MaterializeResult]:
+    """The file, taken out of the inbox into the archive, hashed and recognised.
+
+    A file of the same bytes as an earlier loaded one ends here, as exit `duplicate`; an unreadable one, too.
+    """
+    try:
+        with exits(context, line):
+            uploaded = stages.upload(line, context.partition_key, context.run_id)
+    except FileStillChangingError as error:
+        context.log.warning(str(error))
+        return
+    if uploaded.receipt is None:
+        yield dg.MaterializeResult(metadata=metadata.of_upload(uploaded.batch))
+    else:
+        context.log.info(uploaded.receipt.reason)
+        materialize_receipt(context, line, uploaded.receipt)
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "validated_invoices",
+            deps=["upload"],
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds={"pandera", "parquet"},
+            tags={"stage": "validate"},
+            description="The rows that keep the contract, typed, in Parquet; one row group a chunk.",
+        ),
+        dg.AssetSpec(
+            "processing_errors",
+            deps=["upload"],
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds={"postgres", "table"},
+            tags={"stage": "validate"},
+            description="What is wrong with the rows that do not: code, column, message and the whole source row.",
+        ),
+    ],
+    partitions_def=batches,
+)
+def judged_rows(
+    context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
+) -> Iterator[dg.MaterializeResult]:
+    """Both come from one reading of the file, so they cannot disagree."""
+    batch_id = context.partition_key
+    with exits(context, line) as watched:
+        verdict = stages.validate(watched, batch_id)
+        codes = rejects.by_code(line.engine, batch_id)
+        preview = rejects.first(line.engine, batch_id, PREVIEW_ROWS)
+    yield dg.MaterializeResult("validated_invoices", metadata=metadata.of_verdict(verdict, [], []))
+    findings = sum(verdict.findings_by_code.values())
+    yield dg.MaterializeResult(
+        "processing_errors",
+        metadata={"dagster/row_count": findings, **metadata.of_findings(preview, codes)},
+    )
+
+
+@dg.asset(
+    deps=["validated_invoices"],
+    partitions_def=batches,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "table"},
+    tags={"stage": "load"},
+    pool="mangalam_invoices",
+    metadata={
+        "dagster/column_schema": metadata.column_schema(),
+        "dagster/table_name": f"public.{contract.TARGET}",
+    },
+)
+def mangalam_invoices(
+    context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """The invoice lines, loaded chunk by chunk, each exactly once. It reads the verdict again before it loads."""
+    with exits(context, line) as watched:
+        result = stages.load(watched, context.partition_key)
+    return dg.MaterializeResult(metadata=metadata.of_load(result))
+
+
+@dg.asset(
+    deps=["mangalam_invoices", "processing_errors"],
+    partitions_def=batches,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "file"},
+    tags={"stage": "receipt"},
+)
+def upload_receipts(
+    context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """The final account of the batch: a row in `bulk_upload.upload_batches` and a folder for the clerk."""
+    batch_id = context.partition_key
+    with exits(context, line):
+        stages.close(line, batch_id)
+        codes = rejects.by_code(line.engine, batch_id)
+        preview = rejects.first(line.engine, batch_id, PREVIEW_ROWS)
+    receipt = ledger.receipt(line.engine, batch_id)
+    context.log.info(receipt.reason)
+    return dg.MaterializeResult(
+        metadata={
+            **metadata.of_receipt(receipt, line.reports(batch_id)),
+            **metadata.of_findings(preview, codes),
+        }
+    )
+
+
+ASSETS = [upload, judged_rows, mangalam_invoices, upload_receipts]

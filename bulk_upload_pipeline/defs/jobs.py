@@ -1,0 +1,47 @@
+"""What a person launches from the UI: a batch again, or a file by its path."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from bulk_upload_pipeline import inbox
+from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.exceptions import BulkUploadError
+from bulk_upload_pipeline.line import Line
+
+load_batch = dg.define_asset_job(
+    "load_batch",
+    selection=dg.AssetSelection.groups("invoices") | dg.AssetSelection.checks_for_assets(),
+    partitions_def=batches,
+    description="Takes one batch down the whole line. Launching it again resumes what is not finished.",
+)
+
+
+class FileToDrop(dg.Config):
+    """The file that `drop_file` copies into the inbox."""
+
+    path: str
+    profile: str = ""
+
+
+@dg.op(description="Copies a file, which stays where it is, into the inbox (or a profile's folder in it).")
+def copy_into_inbox(
+    context: dg.OpExecutionContext, config: FileToDrop, line: dg.ResourceParam[Line]
+) -> None:
+    """Copy under an unfinished name first, so that the sensor never sees half a file."""
+    if config.profile and config.profile not in line.profiles():
+        raise dg.Failure(f"There is no profile {config.profile!r}.", allow_retries=False)
+    try:
+        target = inbox.drop(Path(config.path), line.home.inbox / config.profile)
+    except BulkUploadError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    context.log.info(f"{target.name} is in the inbox; the sensor takes it within some seconds.")
+
+
+@dg.job(description="Drops a file that this machine can read into the inbox.")
+def drop_file() -> None:
+    """A job of one op: the rest is the sensor's."""
+    copy_into_inbox()
+
+
+JOBS = [load_batch, drop_file]

@@ -1,0 +1,153 @@
+"""Facts of the line as Dagster metadata that reads well in the UI."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from bulk_upload_pipeline import contract, report
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.model import Batch, LoadResult, Progress, Receipt, Verdict
+from bulk_upload_pipeline.rejects import CodeCount
+
+Metadata = dict[str, Any]
+
+
+def column_schema() -> dg.TableSchema:
+    """Return the contract as the UI's column tab shows it."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                contract.sql_type(column),
+                column.title,
+                dg.TableColumnConstraints(nullable=not column.required),
+            )
+            for column in contract.COLUMNS
+        ]
+    )
+
+
+def of_upload(batch: Batch) -> Metadata:
+    """Return what `upload` recognised."""
+    layout = batch.layout
+    assert layout is not None
+    return {
+        "file": batch.file_name,
+        "bytes": batch.file_size,
+        "sha256": batch.sha256 or "",
+        "format": layout.file_format if not layout.compression else f"{layout.file_format} in {layout.compression}",
+        "encoding": f"{layout.encoding or 'none'} ({layout.encoding_confidence:.0%} sure)",
+        "delimiter": repr(layout.delimiter) if layout.delimiter else "none",
+        "profile": layout.profile,
+        "header": dg.MetadataValue.md(_mapping_table(batch)),
+        "columns_to_extra": [layout.header[position] for position in layout.extra_columns],
+    }
+
+
+def _mapping_table(batch: Batch) -> str:
+    assert batch.layout is not None
+    rows = [(_cell(batch.layout.header[at]), name) for name, at in batch.layout.mapping.items()]
+    return "\n".join(["| in the file | loaded as |", "|---|---|", *(f"| {a} | `{b}` |" for a, b in rows)])
+
+
+def _cell(text: str) -> str:
+    """Return text that stays within its cell of a Markdown table, whatever a file has in it."""
+    plain = " ".join(text.split())
+    for mark in "\\`*_[]<>|#":
+        plain = plain.replace(mark, "\\" + mark)
+    return plain
+
+
+def of_verdict(verdict: Verdict, preview: Iterable[Mapping[str, Any]], codes: Iterable[CodeCount]) -> Metadata:
+    """Return the verdict on a file, with its first findings and the codes by frequency."""
+    return {
+        "dagster/row_count": verdict.rows_valid,
+        "rows_read": verdict.rows_read,
+        "rows_valid": verdict.rows_valid,
+        "rows_rejected": verdict.rows_rejected,
+        "warnings": verdict.warnings,
+        "error_rate": round(verdict.error_rate, 4),
+        "chunks": verdict.chunks,
+        "rules_version": verdict.rules_version,
+        "control_totals": dg.MetadataValue.json(verdict.totals_read.as_dict()),
+        **of_findings(preview, codes),
+    }
+
+
+def of_findings(preview: Iterable[Mapping[str, Any]], codes: Iterable[CodeCount]) -> Metadata:
+    """Return findings by code, and a preview of the first ones, as tables."""
+    by_code = [
+        {"code": c.code, "title": CATALOGUE[c.code].title, "severity": c.severity, "count": c.count, "example": c.example}
+        for c in codes
+    ]
+    first = [{name: "" if value is None else value for name, value in row.items()} for row in preview]
+    tables: Metadata = {}
+    if by_code:
+        tables["findings_by_code"] = _table(by_code, {"count": "int"})
+    if first:
+        tables["first_findings"] = _table(first, {})
+    return tables
+
+
+def _table(rows: list[dict[str, Any]], types: Mapping[str, str]) -> dg.TableMetadataValue:
+    schema = dg.TableSchema([dg.TableColumn(name, types.get(name, "string")) for name in rows[0]])
+    records = [
+        dg.TableRecord({name: v if name in types else str(v) for name, v in row.items()}) for row in rows
+    ]
+    return dg.MetadataValue.table(records, schema)
+
+
+def of_load(result: LoadResult) -> Metadata:
+    """Return what a load did to the target."""
+    return {
+        "dagster/row_count": result.rows,
+        "rows_inserted": result.inserted,
+        "rows_updated": result.updated,
+        "rows_unchanged": result.unchanged,
+        "rows_refused": result.refused,
+        "control_totals": dg.MetadataValue.json(result.totals.as_dict()),
+    }
+
+
+def of_receipt(receipt: Receipt, folder: Path) -> Metadata:
+    """Return the counts of a receipt, and where its files are."""
+    files = {
+        name.split(".")[0]: dg.MetadataValue.path(str(folder / name))
+        for name in (report.RECEIPT_TEXT, report.FINDINGS, report.REJECTED_ROWS)
+        if (folder / name).exists()
+    }
+    return {
+        "state": str(receipt.state),
+        "reason": receipt.reason,
+        "file": receipt.file_name,
+        "rows_read": receipt.rows_read,
+        "rows_inserted": receipt.rows_inserted,
+        "rows_updated": receipt.rows_updated,
+        "rows_unchanged": receipt.rows_unchanged,
+        "rows_rejected": receipt.rows_rejected,
+        "rows_unprocessed": receipt.rows_unprocessed,
+        "warnings": receipt.warnings,
+        "control_totals": dg.MetadataValue.json(receipt.control_totals),
+        "seconds": _seconds(receipt),
+        **files,
+    }
+
+
+def _seconds(receipt: Receipt) -> float:
+    if receipt.started_at is None or receipt.finished_at is None:
+        return 0.0
+    return round((receipt.finished_at - receipt.started_at).total_seconds(), 3)
+
+
+def of_progress(progress: Progress) -> Metadata:
+    """Return a moment of a long stage as numbers, which the UI plots."""
+    numbers = {
+        "rows_done": progress.rows_done,
+        "rows_total": progress.rows_total,
+        "rows_per_second": round(progress.rows_per_second),
+        "percent": None if progress.percent is None else round(progress.percent, 1),
+        "eta_seconds": None if progress.eta_seconds is None else round(progress.eta_seconds, 1),
+    }
+    return {name: value for name, value in numbers.items() if value is not None}

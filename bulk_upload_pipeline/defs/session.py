@@ -1,0 +1,67 @@
+"""`bulk-upload load`: runs of `load_batch` in this process, without daemon or queue, visible in the UI."""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from bulk_upload_pipeline import intake, ledger, local
+from bulk_upload_pipeline.database import make_engine, migrate
+from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.model import Overrides, Progress, Receipt
+from bulk_upload_pipeline.settings import Settings
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Dagster's log goes to its storage and the UI, not between the lines of a terminal."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Dagster's storage and the line of one home, for the length of a command."""
+
+    instance: dg.DagsterInstance
+    line: Line
+
+    def load(self, path: Path, overrides: Overrides, listener: Callable[[Progress], None]) -> Receipt:
+        """Take one file through the line and return its receipt.
+
+        Raises:
+            FileMissingError: There is no such file.
+        """
+        batch_id = intake.announce(self.line, path, overrides)
+        self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
+        return self.run(batch_id, listener)
+
+    def run(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
+        """Run `load_batch` for a batch and return its receipt, whatever the exit was."""
+        from bulk_upload_pipeline.definitions import defs
+
+        file_name = ledger.batch(self.line.engine, batch_id).file_name
+        defs.resolve_job_def("load_batch").execute_in_process(
+            instance=self.instance,
+            partition_key=batch_id,
+            resources={"line": self.line.listening(listener)},
+            run_config=QUIET,
+            tags={"file": file_name[:200]},
+            raise_on_error=False,
+        )
+        return ledger.receipt(self.line.engine, batch_id)
+
+
+@contextmanager
+def session(settings: Settings) -> Generator[Session]:
+    """Yield a session on a home; PostgreSQL is started, and brought up to date, when it must be."""
+    settings.home.make()
+    with local.postgres(settings) as urls:
+        migrate(urls.invoices)
+        os.environ.update(local.dagster_environment(settings, urls))
+        engine = make_engine(urls.invoices)
+        with dg.DagsterInstance.get() as instance:
+            try:
+                yield Session(instance, Line(settings, engine))
+            finally:
+                engine.dispose()

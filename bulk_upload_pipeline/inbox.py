@@ -1,0 +1,230 @@
+"""The watched folder: which files are settled, and how one is taken out of it without ever being lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import unicodedata
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+UNFINISHED = (".part", ".tmp", ".crdownload", ".partial", ".filepart")
+"""Endings under which copying programs and browsers write what is not complete."""
+
+SLUG_LENGTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file in the inbox, as one look saw it.
+
+    Attributes:
+        folder: Name of the profile folder in which it lies, None for the inbox itself.
+    """
+
+    path: Path
+    folder: str | None
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that change with the file's place, size, time or identity on disk."""
+        stated = f"{self.path}|{self.size}|{self.mtime_ns}|{self.inode}"
+        return hashlib.sha256(os.fsencode(stated)).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the inbox saw.
+
+    Attributes:
+        settled: Files that have not changed since the look before, the oldest first.
+        restless: Files that are new or have changed: they wait for the next look.
+        left_out: How many entries are never taken, by the reason.
+    """
+
+    settled: tuple[FoundFile, ...] = ()
+    restless: tuple[FoundFile, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def look(inbox: Path, is_profile: Callable[[str], bool], seen: Mapping[str, str]) -> Look:
+    """Look at the inbox once, without reading any content.
+
+    Args:
+        inbox: The folder; its subfolders named after a profile are looked into as well.
+        is_profile: Whether a subfolder's name is a profile.
+        seen: Fingerprints by name (`name_in_inbox`) that the look before found.
+    """
+    found: list[FoundFile] = []
+    left_out: dict[str, int] = {}
+    for entry, folder, reason in _entries(inbox, is_profile):
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        try:
+            stat = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # taken or renamed since the folder was listed
+        path = inbox / folder / entry.name if folder else inbox / entry.name
+        found.append(FoundFile(path, folder, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    found.sort(key=lambda file: file.mtime_ns)
+    settled = tuple(f for f in found if seen.get(name_in_inbox(f)) == f.fingerprint)
+    restless = tuple(f for f in found if seen.get(name_in_inbox(f)) != f.fingerprint)
+    return Look(settled, restless, left_out)
+
+
+def name_in_inbox(file: FoundFile) -> str:
+    """Return 12 hex digits for the file's place, so that a cursor stays short whatever the name is."""
+    return hashlib.sha256(os.fsencode(str(file.path))).hexdigest()[:12]
+
+
+def _entries(
+    inbox: Path, is_profile: Callable[[str], bool]
+) -> Iterator[tuple[os.DirEntry[str], str | None, str | None]]:
+    """Yield each entry with its profile folder and, if it is never taken, the reason."""
+    with os.scandir(inbox) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False) and is_profile(entry.name):
+                with os.scandir(entry.path) as inner:
+                    for file in inner:
+                        yield file, entry.name, _why_left_out(file)
+            else:
+                yield entry, None, _why_left_out(entry)
+
+
+def _why_left_out(entry: os.DirEntry[str]) -> str | None:
+    if entry.is_symlink():
+        return "links"
+    if entry.is_dir(follow_symlinks=False):
+        return "folders that are no profile"
+    if not entry.is_file(follow_symlinks=False):
+        return "special files"
+    if entry.name.startswith("."):
+        return "hidden files"
+    if entry.name.startswith("~$") or entry.name.lower().endswith(UNFINISHED):
+        return "unfinished files"
+    return None
+
+
+def found_file(path: Path) -> FoundFile:
+    """Return what there is to know of one file outside the inbox, without reading it.
+
+    Raises:
+        FileMissingError: There is no such file.
+    """
+    if not path.is_file():
+        raise FileMissingError(path)
+    stat = path.stat()
+    return FoundFile(path.absolute(), None, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def batch_id_for(file: FoundFile, now: datetime) -> str:
+    """Return the batch id, safe as a folder name and partition key whatever the file is called.
+
+    Args:
+        file: The file to become a batch.
+        now: The moment, in UTC.
+    """
+    return f"{now:%Y%m%dT%H%M%S}-{_slug(file.path.stem)}-{file.fingerprint[:8]}"
+
+
+def _slug(stem: str) -> str:
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode("ascii").lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:SLUG_LENGTH].strip("-") or "file"
+
+
+def take(source: Path, folder: Path, *, keep_source: bool) -> Path:
+    """Bring a file into its archive folder and return where it is now. Doing it twice does it once.
+
+    Within a file system this is one rename. Onto another one the file is copied, synced and renamed into
+    place before the source goes, so that at every moment a whole file exists.
+
+    Args:
+        source: Where the file waits.
+        folder: `archive/<batch_id>/`.
+        keep_source: Copy instead of move: the file was named on the command line and is the user's own.
+
+    Raises:
+        FileMissingError: It is in neither place.
+    """
+    target = folder / source.name
+    if target.exists():
+        return target
+    if not source.is_file():
+        raise FileMissingError(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    if keep_source:
+        _copy(source, target)
+        return target
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(source, target)
+        source.unlink()
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    unfinished = target.with_name(".unfinished")
+    shutil.copyfile(source, unfinished)
+    shutil.copystat(source, unfinished)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.rename(target)
+
+
+def put_back(archived: Path, source: Path) -> None:
+    """Return a file to the inbox that was taken while somebody still wrote it."""
+    archived.rename(source)
+    archived.parent.rmdir()
+
+
+def content_hash(path: Path, size: int) -> str:
+    """Return the SHA-256 of a file that has `size` bytes, in hex.
+
+    Raises:
+        FileStillChangingError: The file has another size, or changed while it was read.
+    """
+    before = path.stat()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    after = path.stat()
+    if before.st_size != size or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
+        raise FileStillChangingError(path)
+    return digest
+
+
+def drop(source: Path, folder: Path) -> Path:
+    """Copy a file, which stays where it is, into the inbox; return its place there.
+
+    It appears under its own name only when it is complete; a name that is taken gets a number.
+
+    Raises:
+        FileMissingError: There is no such file.
+    """
+    if not source.is_file():
+        raise FileMissingError(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    target, number = folder / source.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{source.stem} ({number}){source.suffix}"
+    unfinished = target.with_name(f"{target.name}.part")
+    shutil.copyfile(source, unfinished)
+    unfinished.rename(target)
+    return target

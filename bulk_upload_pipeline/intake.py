@@ -1,0 +1,128 @@
+"""From files to batches: which files in the inbox become batches now, and which have to wait, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline import inbox, ledger
+from bulk_upload_pipeline.model import Batch, Overrides, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from bulk_upload_pipeline.line import Line
+
+MOST_REQUESTS = 50
+"""Runs requested in one look: each costs Dagster some hundredths of a second, and a look must stay short."""
+
+MOST_SEEN = 1_000
+"""Files whose fingerprints are remembered until the next look, so that the cursor stays small."""
+
+OVERDUE = timedelta(minutes=2)
+"""A requested run that does not exist after so long was lost between the request and the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A run to be started for a batch; `attempt` makes its run key new."""
+
+    batch_id: str
+    file_name: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one look at the inbox comes to.
+
+    Attributes:
+        seen: Fingerprints to be shown to the next look.
+        in_words: How many files wait and why, in a sentence.
+    """
+
+    requests: tuple[Request, ...]
+    seen: dict[str, str]
+    in_words: str
+
+
+def announce(line: Line, path: Path, overrides: Overrides | None = None) -> str:
+    """Make a file known that lies outside the inbox and stays there; return the id of its batch.
+
+    Raises:
+        FileMissingError: There is no such file.
+    """
+    return _register(line, [inbox.found_file(path)], overrides or Overrides())[0].batch_id
+
+
+def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) -> Survey:
+    """Look at the inbox once and say which batches are to be started.
+
+    Args:
+        line: Its inbox is looked at, its database told of new batches.
+        seen: What the look before returned as `seen`.
+        has_run: Whether any run exists for a batch.
+    """
+    profiles = line.profiles()
+    look = inbox.look(line.home.inbox, profiles.__contains__, seen)
+    known = ledger.waiting(line.engine, [file.path for file in look.settled])
+    unknown = [file for file in look.settled if file.path not in known]
+    again = [(file, known[file.path]) for file in look.settled if file.path in known]
+    repeated = _request_again(line, again, has_run)
+    new = _register(line, unknown[: MOST_REQUESTS - len(repeated)], Overrides())
+    return Survey(
+        requests=(*repeated, *(Request(batch.batch_id, batch.file_name, 1) for batch in new)),
+        seen=_remembered(look),
+        in_words=_in_words(look, len(again) - len(repeated), len(unknown) - len(new)),
+    )
+
+
+def _register(line: Line, files: list[inbox.FoundFile], overrides: Overrides) -> list[Batch]:
+    now = datetime.now(UTC)
+    batches = [
+        Batch(
+            batch_id=inbox.batch_id_for(file, now),
+            file_name=file.path.name,
+            state=State.WAITING,
+            source=file.path,
+            received_at=now,
+            file_size=file.size,
+            folder=file.folder,
+        )
+        for file in files
+    ]
+    ledger.register(line.engine, batches, [file.fingerprint for file in files], overrides)
+    return batches
+
+
+def _request_again(
+    line: Line, again: list[tuple[inbox.FoundFile, ledger.Waiting]], has_run: Callable[[str], bool]
+) -> list[Request]:
+    """Return requests for batches that were put back, or whose run never came to be."""
+    overdue = datetime.now(UTC) - OVERDUE
+    requests: list[Request] = []
+    for file, entry in again:
+        put_back = entry.fingerprint is None
+        lost = entry.requested_at < overdue and not has_run(entry.batch_id)
+        if len(requests) < MOST_REQUESTS and (put_back or lost):
+            attempt = ledger.request_again(line.engine, entry.batch_id, file.size, file.fingerprint)
+            requests.append(Request(entry.batch_id, file.path.name, attempt))
+    return requests
+
+
+def _remembered(look: inbox.Look) -> dict[str, str]:
+    files = (*look.settled, *look.restless)[:MOST_SEEN]
+    return {inbox.name_in_inbox(file): file.fingerprint for file in files}
+
+
+def _in_words(look: inbox.Look, queued: int, later: int) -> str:
+    parts = [
+        (queued, "waiting for their run"),
+        (later, "waiting for the next look"),
+        (len(look.restless), "still being written or just arrived"),
+        *((count, f"never taken ({reason})") for reason, count in sorted(look.left_out.items())),
+    ]
+    told = [f"{count:,} {why}" for count, why in parts if count]
+    return "Files in the inbox: " + ("; ".join(told) if told else "none") + "."

@@ -1,0 +1,377 @@
+"""What PostgreSQL knows of the batches: who is where, the verdict, and the one receipt of each.
+
+Every function is one transaction. Nothing here decides; `line` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from bulk_upload_pipeline.exceptions import BatchNotFoundError
+from bulk_upload_pipeline.model import (
+    FINAL_STATES,
+    LOADED_STATES,
+    Batch,
+    Layout,
+    LoadResult,
+    Overrides,
+    Receipt,
+    State,
+    Totals,
+    Verdict,
+)
+from bulk_upload_pipeline.tables import load_chunks, mangalam_invoices, processing_errors, upload_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from datetime import datetime
+
+
+_NO_TEXT = "hex:"
+"""How a path begins in `source_path` when its bytes are no text; other paths are absolute."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file of the inbox that is a batch already but was not taken yet.
+
+    Attributes:
+        fingerprint: Of the file as it was when its run was requested; None after it was put back.
+        attempt: How often a run was requested for it.
+        requested_at: When that was the last time.
+    """
+
+    batch_id: str
+    source: Path
+    fingerprint: str | None
+    attempt: int
+    requested_at: datetime
+
+
+def register(
+    engine: sa.Engine, batches: Sequence[Batch], fingerprints: Sequence[str], overrides: Overrides
+) -> None:
+    """Make files known as batches in state `waiting`; one that is known already stays as it is."""
+    if not batches:
+        return
+    rows = [
+        {
+            "batch_id": batch.batch_id,
+            "file_name": _storable(batch.file_name),
+            "file_size": batch.file_size,
+            "source_path": _path_text(batch.source),
+            "folder": batch.folder,
+            "fingerprint": fingerprint,
+            "overrides": dataclasses.asdict(overrides),
+            "state": State.WAITING,
+            "received_at": batch.received_at,
+            "started_at": batch.received_at,
+        }
+        for batch, fingerprint in zip(batches, fingerprints, strict=True)
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(upload_batches).on_conflict_do_nothing(), rows)
+
+
+def waiting(engine: sa.Engine, sources: Collection[Path]) -> dict[Path, Waiting]:
+    """Return the batches that wait for these files, by the file's path."""
+    if not sources:
+        return {}
+    columns = upload_batches.c
+    query = sa.select(
+        columns.batch_id, columns.source_path, columns.fingerprint, columns.attempt, columns.started_at
+    ).where(columns.state == State.WAITING, columns.source_path.in_([_path_text(s) for s in sources]))
+    with engine.connect() as connection:
+        found = [Waiting(row[0], _path(row[1]), *row[2:]) for row in connection.execute(query)]
+    return {entry.source: entry for entry in found}
+
+
+def request_again(engine: sa.Engine, batch_id: str, size: int, fingerprint: str) -> int:
+    """Note that another run is requested for a waiting batch; return which attempt it is."""
+    return _update(
+        engine,
+        batch_id,
+        file_size=size,
+        fingerprint=fingerprint,
+        attempt=upload_batches.c.attempt + 1,
+        started_at=sa.func.now(),
+    ).attempt
+
+
+def put_back(engine: sa.Engine, batch_id: str, reason: str) -> None:
+    """Return a batch to `waiting`: its file changed while it was read and lies in the inbox again."""
+    _update(engine, batch_id, state=State.WAITING, fingerprint=None, reason=reason)
+
+
+def batch(engine: sa.Engine, batch_id: str) -> Batch:
+    """Return a batch.
+
+    Raises:
+        BatchNotFoundError: There is none with this id.
+    """
+    row = _row(engine, batch_id)
+    return Batch(
+        batch_id=row.batch_id,
+        file_name=row.file_name,
+        state=State(row.state),
+        source=_path(row.source_path),
+        received_at=row.received_at,
+        file_size=row.file_size,
+        folder=row.folder,
+        sha256=row.sha256,
+        layout=None if row.layout is None else _layout(row.layout),
+        run_id=row.run_id,
+        parent_batch_id=row.parent_batch_id,
+        duplicate_of=row.duplicate_of,
+    )
+
+
+def overrides(engine: sa.Engine, batch_id: str) -> Overrides:
+    """Return what a person stated about the file of a batch."""
+    return Overrides(**(_row(engine, batch_id).overrides or {}))
+
+
+def received(engine: sa.Engine, batch_id: str, sha256: str, run_id: str | None) -> None:
+    """Note that the file of a batch is archived and hashed."""
+    _update(
+        engine,
+        batch_id,
+        state=State.RECEIVED,
+        sha256=sha256,
+        run_id=run_id,
+        reason=None,
+        duplicate_of=None,
+        started_at=sa.func.now(),
+        finished_at=None,
+    )
+
+
+def recognised(engine: sa.Engine, batch_id: str, layout: Layout) -> None:
+    """Note how the file of a batch is laid out."""
+    _update(
+        engine,
+        batch_id,
+        layout=dataclasses.asdict(layout),
+        file_format=layout.file_format,
+        encoding=layout.encoding,
+        profile=layout.profile,
+    )
+
+
+def loaded_with(engine: sa.Engine, sha256: str, besides: str) -> str | None:
+    """Return the first batch that loaded the same bytes, other than `besides`."""
+    columns = upload_batches.c
+    query = (
+        sa.select(columns.batch_id)
+        .where(columns.sha256 == sha256, columns.state.in_(LOADED_STATES), columns.batch_id != besides)
+        .order_by(columns.received_at, columns.batch_id)
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        return connection.scalar(query)
+
+
+def keep_verdict(connection: sa.Connection, batch_id: str, verdict: Verdict) -> None:
+    """Keep the verdict on a batch; in the caller's transaction, with its findings."""
+    stated = dataclasses.asdict(verdict) | {
+        "totals_read": verdict.totals_read.as_dict(),
+        "totals_valid": verdict.totals_valid.as_dict(),
+    }
+    connection.execute(
+        sa.update(upload_batches)
+        .where(upload_batches.c.batch_id == batch_id)
+        .values(
+            verdict=stated,
+            state=State.VALIDATED,
+            rows_read=verdict.rows_read,
+            rows_rejected=verdict.rows_rejected,
+            rows_unprocessed=verdict.rows_valid,
+            rows_inserted=0,
+            rows_updated=0,
+            rows_unchanged=0,
+            warnings=verdict.warnings,
+            rules_version=verdict.rules_version,
+            max_error_rate=verdict.max_error_rate,
+            findings_by_code=verdict.findings_by_code,
+            control_totals={"read": verdict.totals_read.as_dict()},
+        )
+    )
+
+
+def verdict(engine: sa.Engine, batch_id: str) -> Verdict | None:
+    """Return the kept verdict on a batch, None while there is none."""
+    stated: dict[str, Any] | None = _row(engine, batch_id).verdict
+    if stated is None:
+        return None
+    totals = {name: _totals(stated[name]) for name in ("totals_read", "totals_valid")}
+    return Verdict(**(stated | totals))
+
+
+def loading(engine: sa.Engine, batch_id: str) -> None:
+    """Note that chunks of a batch are being loaded."""
+    _update(engine, batch_id, state=State.LOADING)
+
+
+def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
+    """Return what the chunk ledger says is in the target by now."""
+    chunks = load_chunks.c
+    sums = (chunks.inserted, chunks.updated, chunks.unchanged, chunks.refused, chunks.quantity, chunks.item_total)
+    query = sa.select(*(sa.func.coalesce(sa.func.sum(column), 0) for column in sums)).where(
+        chunks.batch_id == batch_id
+    )
+    with engine.connect() as connection:
+        *counts, quantity, item_total = connection.execute(query).one()
+    return LoadResult(*(int(count) for count in counts), totals=Totals(Decimal(quantity), Decimal(item_total)))
+
+
+def in_target(engine: sa.Engine, batch_id: str) -> tuple[int, Totals]:
+    """Return how many rows of the target carry a batch, and their control totals."""
+    columns = mangalam_invoices.c
+    query = sa.select(
+        sa.func.count(),
+        sa.func.coalesce(sa.func.sum(columns.quantity), 0),
+        sa.func.coalesce(sa.func.sum(columns.item_total), 0),
+    ).where(columns.upload_batch_id == batch_id)
+    with engine.connect() as connection:
+        rows, quantity, item_total = connection.execute(query).one()
+    return rows, Totals(Decimal(quantity), Decimal(item_total))
+
+
+def close(
+    engine: sa.Engine, batch_id: str, state: State, reason: str, *, duplicate_of: str | None = None
+) -> Receipt:
+    """Write the receipt of a batch: its final state, with the counts that the chunk ledger proves.
+
+    Rows that were read but are neither loaded nor rejected are `unprocessed`, so that the conservation law
+    holds in every exit.
+    """
+    done = committed(engine, batch_id)
+    row = _row(engine, batch_id)
+    judged = Verdict(**row.verdict) if row.verdict and state is not State.UNREADABLE else None
+    rejected = (judged.rows_rejected if judged else 0) + done.refused
+    read = judged.rows_read if judged else done.rows + rejected
+    totals = {
+        "read": judged.totals_read if judged else Totals().as_dict(),
+        "loaded": done.totals.as_dict(),
+    }
+    _update(
+        engine,
+        batch_id,
+        state=state,
+        reason=reason,
+        rows_read=read,
+        rows_inserted=done.inserted,
+        rows_updated=done.updated,
+        rows_unchanged=done.unchanged,
+        rows_rejected=rejected,
+        rows_unprocessed=read - done.rows - rejected,
+        findings_by_code=_codes(engine, batch_id),
+        control_totals=totals,
+        duplicate_of=duplicate_of,
+        finished_at=sa.func.now(),
+    )
+    return receipt(engine, batch_id)
+
+
+def _codes(engine: sa.Engine, batch_id: str) -> dict[str, int]:
+    errors = processing_errors.c
+    query = (
+        sa.select(errors.error_code, sa.func.count())
+        .where(errors.batch_id == batch_id)
+        .group_by(errors.error_code)
+        .order_by(sa.func.count().desc(), errors.error_code)
+    )
+    with engine.connect() as connection:
+        return {code: count for code, count in connection.execute(query)}
+
+
+def receipt(engine: sa.Engine, batch_id: str) -> Receipt:
+    """Return the receipt of a batch, which is still open while its state is not final."""
+    return _receipt(_row(engine, batch_id))
+
+
+def receipts(
+    engine: sa.Engine, *, limit: int = 50, states: Collection[State] = (), since: datetime | None = None
+) -> list[Receipt]:
+    """Return the latest receipts, the newest first."""
+    columns = upload_batches.c
+    query = sa.select(upload_batches).order_by(columns.received_at.desc(), columns.batch_id.desc())
+    if states:
+        query = query.where(columns.state.in_(states))
+    if since is not None:
+        query = query.where(columns.finished_at >= since)
+    with engine.connect() as connection:
+        return [_receipt(row) for row in connection.execute(query.limit(limit))]
+
+
+def unfinished(engine: sa.Engine, batch_id: str) -> bool:
+    """Return whether a batch has not ended in one of the exits."""
+    return State(_row(engine, batch_id).state) not in FINAL_STATES
+
+
+def _receipt(row: sa.Row[Any]) -> Receipt:
+    stated = row._asdict()
+    names = {field.name for field in dataclasses.fields(Receipt)}
+    empty = {"layout": {}, "findings_by_code": {}, "control_totals": {}, "reason": ""}
+    values = {name: stated[name] for name in names}
+    values |= {name: value for name, value in empty.items() if values[name] is None}
+    return Receipt(**(values | {"state": State(row.state)}))
+
+
+def _row(engine: sa.Engine, batch_id: str) -> sa.Row[Any]:
+    query = sa.select(upload_batches).where(upload_batches.c.batch_id == batch_id)
+    with engine.connect() as connection:
+        row = connection.execute(query).one_or_none()
+    if row is None:
+        raise BatchNotFoundError(batch_id)
+    return row
+
+
+def _update(engine: sa.Engine, batch_id: str, **values: Any) -> sa.Row[Any]:
+    statement = (
+        sa.update(upload_batches)
+        .where(upload_batches.c.batch_id == batch_id)
+        .values(**values)
+        .returning(upload_batches)
+    )
+    with engine.begin() as connection:
+        row = connection.execute(statement).one_or_none()
+    if row is None:
+        raise BatchNotFoundError(batch_id)
+    return row
+
+
+def _layout(stated: dict[str, Any]) -> Layout:
+    lists = {name: tuple(stated[name]) for name in ("header", "sheets")}
+    return Layout(**(stated | lists))
+
+
+def _totals(stated: dict[str, str]) -> Totals:
+    return Totals(Decimal(stated["quantity"]), Decimal(stated["item_total"]))
+
+
+def _storable(name: str) -> str:
+    """Return a file name as text that PostgreSQL can hold: bytes that are no text are shown as `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "")
+
+
+def _path_text(path: Path) -> str:
+    """Return a path as text that PostgreSQL can hold and `_path` turns back, whatever bytes it has."""
+    text = str(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _NO_TEXT + text.encode("utf-8", "surrogateescape").hex()
+    return text
+
+
+def _path(text: str) -> Path:
+    if text.startswith(_NO_TEXT):
+        return Path(bytes.fromhex(text.removeprefix(_NO_TEXT)).decode("utf-8", "surrogateescape"))
+    return Path(text)

@@ -1,0 +1,439 @@
+"""The line: strings the verbs together, a function a stage. Assets, jobs and commands all call it.
+
+Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_loaded`, `rejected`, `unreadable`,
+`duplicate`, `failed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline import contract, findings as catalogue, inbox, ledger, rejects, report
+from bulk_upload_pipeline.exceptions import (
+    BatchRejectedError,
+    FileStillChangingError,
+    NoVerdictError,
+    UnreadableError,
+)
+from bulk_upload_pipeline.model import Overrides, State, Verdict
+from bulk_upload_pipeline.overlap import in_order
+from bulk_upload_pipeline.pace import Pace
+from bulk_upload_pipeline.staged import StagedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import sqlalchemy as sa
+
+    from bulk_upload_pipeline.model import (
+        Batch,
+        ChunkVerdict,
+        Finding,
+        Layout,
+        LoadResult,
+        Progress,
+        Receipt,
+        TextChunk,
+    )
+    from bulk_upload_pipeline.profiles import DateOrder, Profile, Profiles
+    from bulk_upload_pipeline.settings import Home, Settings
+
+
+def _silent(_: Progress) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What every stage needs: where the files are, where the rows go, and who wants to hear of progress."""
+
+    settings: Settings
+    engine: sa.Engine
+    on_progress: Callable[[Progress], None] = field(default=_silent, compare=False)
+
+    @property
+    def home(self) -> Home:
+        """The folders of this installation."""
+        return self.settings.home
+
+    def profiles(self) -> Profiles:
+        """Return the profiles as they are now: a new one needs no restart."""
+        return _profiles(self.settings)
+
+    def listening(self, listener: Callable[[Progress], None]) -> Line:
+        """Return the same line with one more to hear of its progress."""
+
+        def tell_both(progress: Progress) -> None:
+            self.on_progress(progress)
+            listener(progress)
+
+        return replace(self, on_progress=tell_both)
+
+    def staged(self, batch_id: str) -> StagedBatch:
+        """Return where the rows of a batch wait for the loader."""
+        return StagedBatch(self.home.staging / batch_id)
+
+    def reports(self, batch_id: str) -> Path:
+        """Return the report folder of a batch."""
+        return self.home.reports / batch_id
+
+
+def _profiles(settings: Settings) -> Profiles:
+    from bulk_upload_pipeline.profiles import load_profiles
+
+    return load_profiles(settings.home.profiles)
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What `upload` found out: the batch and, if the line already ends here, its receipt."""
+
+    batch: Batch
+    receipt: Receipt | None = None
+
+
+# Stage 1: upload
+
+
+def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
+    """Take the file out of the inbox, hash it, and recognise how it is to be read.
+
+    Raises:
+        UnreadableError: Exit `unreadable`; the receipt is written.
+        FileStillChangingError: Somebody still writes the file; it is back in the inbox.
+    """
+    batch = ledger.batch(line.engine, batch_id)
+    stated = ledger.overrides(line.engine, batch_id)
+    path, sha256 = _take(line, batch)
+    ledger.received(line.engine, batch_id, sha256, run_id)
+    earlier = None if stated.force else ledger.loaded_with(line.engine, sha256, besides=batch_id)
+    if earlier is not None:
+        return Uploaded(ledger.batch(line.engine, batch_id), _close_duplicate(line, batch_id, earlier))
+    with _ending_unreadable(line, batch_id):
+        layout = _recognise(line.settings, path, batch.file_name, batch.folder, stated)
+    ledger.recognised(line.engine, batch_id, layout)
+    return Uploaded(ledger.batch(line.engine, batch_id))
+
+
+def _take(line: Line, batch: Batch) -> tuple[Path, str]:
+    """Return where the file of a batch is archived, and its SHA-256."""
+    ours = batch.source.is_relative_to(line.home.inbox)
+    path = inbox.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
+    try:
+        return path, inbox.content_hash(path, batch.file_size)
+    except FileStillChangingError as error:
+        if ours:
+            inbox.put_back(path, batch.source)
+            ledger.put_back(line.engine, batch.batch_id, str(error))
+        raise
+
+
+def _recognise(settings: Settings, path: Path, name: str, folder: str | None, stated: Overrides) -> Layout:
+    from bulk_upload_pipeline.recognise import recognise
+
+    return recognise(path, name, _profiles(settings), folder=folder, overrides=stated)
+
+
+def archived_file(line: Line, batch: Batch) -> Path:
+    """Return where the file of a batch lies in the archive."""
+    return line.home.archive / batch.batch_id / batch.source.name
+
+
+# Stage 2: validate
+
+
+def validate(line: Line, batch_id: str) -> Verdict:
+    """Judge the whole file, stage the rows that may load, and keep findings and verdict together.
+
+    When the breaker trips, the receipt of exit `rejected` is written here: nothing after it will run.
+
+    Raises:
+        UnreadableError: Exit `unreadable`, met in the middle of the file; the receipt is written.
+    """
+    batch = ledger.batch(line.engine, batch_id)
+    if batch.layout is None:
+        raise NoVerdictError(batch_id)
+    judging = _judging(line.settings, archived_file(line, batch), batch.layout, line.on_progress)
+    with _ending_unreadable(line, batch_id):
+        verdict = _stage(judging, line.staged(batch_id), _plan(judging, batch.sha256))
+    with line.engine.begin() as connection:
+        rejects.keep(connection, batch_id, line.staged(batch_id))
+        ledger.keep_verdict(connection, batch_id, verdict)
+    if verdict.breaker_tripped:
+        _close(line, batch_id, State.REJECTED, report.why_rejected(verdict))
+    return verdict
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """One file on its way through reading, parsing and judging."""
+
+    path: Path
+    layout: Layout
+    profile: Profile
+    chunk_rows: int
+    max_error_rate: float
+    on_progress: Callable[[Progress], None]
+
+    def chunks(self) -> Iterator[TextChunk]:
+        """Read the file from its beginning."""
+        from bulk_upload_pipeline.read import read_chunks
+
+        return read_chunks(self.path, self.layout, self.chunk_rows)
+
+    @cached_property
+    def date_order(self) -> DateOrder | None:
+        """The order on which the dates of the whole file agree: a second reading, only when one is in doubt."""
+        from bulk_upload_pipeline.parse import date_order_of
+
+        return date_order_of(self.chunks(), self.layout)
+
+    def judge(self, chunk: TextChunk) -> tuple[ChunkVerdict, int]:
+        """Return the verdict on a chunk, and the bytes of the file up to its end."""
+        from bulk_upload_pipeline.parse import parse_chunk
+        from bulk_upload_pipeline.validate import judge
+
+        typed = parse_chunk(chunk, self.layout, self.profile, lambda: self.date_order)
+        return judge(typed, self.layout, self.profile, datetime.now(UTC).date()), chunk.bytes_done
+
+
+def _judging(
+    settings: Settings, path: Path, layout: Layout, on_progress: Callable[[Progress], None]
+) -> _Judging:
+    profile = _profiles(settings)[layout.profile]
+    limit = profile.max_error_rate or settings.max_error_rate
+    return _Judging(path, layout, profile, settings.chunk_rows, limit, on_progress)
+
+
+def _plan(judging: _Judging, sha256: str | None) -> str:
+    """Return a digest of all that decides which rows are staged in which chunk."""
+    layout, profile = asdict(judging.layout), asdict(judging.profile)
+    decisive = [sha256, layout, profile, contract.RULES_VERSION, judging.chunk_rows]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _stage(judging: _Judging, staged: StagedBatch, plan: str) -> Verdict:
+    """Judge a whole file and stage what may load.
+
+    Raises:
+        UnreadableError: It turned out unreadable in the middle, or has no rows.
+    """
+    from bulk_upload_pipeline.stage import Stage
+
+    size = None if judging.layout.compression else max(judging.path.stat().st_size, 1)
+    pace = Pace("validating", judging.on_progress)
+    with Stage(staged.folder) as stage:
+        for verdict, bytes_done in in_order(judging.judge, judging.chunks()):
+            stage.add(verdict)
+            pace.advance(verdict.rows_read, size and bytes_done / size)
+        verdict = stage.seal(plan, judging.max_error_rate)
+    if verdict.rows_read == 0:
+        raise UnreadableError(catalogue.file_finding("NO_DATA_ROWS"))
+    return verdict
+
+
+# The gate between validating and loading
+
+
+def pass_gate(verdict: Verdict | None, batch_id: str) -> Verdict:
+    """Return the verdict under which a batch may load.
+
+    Raises:
+        NoVerdictError: Nobody has judged the batch.
+        BatchRejectedError: The circuit breaker tripped.
+    """
+    if verdict is None:
+        raise NoVerdictError(batch_id)
+    if verdict.breaker_tripped:
+        raise BatchRejectedError(
+            batch_id, verdict.rows_rejected, verdict.rows_read, verdict.max_error_rate
+        )
+    return verdict
+
+
+# Stage 3: load
+
+
+def load(line: Line, batch_id: str) -> LoadResult:
+    """Load the staged rows, exactly once, under the kept verdict.
+
+    Staged rows that are gone (the batch was loaded before, or the disk was lost) are staged again: the plan is
+    the same, so the chunk ledger still says which of them are in the target.
+
+    Raises:
+        NoVerdictError: Nobody has judged the batch.
+        BatchRejectedError: The circuit breaker tripped.
+    """
+    from bulk_upload_pipeline.load import load_staged
+
+    verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
+    staged = line.staged(batch_id)
+    if not staged.exists:
+        verdict = pass_gate(validate(line, batch_id), batch_id)
+    batch = ledger.batch(line.engine, batch_id)
+    assert batch.layout is not None
+    profile = line.profiles()[batch.layout.profile]
+    ledger.loading(line.engine, batch_id)
+    pace = Pace("loading", line.on_progress, verdict.rows_valid)
+    return load_staged(
+        line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance
+    )
+
+
+# The exits
+
+
+def close(line: Line, batch_id: str) -> Receipt:
+    """Write the receipt of a batch whose rows are loaded, and clear its staging folder."""
+    done = ledger.committed(line.engine, batch_id)
+    verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
+    rejected = verdict.rows_rejected + done.refused
+    codes = dict(verdict.findings_by_code)
+    if done.refused:
+        codes["REFUSED_BY_DATABASE"] = done.refused
+    state = State.PARTIALLY_LOADED if rejected else State.LOADED
+    return _close(line, batch_id, state, report.why_loaded(done.rows, rejected, codes))
+
+
+def fail(line: Line, batch_id: str, reason: str) -> Receipt:
+    """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry."""
+    return _close(line, batch_id, State.FAILED, reason, keep_staged=True)
+
+
+def _close_duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:
+    first = ledger.receipt(line.engine, earlier)
+    reason = (
+        f"The same content was loaded on {first.received_at:%Y-%m-%d} from {first.file_name} (batch "
+        f"{earlier}), so nothing was changed."
+    )
+    return _close(line, batch_id, State.DUPLICATE, reason, duplicate_of=earlier)
+
+
+@contextmanager
+def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
+    """Write the receipt of exit `unreadable` when the file turns out to be so."""
+    try:
+        yield
+    except UnreadableError as error:
+        rejects.keep_catalogue.file_finding(line.engine, batch_id, error.finding)
+        _close(line, batch_id, State.UNREADABLE, _why_unreadable(error.finding))
+        raise
+
+
+def _why_unreadable(finding: Finding) -> str:
+    return f"{finding.message} {catalogue.CATALOGUE[finding.code].fix}"
+
+
+def _close(
+    line: Line,
+    batch_id: str,
+    state: State,
+    reason: str,
+    *,
+    duplicate_of: str | None = None,
+    keep_staged: bool = False,
+) -> Receipt:
+    receipt = ledger.close(line.engine, batch_id, state, reason, duplicate_of=duplicate_of)
+    folder = line.reports(batch_id)
+    report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
+    if receipt.findings_by_code:
+        rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
+    if receipt.rows_rejected:
+        header = tuple(receipt.layout["header"])
+        rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
+    if not keep_staged:
+        shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
+    return receipt
+
+
+# Afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """The rows of a batch as the table has them, beside what its chunk ledger says."""
+
+    rows: int
+    rows_expected: int
+    agrees: bool
+
+    @property
+    def in_words(self) -> str:
+        """Return the comparison as a sentence."""
+        return (
+            f"{self.rows:,} rows in {contract.TARGET} carry this batch, and the ledger says {self.rows_expected:,}; "
+            f"quantities and totals {'agree' if self.agrees else 'do not agree'}."
+        )
+
+
+def recount(line: Line, batch_id: str) -> Recount:
+    """Count the rows of a batch in the target, and hold them and their sums against the chunk ledger.
+
+    Rows that were there already, unchanged, keep the batch that brought them; the sums are compared only
+    when there are none.
+    """
+    done = ledger.committed(line.engine, batch_id)
+    rows, totals = ledger.in_target(line.engine, batch_id)
+    expected = done.inserted + done.updated
+    agrees = rows == expected and (done.unchanged > 0 or totals == done.totals)
+    return Recount(rows, expected, agrees)
+
+
+# A verdict without a load
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The verdict on a file that is not loaded.
+
+    Attributes:
+        findings: The first findings, in file order.
+    """
+
+    layout: Layout
+    verdict: Verdict
+    findings: list[dict[str, object]]
+
+
+def check(
+    settings: Settings,
+    path: Path,
+    overrides: Overrides | None = None,
+    *,
+    findings: int = 20,
+    on_progress: Callable[[Progress], None] = _silent,
+) -> Checked:
+    """Judge a file as a load would, without a database and without a trace.
+
+    Args:
+        settings: Whose profiles and limits count.
+        path: The file, which stays where it is.
+        overrides: What a person states about it.
+        findings: How many findings to return.
+        on_progress: Hears how far it is.
+
+    Raises:
+        UnreadableError: No row of it can be judged.
+    """
+    inbox.found_file(path)
+    layout = _recognise(settings, path, path.name, None, overrides or Overrides())
+    with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
+        staged = StagedBatch(Path(folder) / "staged")
+        verdict = _stage(_judging(settings, path, layout, on_progress), staged, "check")
+        return Checked(layout, verdict, _first_findings(staged, findings))
+
+
+def _first_findings(staged: StagedBatch, limit: int) -> list[dict[str, object]]:
+    names = [column.name for column in catalogue.SCHEMA]
+    for batch in staged.finding_batches():
+        return batch.slice(0, limit).select(names).to_pylist()
+    return []

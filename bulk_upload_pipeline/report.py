@@ -1,0 +1,122 @@
+"""The receipt as files: `reports/<batch_id>/`, what a clerk reads, sorts and corrects.
+
+* `receipt.txt`: the account in words, for people.
+* `receipt.json`: the same for programs.
+* `findings.csv`: every finding, when there is one.
+* `rejected_rows.csv`: the rejected rows, to be corrected and dropped in the inbox again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from bulk_upload_pipeline.model import Receipt, Verdict
+    from bulk_upload_pipeline.rejects import CodeCount
+
+RECEIPT_TEXT = "receipt.txt"
+RECEIPT_JSON = "receipt.json"
+FINDINGS = "findings.csv"
+REJECTED_ROWS = "rejected_rows.csv"
+
+
+def as_json(receipt: Receipt) -> dict[str, Any]:
+    """Return a receipt as plain JSON values, with ISO times and exact sums as text."""
+    stated = dataclasses.asdict(receipt)
+    return {name: _plain(value) for name, value in stated.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds")
+    return f"{value:f}" if isinstance(value, Decimal) else value
+
+
+def write(folder: Path, receipt: Receipt, codes: Iterable[CodeCount]) -> None:
+    """Write the receipt for people and for programs into `folder`, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / RECEIPT_JSON, json.dumps(as_json(receipt), indent=2, ensure_ascii=False) + "\n")
+    _write_text(folder / RECEIPT_TEXT, in_words(receipt, codes))
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, "utf-8", errors="backslashreplace")
+    unfinished.replace(path)
+
+
+def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
+    """Return the account of a batch as a clerk reads it."""
+    lines = [
+        f"{receipt.file_name}",
+        "",
+        receipt.reason,
+        "",
+        f"State      {receipt.state}",
+        f"Batch      {receipt.batch_id}",
+        *_counts(receipt),
+    ]
+    for code in codes:
+        entry = CATALOGUE[code.code]
+        lines += [
+            "",
+            f"{entry.title} ({code.code}, {code.severity}): {code.count:,}",
+            f"  for example {'row ' + format(code.example_row, ',') + ': ' if code.example_row else ''}{code.example}",
+            f"  {entry.fix}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _counts(receipt: Receipt) -> list[str]:
+    if receipt.state in (State.UNREADABLE, State.DUPLICATE):
+        return []
+    counts = {
+        "Read": receipt.rows_read,
+        "Inserted": receipt.rows_inserted,
+        "Updated": receipt.rows_updated,
+        "Unchanged": receipt.rows_unchanged,
+        "Rejected": receipt.rows_rejected,
+        "Not loaded": receipt.rows_unprocessed,
+        "Warnings": receipt.warnings,
+    }
+    rows = [f"{name:<10} {count:>12,}" for name, count in counts.items()]
+    for name, totals in receipt.control_totals.items():
+        rows.append(f"Sum {name:<6} quantity {totals['quantity']}, item total {totals['item_total']}")
+    return rows
+
+
+def why_loaded(rows: int, rejected: int, codes: dict[str, int]) -> str:
+    """Return the sentence of a batch that is loaded, wholly or in part."""
+    if not rejected:
+        return f"All {rows:,} rows are loaded."
+    return (
+        f"{rows:,} of {rows + rejected:,} rows are loaded, {rejected:,} are rejected{_most_frequent(codes)}. "
+        f"Correct them in {REJECTED_ROWS} and drop that file in the inbox."
+    )
+
+
+def why_rejected(verdict: Verdict) -> str:
+    """Return the sentence of a batch that the circuit breaker stopped."""
+    return (
+        f"{verdict.rows_rejected:,} of {verdict.rows_read:,} rows ({verdict.error_rate:.0%}) have "
+        f"errors{_most_frequent(verdict.findings_by_code)}, and at {verdict.max_error_rate:.0%} nothing of a "
+        f"file is loaded. Is it the right file? If so, correct the rows in {REJECTED_ROWS}."
+    )
+
+
+def _most_frequent(codes: dict[str, int]) -> str:
+    errors = {code: n for code, n in codes.items() if CATALOGUE[code].severity == "error"}
+    if not errors:
+        return ""
+    code = max(errors, key=lambda code: errors[code])
+    return f", most often for \"{CATALOGUE[code].title}\" ({errors[code]:,})"

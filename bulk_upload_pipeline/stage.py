@@ -1,0 +1,145 @@
+"""Verdicts of chunks -> Parquet and findings in `staging/<batch_id>/`, and the verdict on the whole file.
+
+Memory does not grow with the file: rows and findings go to disk chunk by chunk, and of each row only the
+8 bytes of its identity's hash wait, on disk too, for the end of the file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.model import Severity, Totals, Verdict
+from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from bulk_upload_pipeline.model import ChunkVerdict
+
+IDENTITIES_AT_ONCE = 2_000_000
+"""Identities that are sorted in memory at once: 16 bytes each."""
+
+
+class Stage:
+    """Writes one batch to its staging folder, which it empties first. Use it as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.staged = StagedBatch(folder)
+        self._valid = pq.ParquetWriter(self.staged.valid_path, contract.STAGED_SCHEMA, compression="lz4")
+        self._findings = pq.ParquetWriter(self.staged.findings_path, FINDINGS_SCHEMA, compression="zstd")
+        self._identities_path = folder / "identities.u64"
+        self._identity_rows_path = folder / "identity_rows.i64"
+        self._identities = self._identities_path.open("wb")
+        self._identity_rows = self._identity_rows_path.open("wb")
+        self._rows_read = self._rows_rejected = self._rows_valid = self._warnings = self._chunks = 0
+        self._codes: Counter[str] = Counter()
+        self._totals_read = self._totals_valid = Totals()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def add(self, verdict: ChunkVerdict) -> None:
+        """Stage one chunk. Chunks come in file order."""
+        if len(verdict.valid):
+            self._valid.write_table(verdict.valid, row_group_size=len(verdict.valid))
+            self._chunks += 1
+        if len(verdict.findings):
+            self._findings.write_table(_with_source_rows(verdict))
+            self._count(verdict.findings)
+        verdict.identities.tofile(self._identities)
+        verdict.identity_rows.tofile(self._identity_rows)
+        self._rows_read += verdict.rows_read
+        self._rows_rejected += verdict.rows_rejected
+        self._rows_valid += len(verdict.valid)
+        self._totals_read += verdict.totals_read
+        self._totals_valid += verdict.totals_valid
+
+    def seal(self, plan: str, max_error_rate: float) -> Verdict:
+        """Finish staging and return the verdict on the whole file."""
+        self._close()
+        repeated = repeated_lines(self._identities_path, self._identity_rows_path)
+        self._identities_path.unlink()
+        self._identity_rows_path.unlink()
+        pq.write_table(repeated, self.staged.occurrences_path)
+        return Verdict(
+            plan=plan,
+            rows_read=self._rows_read,
+            rows_valid=self._rows_valid,
+            rows_rejected=self._rows_rejected,
+            warnings=self._warnings,
+            chunks=self._chunks,
+            rules_version=contract.RULES_VERSION,
+            max_error_rate=max_error_rate,
+            findings_by_code=dict(self._codes.most_common()),
+            totals_read=self._totals_read,
+            totals_valid=self._totals_valid,
+        )
+
+    def _count(self, findings: pa.Table) -> None:
+        for entry in findings["error_code"].value_counts().to_pylist():
+            self._codes[entry["values"]] += entry["counts"]
+        self._warnings += pc.sum(pc.equal(findings["severity"], str(Severity.WARNING))).as_py()
+
+    def _close(self) -> None:
+        for writer in (self._valid, self._findings, self._identities, self._identity_rows):
+            writer.close()
+
+
+def _with_source_rows(verdict: ChunkVerdict) -> pa.Table:
+    at = pc.index_in(verdict.findings["row_number"], value_set=verdict.row_data["row_number"])
+    row_data = verdict.row_data["row_data"].take(at)
+    return verdict.findings.append_column("row_data", row_data).cast(FINDINGS_SCHEMA)
+
+
+def repeated_lines(identities_path: Path, rows_path: Path) -> pa.Table:
+    """Return row number and occurrence of the lines that repeat an identity of an earlier line.
+
+    The identities are taken in slices by their value, so that memory stays flat however long the file is.
+    """
+    count = identities_path.stat().st_size // 8
+    slices = max(1, -(-count // IDENTITIES_AT_ONCE))
+    found = [_repeated(*_slice(identities_path, rows_path, part, slices)) for part in range(slices)]
+    rows = np.concatenate([rows for rows, _ in found])
+    occurrences = np.concatenate([occurrences for _, occurrences in found])
+    order = np.argsort(rows)
+    return pa.table([rows[order], occurrences[order].astype(np.int32)], schema=OCCURRENCES_SCHEMA)
+
+
+def _slice(identities: Path, rows: Path, part: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
+    if slices == 1:
+        return np.fromfile(identities, np.uint64), np.fromfile(rows, np.int64)
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    with identities.open("rb") as identity_file, rows.open("rb") as row_file:
+        while len(block := np.fromfile(identity_file, np.uint64, IDENTITIES_AT_ONCE)):
+            numbers = np.fromfile(row_file, np.int64, len(block))
+            here = block % np.uint64(slices) == part
+            kept.append((block[here], numbers[here]))
+    return np.concatenate([k for k, _ in kept]), np.concatenate([r for _, r in kept])
+
+
+def _repeated(identities: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(identities) == 0:
+        return rows, rows
+    order = np.argsort(identities, kind="stable")
+    ordered = identities[order]
+    positions = np.arange(len(ordered))
+    starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    occurrences = positions - np.maximum.accumulate(np.where(starts, positions, 0)) + 1
+    repeats = occurrences > 1
+    return rows[order[repeats]], occurrences[repeats]

@@ -1,0 +1,161 @@
+"""How things look at a terminal: colours and a progress bar there, plain lines elsewhere, JSON on demand."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from bulk_upload_pipeline import report
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.pace import in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+
+    from bulk_upload_pipeline.findings import Entry
+    from bulk_upload_pipeline.model import Progress, Receipt
+    from bulk_upload_pipeline.rejects import CodeCount
+
+COLOURS = {
+    State.LOADED: "green",
+    State.PARTIALLY_LOADED: "yellow",
+    State.REJECTED: "red",
+    State.UNREADABLE: "red",
+    State.DUPLICATE: "cyan",
+    State.FAILED: "bold red",
+}
+
+
+def console() -> Console:
+    """Return where results go: standard output."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def error_console() -> Console:
+    """Return where errors and progress go: standard error."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON, two spaces deep."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    console().print(text, markup=False, emoji=False)
+
+
+def say(line: str) -> None:
+    """Print a line as it is, whatever a file name has in it."""
+    console().print(shown(line), markup=False, emoji=False)
+
+
+def complain(sentence: str) -> None:
+    """Print an error to standard error."""
+    error_console().print(shown(sentence), style="red", markup=False, emoji=False)
+
+
+def shown(text: str) -> str:
+    """Return text in which no character moves the cursor or hides: those are spelled out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def progress_bar(title: str, *, quiet: bool) -> Generator[Callable[[Progress], None]]:
+    """Show how far something is for the length of the block.
+
+    Args:
+        title: The file's name.
+        quiet: Show nothing, for JSON.
+
+    Yields:
+        What is to be called with each `Progress`.
+    """
+    out = error_console()
+    if quiet:
+        yield lambda _: None
+    elif not out.is_terminal:
+        yield lambda progress: out.print(shown(f"{title}: {in_words(progress)}"), markup=False)
+    else:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+        with Bar(*columns, TextColumn("{task.fields[words]}"), console=out, transient=True) as bar:
+            task = bar.add_task(escape(shown(title)), total=None, words="starting")
+            yield lambda progress: bar.update(
+                task, total=100, completed=progress.percent or 0, words=in_words(progress)
+            )
+
+
+def print_receipt(receipt: Receipt, folder: str) -> None:
+    """Print what became of a file, in two or three lines."""
+    out = console()
+    state = f"[{COLOURS.get(receipt.state, 'white')}]{receipt.state}[/]"
+    out.print(f"{escape(shown(receipt.file_name))}  {state}  {escape(shown(receipt.reason))}")
+    rates = f", {_rate(receipt):,.0f} rows/s" if _rate(receipt) else ""
+    out.print(
+        f"  batch {receipt.batch_id}: {receipt.rows_read:,} read, {receipt.rows_inserted:,} inserted, "
+        f"{receipt.rows_updated:,} updated, {receipt.rows_unchanged:,} unchanged, {receipt.rows_rejected:,} "
+        f"rejected, {receipt.rows_unprocessed:,} not loaded{rates}"
+    )
+    out.print(f"  report {escape(folder)}", markup=True)
+
+
+def _rate(receipt: Receipt) -> float:
+    if receipt.started_at is None or receipt.finished_at is None:
+        return 0.0
+    seconds = (receipt.finished_at - receipt.started_at).total_seconds()
+    return receipt.rows_read / seconds if seconds > 0 else 0.0
+
+
+def print_receipts(receipts: Sequence[Receipt]) -> None:
+    """Print one line a batch."""
+    table = Table("received (UTC)", "file", "state", "read", "loaded", "rejected", "batch", box=None)
+    for receipt in receipts:
+        loaded = receipt.rows_inserted + receipt.rows_updated + receipt.rows_unchanged
+        table.add_row(
+            f"{receipt.received_at:%Y-%m-%d %H:%M:%S}",
+            escape(shown(receipt.file_name)[:60]),
+            f"[{COLOURS.get(receipt.state, 'white')}]{receipt.state}[/]",
+            f"{receipt.rows_read:,}",
+            f"{loaded:,}",
+            f"{receipt.rows_rejected:,}",
+            receipt.batch_id,
+        )
+    console().print(table if receipts else "No batch yet. Drop a file in the inbox, or `bulk-upload load FILE`.")
+
+
+def print_account(receipt: Receipt, codes: Iterable[CodeCount]) -> None:
+    """Print everything about one batch."""
+    say(report.in_words(receipt, codes))
+
+
+def print_codes(codes: Sequence[CodeCount]) -> None:
+    """Print findings by code, with an example each."""
+    for code in codes:
+        entry = CATALOGUE[code.code]
+        row = "" if code.example_row is None else f"row {code.example_row:,}: "
+        say(f"{code.count:>9,}  {code.code} ({code.severity})  {entry.title}\n{'':11}{row}{code.example}")
+    if not codes:
+        say("No findings.")
+
+
+def print_findings(findings: Iterable[Mapping[str, Any]]) -> None:
+    """Print single findings, in file order."""
+    for finding in findings:
+        say(f"  row {finding['row_number']:,}  {finding['error_code']}  {finding['error_message']}")
+
+
+def print_entry(entry: Entry) -> None:
+    """Print an entry of the catalogue."""
+    where = "a whole file" if entry.whole_file else "a row"
+    say(f"{entry.code}: {entry.title} ({entry.severity}, about {where})\n")
+    say(f"{entry.explanation}\n\nFor example: {entry.example}\nWhat to do:  {entry.fix}")
+
+
+def print_catalogue(entries: Iterable[Entry]) -> None:
+    """Print code, severity and title of every entry."""
+    for entry in entries:
+        say(f"{entry.code:<22} {entry.severity:<8} {entry.title}")

@@ -1,0 +1,126 @@
+"""`bulk-upload up`: everything of a home in one place, and a line for whatever happens to a file."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline import ledger, local, terminal
+from bulk_upload_pipeline.database import address, make_engine, migrate
+from bulk_upload_pipeline.model import FINAL_STATES, State
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+    from types import FrameType
+
+    import sqlalchemy as sa
+
+    from bulk_upload_pipeline.model import Receipt
+    from bulk_upload_pipeline.settings import Settings
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM: leave every block in order, so that nothing of ours keeps running."""
+
+
+def up(settings: Settings, port: int, *, with_sample: bool) -> None:
+    """Start everything, tell what happens to files, and stop everything on Ctrl-C or SIGTERM.
+
+    Raises:
+        HomeInUseError: It runs on this home already.
+        PortTakenError: Something else listens on `port`.
+    """
+    try:
+        with _stopping_on_signals(), local.sole_user(settings, port):
+            settings.home.make()
+            with local.postgres(settings) as urls:
+                migrate(urls.invoices)
+                if with_sample:
+                    drop_samples(settings.home.inbox)
+                with local.services(settings, urls, port, on_event=terminal.say) as services:
+                    _greet(settings, services.url, urls.invoices)
+                    _tell_until_stopped(make_engine(urls.invoices), services)
+    except Stopped:
+        terminal.say("Stopped.")
+
+
+@contextmanager
+def _stopping_on_signals() -> Generator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # once is enough: the second must not cut the stopping off
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _greet(settings: Settings, url: str, database_url: str) -> None:
+    home = settings.home
+    for what, where in (
+        ("UI", url),
+        ("Inbox", home.inbox),
+        ("Reports", home.reports),
+        ("Database", f"{address(database_url)} (`bulk-upload db url` prints the URL)"),
+    ):
+        terminal.say(f"{what:<10} {where}")
+    terminal.say("Drop files in the inbox. Ctrl-C stops everything.")
+
+
+def _tell_until_stopped(engine: sa.Engine, services: local.Services) -> None:
+    told = {receipt.batch_id: receipt.state for receipt in ledger.receipts(engine, limit=1_000)}
+    while True:
+        services.check()
+        for receipt in _changes(engine, told):
+            terminal.say(in_a_line(receipt))
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _changes(engine: sa.Engine, told: dict[str, State]) -> list[Receipt]:
+    """Return the batches whose state changed since they were told, the oldest first."""
+    latest = ledger.receipts(engine, limit=1_000)
+    changed = [receipt for receipt in reversed(latest) if told.get(receipt.batch_id) is not receipt.state]
+    told.update({receipt.batch_id: receipt.state for receipt in changed})
+    return changed
+
+
+def in_a_line(receipt: Receipt) -> str:
+    """Return what happens to a file as one line."""
+    when = f"{receipt.finished_at or receipt.received_at:%H:%M:%S}"
+    words = receipt.reason if receipt.state in FINAL_STATES else _UNDER_WAY[receipt.state]
+    return f"{when} {receipt.file_name}  {receipt.state}  {words}"
+
+
+_UNDER_WAY = {
+    State.WAITING: "its run is requested",
+    State.RECEIVED: "archived, being read",
+    State.VALIDATED: "judged, waiting to be loaded",
+    State.LOADING: "being loaded",
+}
+
+
+def drop_samples(folder: Path) -> None:
+    """Drop three sample files: a clean one, one with some faults, and one with so many that it is refused."""
+    from bulk_upload_pipeline.sample import write_sample
+
+    samples = (
+        ("zoho-clean.csv", "zoho", 2_000, 0.0),
+        ("distributor-some-faults.csv", "distributor", 1_000, 0.03),
+        ("zoho-wrong-file.csv", "zoho", 500, 0.6),
+    )
+    for number, (name, profile, rows, dirty) in enumerate(samples, start=1):
+        if not (folder / name).exists():
+            unfinished = folder / f"{name}.part"
+            write_sample(unfinished, rows=rows, profile=profile, dirty=dirty, seed=number)
+            unfinished.rename(folder / name)
+
+

@@ -1,0 +1,252 @@
+"""The database room: addresses, migrations, and which errors pass by themselves."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from bulk_upload_pipeline import database
+from bulk_upload_pipeline.exceptions import (
+    BatchBusyError,
+    DatabaseTooNewError,
+    DatabaseTooOldError,
+    DatabaseUnavailableError,
+    SettingInvalidError,
+)
+from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
+
+
+@pytest.fixture
+def empty_database(postgres_url):
+    url = postgres_url.set(database="empty 100% 'quoted'")
+    database.create_database_if_absent(url)
+    yield url
+    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as server:
+        server.exec_driver_sql("""DROP DATABASE "empty 100%% 'quoted'" WITH (FORCE)""")
+
+
+@pytest.fixture
+def engine(database_url):
+    engine = database.make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p@h/d",
+        "postgresql://u:p@h/d",
+        "postgresql+psycopg2://u:p@h/d",
+        "postgresql+psycopg://u:p@h/d",
+    ],
+)
+def test_every_spelling_of_a_postgres_url_gets_the_one_driver(url):
+    assert database.normalised_url(url).drivername == "postgresql+psycopg2"
+
+
+@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "secret", "postgresql://u:secret@h:port/d", ""])
+def test_a_url_that_is_no_postgres_url_is_refused_without_its_password(url):
+    with pytest.raises(SettingInvalidError) as caught:
+        database.normalised_url(url)
+    assert "BULK_UPLOAD_DATABASE_URL" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://clerk:secret@db.example:5433/bulk", "db.example:5433/bulk"),
+        ("postgresql://clerk:secret@/bulk?host=/run/pg", "/run/pg/bulk"),
+        ("postgresql:///bulk", "localhost/bulk"),
+    ],
+)
+def test_an_address_names_host_and_database_and_no_user(url, shown):
+    assert database.address(url) == shown
+
+
+def test_a_migrated_database_equals_the_tables(engine):
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "compare_server_default": True,
+                "include_schemas": True,
+                "version_table_schema": "bulk_upload",
+            },
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_identity_takes_absent_values_as_equal(engine):
+    row = "INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(row)
+    with (
+        pytest.raises(sa.exc.IntegrityError, match="mangalam_invoices_identity"),
+        engine.begin() as connection,
+    ):
+        connection.exec_driver_sql(row)
+
+
+def test_the_conservation_law_of_the_migration_is_that_of_the_tables(engine):
+    definition = sa.text("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TEMP TABLE law AS SELECT * FROM bulk_upload.upload_batches WITH NO DATA"
+        )
+        connection.exec_driver_sql(f"ALTER TABLE law ADD CONSTRAINT stated CHECK ({CONSERVATION_LAW})")
+        stated = connection.scalar(definition, {"name": "stated"})
+        assert connection.scalar(definition, {"name": "conservation_law"}) == stated
+
+
+def test_migrating_again_changes_nothing(engine, database_url):
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
+    database.migrate(database_url)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM public.mangalam_invoices")) == 1
+
+
+def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_database):
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(database.migrate, empty_database) for _ in range(4)]:
+            done.result()
+    engine = database.make_engine(empty_database)
+    with engine.connect() as connection:
+        assert sa.inspect(connection).has_table("load_chunks", schema="bulk_upload")
+    engine.dispose()
+
+
+def test_the_migration_can_be_taken_back(engine):
+    from alembic import command
+
+    with engine.begin() as connection:
+        command.downgrade(database.migration_config(connection), "base")
+    with engine.begin() as connection:
+        assert not sa.inspect(connection).has_table("mangalam_invoices")
+        command.upgrade(database.migration_config(connection), "head")
+
+
+def test_tables_that_exist_before_the_first_migration_are_left_alone(empty_database):
+    engine = database.make_engine(empty_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA bulk_upload")
+        metadata.create_all(connection)
+        connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
+    database.migrate(empty_database)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM public.mangalam_invoices")) == 1
+    engine.dispose()
+
+
+def test_a_schema_of_a_newer_version_is_not_touched(engine, database_url):
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE bulk_upload.alembic_version SET version_num = '9999'")
+    with pytest.raises(DatabaseTooNewError, match="9999"):
+        database.migrate(database_url)
+
+
+def test_a_server_that_is_too_old_is_named_with_its_version(database_url, monkeypatch):
+    monkeypatch.setattr(database, "OLDEST_SERVER", 99)
+    with pytest.raises(DatabaseTooOldError, match="is version 1"):
+        database.migrate(database_url)
+
+
+def test_a_server_that_does_not_answer_is_named_without_the_password():
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        database.migrate("postgresql://clerk:secret@127.0.0.1:1/bulk")
+    assert "127.0.0.1:1/bulk" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_does_not_exist_is_reported_and_can_be_created(postgres_url):
+    url = postgres_url.set(database="made")
+    with pytest.raises(DatabaseUnavailableError, match="made"):
+        database.migrate(url)
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(database.create_database_if_absent, url, owned=True) for _ in range(3)]:
+            done.result()
+    database.migrate(url)
+
+
+def test_a_database_of_our_own_compares_by_code_point_and_knows_all_letters(postgres_url):
+    url = postgres_url.set(database="ours")
+    database.create_database_if_absent(url, owned=True)
+    engine = database.make_engine(url)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SHOW server_encoding")) == "UTF8"
+        assert connection.scalar(sa.text("SELECT 'b' > 'Z' AND lower('É') = 'é'")) is True
+    engine.dispose()
+
+
+def test_connections_carry_our_name(engine):
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SHOW application_name")) == "bulk-upload"
+
+
+def _error_of(connection, statement):
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        connection.exec_driver_sql(statement)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("code", "transient"),
+    [
+        ("08006", True),
+        ("40001", True),
+        ("40P01", True),
+        ("53100", True),
+        ("53300", True),
+        ("55P03", True),
+        ("57P01", True),
+        ("57P02", True),
+        ("57P03", True),
+        ("58030", True),
+        ("25006", True),
+        ("57014", False),
+        ("22003", False),
+        ("23505", False),
+        ("23514", False),
+        ("42P01", False),
+        ("42501", False),
+        ("P0001", False),
+        ("XX001", False),
+    ],
+)
+def test_an_error_is_transient_by_its_sqlstate(engine, code, transient):
+    with engine.connect() as connection:
+        error = _error_of(connection, f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{code}'; END $$")
+    assert database.sqlstate(error) == code
+    assert database.is_transient(error) is transient
+    assert database.is_transient(error.orig) is transient
+
+
+def test_a_lost_connection_is_transient(engine):
+    with engine.connect() as lost, engine.connect() as other:
+        pid = lost.scalar(sa.text("SELECT pg_backend_pid()"))
+        other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        assert database.is_transient(_error_of(lost, "SELECT 1"))
+
+
+def test_a_server_that_is_down_is_transient_and_an_unknown_database_is_not(postgres_url):
+    down = sa.create_engine("postgresql+psycopg2://clerk@127.0.0.1:1/bulk", poolclass=sa.NullPool)
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        down.connect()
+    assert database.is_transient(caught.value)
+    unknown = sa.create_engine(postgres_url.set(database="unknown"), poolclass=sa.NullPool)
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        unknown.connect()
+    assert not database.is_transient(caught.value)
+
+
+def test_errors_that_are_not_of_the_database_speak_for_themselves():
+    assert database.is_transient(BatchBusyError("b"))
+    assert not database.is_transient(ValueError("x"))
+    assert not database.is_transient(psycopg2.ProgrammingError("x"))
