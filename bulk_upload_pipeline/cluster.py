@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -148,6 +149,9 @@ def stop(cluster: Cluster) -> None:
     except EmbeddedPostgresError:
         if postmaster_of(cluster):  # it may have ended by itself meanwhile
             _run(cluster, cluster.folder, "pg_ctl", *stop, "--mode=immediate")
+    if (sockets := _socket_folder(cluster)) != cluster.folder:
+        with suppress(OSError):
+            sockets.rmdir()
 
 
 def _run(cluster: Cluster, here: Path, program: str, *arguments: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 
 from bulk_upload_pipeline.exceptions import (
     DatabaseTooNewError,
@@ -47,7 +48,7 @@ def normalised_url(url: str | sa.URL) -> sa.URL:
     """
     try:
         parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError) as error:
         raise _bad_url(str(url)) from error
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise _bad_url(parsed.drivername + "://")
@@ -95,14 +96,16 @@ def migrate(url: str | sa.URL) -> None:
             _check_server(connection, address(url))
             if _revision(connection) != _head():
                 _upgrade(connection, address(url))
-    except sa.exc.OperationalError as error:
+    except OperationalError as error:
         raise DatabaseUnavailableError(address(url), _first_line(error)) from error
 
 
 def _check_server(connection: sa.Connection, shown: str) -> None:
-    major, *_ = connection.dialect.server_version_info or (0,)
-    if major < OLDEST_SERVER:
-        raise DatabaseTooOldError(shown, str(connection.scalar(sa.text("SHOW server_version"))))
+    number, version = connection.execute(
+        sa.text("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
+    ).one()
+    if number < OLDEST_SERVER * 10_000:
+        raise DatabaseTooOldError(shown, version)
 
 
 def _upgrade(connection: sa.Connection, shown: str) -> None:
@@ -163,7 +166,7 @@ def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None
     try:
         with engine.connect() as connection:
             _create_database(connection, wanted.database or "", owned=owned)
-    except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+    except (OperationalError, ProgrammingError) as error:
         raise DatabaseUnavailableError(address(url), _first_line(error)) from error
 
 
@@ -181,7 +184,7 @@ def _create_database(connection: sa.Connection, name: str, *, owned: bool) -> No
         )
     try:
         connection.exec_driver_sql(f"CREATE DATABASE {quoted}{options}")
-    except sa.exc.DBAPIError as error:
+    except DBAPIError as error:
         # Another process was faster: the catalogue says so with either of two codes.
         if sqlstate(error) not in ("42P04", "23505"):
             raise
@@ -203,7 +206,7 @@ _REFUSED_AT_THE_DOOR = re.compile(
 
 def sqlstate(error: BaseException) -> str | None:
     """Return the SQLSTATE of a database error, None where there is none (a lost connection)."""
-    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    original = error.orig if isinstance(error, DBAPIError) else error
     return original.pgcode if isinstance(original, psycopg2.Error) else None
 
 
@@ -211,7 +214,7 @@ def is_transient(error: BaseException) -> bool:
     """Return whether trying again later may succeed without anybody changing the data or the schema."""
     if isinstance(error, TransientError):
         return True
-    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    original = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(original, psycopg2.Error):
         return False
     if original.pgcode is not None:
@@ -220,7 +223,7 @@ def is_transient(error: BaseException) -> bool:
     return lost and _REFUSED_AT_THE_DOOR.search(str(original)) is None
 
 
-def _first_line(error: sa.exc.DBAPIError) -> str:
+def _first_line(error: DBAPIError) -> str:
     """Return what the server or the driver said, in one line; neither repeats a password."""
     lines = str(error.orig).strip().splitlines()
     return lines[0].strip() if lines else type(error.orig).__name__

@@ -5,7 +5,7 @@ import dagster as dg
 from bulk_upload_pipeline.defs.assets import ASSETS
 from bulk_upload_pipeline.defs.checks import CHECKS
 from bulk_upload_pipeline.defs.jobs import JOBS
-from bulk_upload_pipeline.defs.resources import LineResource
+from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.sensors import SENSORS
 
 defs = dg.Definitions(
@@ -13,7 +13,7 @@ defs = dg.Definitions(
     asset_checks=CHECKS,
     jobs=JOBS,
     sensors=SENSORS,
-    resources={"line": LineResource()},
+    resources={"line": line_resource},
     # One process a run: a step that starts its own would spend most of a small file's time on starting.
     executor=dg.in_process_executor,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from bulk_upload_pipeline.model import Finding
@@ -98,6 +99,20 @@ class BatchBusyError(TransientError):
     def __init__(self, batch_id: str) -> None:
         self.batch_id = batch_id
         super().__init__(f"Another run is working on batch {batch_id}. Wait for it, or cancel it.")
+
+
+class RevertRefusedError(BulkUploadError):
+    """A load cannot be undone because later batches have changed the same rows since."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str, later_batches: Sequence[str]) -> None:
+        self.batch_id, self.later_batches = batch_id, tuple(later_batches)
+        named = ", ".join(self.later_batches[:5]) + (", ..." if len(self.later_batches) > 5 else "")
+        super().__init__(
+            f"Batch {batch_id} cannot be reverted: rows of it were changed since by {named}. Revert the latest "
+            f"of those first."
+        )
 
 
 class DatabaseUnavailableError(TransientError):

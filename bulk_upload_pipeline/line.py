@@ -228,7 +228,9 @@ def _stage(judging: _Judging, staged: StagedBatch, plan: str) -> Verdict:
         UnreadableError: It turned out unreadable in the middle, or has no rows.
     """
     from bulk_upload_pipeline.stage import Stage
+    from bulk_upload_pipeline.validate import prepare
 
+    prepare()
     size = None if judging.layout.compression else max(judging.path.stat().st_size, 1)
     pace = Pace("validating", judging.on_progress)
     with Stage(staged.folder) as stage:
@@ -324,7 +326,7 @@ def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
     try:
         yield
     except UnreadableError as error:
-        rejects.keep_catalogue.file_finding(line.engine, batch_id, error.finding)
+        rejects.keep_file_finding(line.engine, batch_id, error.finding)
         _close(line, batch_id, State.UNREADABLE, _why_unreadable(error.finding))
         raise
 

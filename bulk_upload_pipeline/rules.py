@@ -7,6 +7,7 @@ like any other: a check on the whole frame would be reported once for every colu
 from __future__ import annotations
 
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,13 +24,11 @@ if TYPE_CHECKING:
 EARLIEST_INVOICE = date(1990, 1, 1)
 LATEST_INVOICE = timedelta(days=366)
 
-ROUNDING = pa.scalar("0.01").cast(pa.decimal128(4, 4))
-ROUNDING_A_UNIT = pa.scalar("0.005").cast(pa.decimal128(4, 4))
+ROUNDING = pa.scalar(Decimal("0.01"), pa.decimal128(4, 4))
+ZERO = pa.scalar(Decimal(0), pa.decimal128(4, 4))
+HUNDREDTH = pa.scalar(Decimal("0.01"), pa.decimal256(3, 2))
+ROUNDING_A_UNIT = pa.scalar(Decimal("0.005"), pa.decimal128(4, 4))
 """A unit price rounded to cents is off by at most half a cent, so a total by that times the quantity."""
-
-WIDE = pa.decimal128(38, 8)
-"""Products of two amounts, exactly: 15 + 15 digits, 4 + 4 of them decimals."""
-
 
 def column_checks(column: contract.Column, today: date) -> list[pandera.Check]:
     """Return the checks on the values of one column; each is named after its finding code."""
@@ -103,10 +102,12 @@ def _names_item(rows: pa.Table) -> pa.ChunkedArray:
 def _total_agrees(rows: pa.Table) -> pa.ChunkedArray:
     """Quantity times price, as is or less the discount (an amount or a percentage), but for rounding.
 
-    Most rows agree as they are; the discounts are tried only on the others.
+    Most rows agree as they are; the discounts are tried only on the others. A quantity of zero has a finding
+    of its own, and whatever total stands beside it says nothing more.
     """
     gross = product(rows["quantity"], rows["item_price"])
     agrees = pc.fill_null(_close(gross, rows["item_total"], rows["quantity"]), True)
+    agrees = pc.or_(agrees, pc.fill_null(pc.equal(rows["quantity"], ZERO), True))
     if pc.all(agrees).as_py():
         return agrees
     open_rows = pc.invert(agrees)
@@ -118,14 +119,12 @@ def _total_agrees(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def _agrees_less_discount(rows: pa.Table, gross: pa.ChunkedArray) -> pa.ChunkedArray:
-    hundred = pa.scalar(100).cast(pa.decimal256(16, 4))
-    wide_gross = gross.cast(pa.decimal256(38, 8))
-    share = pc.subtract(hundred, rows["discount"].cast(pa.decimal256(15, 4)))
-    # 38 + 17 digits do not fit 128 bits; a hundredth of the product moves the point by two places.
-    percentage = pc.divide(pc.multiply(wide_gross, share), pa.scalar(100).cast(pa.decimal256(3, 0)))
+    wide = gross.cast(pa.decimal256(31, 8))  # times a percentage it has more digits than 128 bits hold
+    share = pc.subtract(pa.scalar(100, pa.decimal256(16, 4)), rows["discount"].cast(pa.decimal256(15, 4)))
+    percentage = pc.multiply(pc.multiply(wide, share), HUNDREDTH)
     candidates = (
-        pc.subtract(wide_gross, rows["discount"].cast(pa.decimal256(38, 8))),
-        pc.subtract(wide_gross, rows["discount_amount"].cast(pa.decimal256(38, 8))),
+        pc.subtract(gross, rows["discount"]),
+        pc.subtract(gross, rows["discount_amount"]),
         percentage,
     )
     close = [pc.fill_null(_close(c, rows["item_total"], rows["quantity"]), False) for c in candidates]
@@ -134,7 +133,7 @@ def _agrees_less_discount(rows: pa.Table, gross: pa.ChunkedArray) -> pa.ChunkedA
 
 def product(quantity: pa.ChunkedArray, price: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return quantity times price, exactly, with 8 decimals."""
-    return pc.multiply(quantity, price).cast(WIDE)
+    return pc.multiply(quantity, price)
 
 
 def _close(expected: pa.ChunkedArray, stated: pa.ChunkedArray, quantity: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -78,6 +78,18 @@ def judge(chunk: TypedChunk, layout: Layout, profile: Profile, today: date) -> C
     )
 
 
+def prepare() -> None:
+    """Load pandera and let it register what it validates with; call it before judging in several threads.
+
+    It does so at its first use, by imports that lock each other out when two threads come first at once.
+    """
+    import pandas as pd
+    import pandera.pandas as pandera
+
+    check = pandera.Check(lambda values: values == values)
+    pandera.DataFrameSchema({"any": pandera.Column(checks=check)}).validate(pd.DataFrame({"any": [1]}))
+
+
 def broken_rules(rows: pa.Table, layout: Layout, profile: Profile, today: date) -> list[BrokenRule]:
     """Return every rule of the contract that some rows break, as pandera finds them."""
     import pandas as pd

@@ -7,7 +7,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import ledger, local, terminal
+from sqlalchemy.exc import OperationalError
+
+from bulk_upload_pipeline import ledger, services, terminal
 from bulk_upload_pipeline.database import address, make_engine, migrate
 from bulk_upload_pipeline.model import FINAL_STATES, State
 
@@ -35,16 +37,18 @@ def up(settings: Settings, port: int, *, with_sample: bool) -> None:
         HomeInUseError: It runs on this home already.
         PortTakenError: Something else listens on `port`.
     """
+    settings.home.make()
     try:
-        with _stopping_on_signals(), local.sole_user(settings, port):
-            settings.home.make()
-            with local.postgres(settings) as urls:
-                migrate(urls.invoices)
-                if with_sample:
-                    drop_samples(settings.home.inbox)
-                with local.services(settings, urls, port, on_event=terminal.say) as services:
-                    _greet(settings, services.url, urls.invoices)
-                    _tell_until_stopped(make_engine(urls.invoices), services)
+        with (
+            _stopping_on_signals(),
+            services.up(
+                settings, port, prepare=lambda urls: migrate(urls.invoices), on_event=terminal.say
+            ) as running,
+        ):
+            if with_sample:
+                drop_samples(settings.home.inbox)
+            _greet(settings, running.url, running.urls.invoices)
+            _tell_until_stopped(make_engine(running.urls.invoices))
     except Stopped:
         terminal.say("Stopped.")
 
@@ -76,12 +80,15 @@ def _greet(settings: Settings, url: str, database_url: str) -> None:
     terminal.say("Drop files in the inbox. Ctrl-C stops everything.")
 
 
-def _tell_until_stopped(engine: sa.Engine, services: local.Services) -> None:
+def _tell_until_stopped(engine: sa.Engine) -> None:
     told = {receipt.batch_id: receipt.state for receipt in ledger.receipts(engine, limit=1_000)}
     while True:
-        services.check()
-        for receipt in _changes(engine, told):
-            terminal.say(in_a_line(receipt))
+        try:
+            for receipt in _changes(engine, told):
+                terminal.say(in_a_line(receipt))
+        except OperationalError:
+            # PostgreSQL is away; the services' supervisor starts it again and says so.
+            engine.dispose()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

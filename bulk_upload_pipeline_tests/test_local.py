@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import cluster, embedded
+from bulk_upload_pipeline import cluster, embedded, processes
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import (
     DatabaseUnavailableError,
     EmbeddedPostgresError,
     EmbeddedPostgresMissingError,
+    HomeInUseError,
+    PortTakenError,
+    ServiceFailedError,
 )
-from bulk_upload_pipeline.local import postgres
+from bulk_upload_pipeline.local import dagster_environment, postgres
+from bulk_upload_pipeline.readiness import LOCATION
+from bulk_upload_pipeline.services import up
 from bulk_upload_pipeline.settings import Home, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -93,10 +102,15 @@ def test_a_home_gets_both_databases_on_a_durable_server_and_leaves_nothing_runni
     with postgres(Settings(home)) as urls:
         assert urls.invoices.startswith("postgresql+psycopg2://")
         assert ask(urls.dagster, "SELECT current_database()") == [("dagster",)]
-        assert ask(urls.invoices, "SELECT current_database(), pg_encoding_to_char(encoding) FROM pg_database "
-                   "WHERE datname = current_database()") == [("bulk_upload", "UTF8")]
+        assert ask(
+            urls.invoices,
+            "SELECT current_database(), pg_encoding_to_char(encoding) FROM pg_database "
+            "WHERE datname = current_database()",
+        ) == [("bulk_upload", "UTF8")]
         assert ask(urls.invoices, "SELECT 'Z' < 'a'") == [(True,)]
-        safety = "current_setting('fsync'), current_setting('synchronous_commit'), current_setting('max_wal_size')"
+        safety = (
+            "current_setting('fsync'), current_setting('synchronous_commit'), current_setting('max_wal_size')"
+        )
         assert ask(urls.invoices, f"SELECT {safety}") == [("on", "on", "4GB")]
         assert ask(urls.invoices, "SELECT current_setting('listen_addresses')") == [("",)]
         server = psutil.Process(pid_of(home))
@@ -168,7 +182,7 @@ def test_a_server_that_cannot_start_says_why_in_one_sentence(home):
         pass
     with (home.postgres / "postgresql.conf").open("a") as configuration:
         configuration.write("shared_buffers = nonsense\n")
-    with pytest.raises(EmbeddedPostgresError, match="shared_buffers|configuration file") as error:
+    with pytest.raises(EmbeddedPostgresError, match="configuration file") as error:
         postgres(Settings(home)).__enter__()
     assert str(home.postgres / "log") in str(error.value)
 
@@ -203,3 +217,278 @@ def test_a_named_server_that_does_not_answer_is_said_so_without_its_password(hom
         postgres(Settings(home, database_url=url)).__enter__()
     assert "127.0.0.1:1" in str(error.value)
     assert "secret" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Dagster's configuration and services
+
+
+def test_dagster_loads_the_configuration_that_deployments_share(home, monkeypatch):
+    import dagster as dg
+
+    with postgres(Settings(home)) as urls:
+        for name, value in dagster_environment(Settings(home), urls).items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.get() as instance:
+            assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 2
+            assert instance.get_concurrency_config().pool_config.default_pool_limit == 2
+            assert instance.run_monitoring_enabled
+            assert instance.run_retries_enabled
+            assert instance.run_retries_max_retries == 2
+            assert not instance.run_retries_retry_on_asset_or_op_failure
+            assert not instance.telemetry_enabled
+            assert type(instance.run_storage).__name__ == "PostgresRunStorage"
+            assert instance.get_runs() == []
+
+
+def test_a_changed_configuration_replaces_that_of_a_home(home):
+    with postgres(Settings(home)) as urls:
+        written = Path(dagster_environment(Settings(home), urls)["DAGSTER_HOME"]) / "dagster.yaml"
+        wanted = written.read_text()
+        written.write_text("of an older version")
+        dagster_environment(Settings(home), urls)
+        assert written.read_text() == wanted
+
+
+DEFINITIONS = """
+import time
+import dagster as dg
+
+@dg.asset
+def quick():
+    return dg.MaterializeResult()
+
+@dg.asset
+def endless():
+    while True:
+        time.sleep(0.1)
+
+defs = dg.Definitions(
+    assets=[quick, endless],
+    jobs=[dg.define_asset_job("quick_job", [quick]), dg.define_asset_job("endless_job", [endless])],
+    executor=dg.in_process_executor,
+)
+"""
+
+UP = """
+import sys
+from pathlib import Path
+from bulk_upload_pipeline.services import up
+from bulk_upload_pipeline.settings import Home, Settings
+root, port, definitions = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+with up(Settings(Home(root)), port, prepare=print, on_event=print, definitions=definitions):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@dataclass
+class World:
+    """An `up` under test: where it is, and what it told."""
+
+    home: Home
+    port: int
+    definitions: str
+    events: list[str] = field(default_factory=list)
+    prepared: list[str] = field(default_factory=list)
+
+    def up(self, **changes):
+        wanted = {
+            "port": self.port,
+            "prepare": lambda urls: self.prepared.append(urls.invoices),
+            "on_event": self.events.append,
+            "definitions": self.definitions,
+        }
+        return up(Settings(self.home), **{**wanted, **changes})
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("GET", path)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    def ask(self, query, **variables):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        body = json.dumps({"query": query, "variables": variables})
+        connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer["data"]
+
+    def launch(self, job):
+        selector = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION, "jobName": job}
+        launched = self.ask(LAUNCH, params={"selector": selector, "runConfigData": {}})["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def status_of(self, run_id):
+        return self.ask(STATUS, run=run_id)["runOrError"]["status"]
+
+    def process(self, name):
+        """The service of this home whose command line holds `name`; None while there is none."""
+        found = [p for p in processes.marked(self.home.root) if name in _command(p)]
+        return next((p for p in found if "-c" in _command(p)), None)
+
+
+LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+STATUS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_world(folder):
+    definitions = folder / "definitions.py"
+    definitions.write_text(DEFINITIONS)
+    return World(Home(folder / "home"), free_port(), str(definitions))
+
+
+def end_world(world):
+    processes.end_all(processes.marked(world.home.root), 5)
+    postgres_folder = world.home.postgres
+    if postgres_folder.exists() and cluster.postmaster_of(server := cluster.cluster_in(postgres_folder)):
+        cluster.stop(server)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """One `up` for several tests, the successor of one that was killed in the middle of a run."""
+    world = make_world(tmp_path_factory.mktemp("up"))
+    try:
+        world.orphans, world.orphaned_runs = kill_an_up(world)
+        with ExitStack() as stack:
+            world.services = stack.enter_context(world.up())
+            world.stop = stack.close
+            yield world
+    finally:
+        end_world(world)
+
+
+def kill_an_up(world):
+    """Kill an `up` with a run under way; returns what it left: all processes, and the runs among them."""
+    command = [sys.executable, "-c", UP, str(world.home.root), str(world.port), world.definitions]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as killed:
+        assert any("ready" in line for line in iter(killed.stdout.readline, ""))
+        run = world.launch("endless_job")
+        wait_until(lambda: world.status_of(run) == "STARTED")
+        killed.kill()
+    return processes.marked(world.home.root), processes.runs_of(world.home.root)
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_what_a_killed_up_left_is_ended_before_the_next_one_starts(running):
+    assert len(running.orphans) >= 4
+    assert len(running.orphaned_runs) == 1
+    assert not [process for process in running.orphans if alive(process)]
+
+
+def test_the_ui_answers_and_the_databases_were_prepared_before(running):
+    assert running.get("/server_info") == 200
+    assert running.services.url == f"http://127.0.0.1:{running.port}"
+    assert [url.rpartition("/bulk_upload?")[1] for url in running.prepared] == ["/bulk_upload?"]
+
+
+def test_a_run_that_is_launched_in_the_ui_succeeds(running):
+    run = running.launch("quick_job")
+    wait_until(lambda: running.status_of(run) == "SUCCESS")
+
+
+def test_a_second_up_on_the_same_home_is_refused_and_told_who_has_it(running):
+    with pytest.raises(HomeInUseError, match=str(os.getpid())):
+        running.up(port=free_port()).__enter__()
+    assert running.get("/server_info") == 200
+
+
+def test_a_taken_port_is_refused_before_anything_starts(running, tmp_path):
+    other = make_world(tmp_path)
+    with pytest.raises(PortTakenError, match=str(running.port)):
+        other.up(port=running.port).__enter__()
+    assert not other.prepared
+    assert not other.home.postgres.exists()
+
+
+def test_killed_services_come_back_and_runs_start_again(running):
+    names = ["api", "dagster._daemon", "dagster_webserver"]
+    killed = {name: running.process(name) for name in names}
+    for victim in killed.values():
+        victim.kill()
+    for name, victim in killed.items():
+        wait_until(lambda: (fresh := running.process(name)) and fresh.pid != victim.pid)  # noqa: B023
+    assert sum("signal 9" in event for event in running.events) == 3
+    wait_until(lambda: answers(running))
+    run = wait_until(lambda: launched(running, "quick_job"))
+    wait_until(lambda: running.status_of(run) == "SUCCESS")
+
+
+def answers(world):
+    try:
+        return world.get("/server_info") == 200
+    except OSError:
+        return False
+
+
+def launched(world, job):
+    try:
+        return world.launch(job)
+    except AssertionError:
+        return None  # the webserver has not met the new code server yet
+
+
+def test_a_killed_postgres_comes_back_under_the_services(running):
+    killed = pid_of(running.home)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: any("PostgreSQL" in event for event in running.events))
+    assert pid_of(running.home) != killed
+    run = wait_until(lambda: launched(running, "quick_job"))
+    wait_until(lambda: running.status_of(run) == "SUCCESS")
+
+
+def test_definitions_that_do_not_load_are_said_so_and_leave_nothing_running(tmp_path):
+    world = make_world(tmp_path)
+    Path(world.definitions).write_text("import nothing_of_this_name")
+    with pytest.raises(ServiceFailedError, match="nothing_of_this_name"):
+        world.up().__enter__()
+    assert not processes.marked(world.home.root)
+    assert not runs(world.home)
+
+
+def test_stopping_ends_services_runs_and_postgres(running):
+    # The last test of `running`, since it stops it.
+    run = running.launch("endless_job")
+    wait_until(lambda: running.status_of(run) == "STARTED")
+    mine = processes.marked(running.home.root)
+    assert set(processes.runs_of(running.home.root)) < set(mine)
+    running.stop()
+    assert not [process for process in mine if alive(process)]
+    assert not processes.marked(running.home.root)
+    assert not runs(running.home)
+    assert status_in_storage(running.home, run) == "FAILURE"
+
+
+def status_in_storage(home, run):
+    with postgres(Settings(home)) as urls:
+        return ask(urls.dagster, f"SELECT status FROM runs WHERE run_id = '{run}'")[0][0]

@@ -31,7 +31,7 @@ def upload(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> I
     """
     try:
         with exits(context, line):
-            uploaded = stages.upload(line, context.partition_key, context.run_id)
+            uploaded = stages.upload(line, context.partition_key, context.run.run_id)
     except FileStillChangingError as error:
         context.log.warning(str(error))
         return

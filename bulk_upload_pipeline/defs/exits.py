@@ -8,7 +8,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bulk_upload_pipeline import ledger, line as stages
 from bulk_upload_pipeline.defs import metadata
-from bulk_upload_pipeline.exceptions import BatchBusyError, DataFaultError, TransientError
+from bulk_upload_pipeline.exceptions import (
+    BatchBusyError,
+    DataFaultError,
+    FileStillChangingError,
+    TransientError,
+)
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Progress, Receipt
 from bulk_upload_pipeline.pace import in_words
@@ -33,6 +38,8 @@ def exits(context: dg.AssetExecutionContext, line: Line) -> Iterator[Line]:
         raise dg.Failure(
             description=str(error), metadata={"reason": receipt.reason}, allow_retries=False
         ) from error
+    except FileStillChangingError:
+        raise  # the file waits in the inbox again: that is no exit
     except BatchBusyError as error:
         raise dg.RetryRequested(RETRIES, SECONDS_BETWEEN) from error
     except Exception as error:  # the sixth exit is for whatever nobody foresaw

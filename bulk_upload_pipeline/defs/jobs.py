@@ -5,14 +5,12 @@ from pathlib import Path
 import dagster as dg
 
 from bulk_upload_pipeline import inbox
-from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.exceptions import BulkUploadError
 from bulk_upload_pipeline.line import Line
 
 load_batch = dg.define_asset_job(
     "load_batch",
     selection=dg.AssetSelection.groups("invoices") | dg.AssetSelection.checks_for_assets(),
-    partitions_def=batches,
     description="Takes one batch down the whole line. Launching it again resumes what is not finished.",
 )
 

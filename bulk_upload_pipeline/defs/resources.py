@@ -7,17 +7,15 @@ from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.settings import DATABASE_URL, read_settings
 
 
-class LineResource(dg.ConfigurableResourceFactory[Line]):
-    """Builds the line from the environment of the process that runs a step or a sensor."""
+@dg.resource(description="Where the files are and where the rows go, as the environment says.")
+def line_resource(_: dg.InitResourceContext) -> Line:
+    """Build the line in the process that runs a step or a sensor; nothing connects before the first query."""
+    from bulk_upload_pipeline.database import make_engine
 
-    def create_resource(self, context: dg.InitResourceContext) -> Line:
-        """Return the line; nothing connects before the first query."""
-        from bulk_upload_pipeline.database import make_engine
-
-        settings = read_settings()
-        if settings.database_url is None:
-            raise SettingInvalidError(
-                DATABASE_URL, "unset", "the URL of a PostgreSQL server (`bulk-upload up` sets it by itself)"
-            )
-        settings.home.make()
-        return Line(settings, make_engine(settings.database_url))
+    settings = read_settings()
+    if settings.database_url is None:
+        raise SettingInvalidError(
+            DATABASE_URL, "unset", "the URL of a PostgreSQL server (`bulk-upload up` sets it by itself)"
+        )
+    settings.home.make()
+    return Line(settings, make_engine(settings.database_url))

@@ -1,0 +1,76 @@
+"""Holding a batch: connections of our own, and the lock that lets only one worker touch a batch's rows."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg2
+import psycopg2.errors
+from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED
+
+from bulk_upload_pipeline.exceptions import BatchBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import sqlalchemy as sa
+    from psycopg2.extensions import connection as Connection
+
+BUSY_AFTER_S = 5
+"""How long to wait for another worker that holds the batch, such as one that is just ending."""
+
+CONTENTION = ("40P01", "40001", "55P03")
+"""Deadlock, serialization failure, lock not available: others got in the way, the next try may succeed."""
+
+
+def connect_alone(engine: sa.Engine) -> Connection:
+    """Return a psycopg2 connection outside of the pool, set up for merging at READ COMMITTED.
+
+    What it leaves behind (settings, locks, temporary tables) ends with it; the caller closes it.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: The server does not answer.
+    """
+    pooled = engine.raw_connection()
+    connection = pooled.driver_connection
+    pooled.detach()
+    assert connection is not None
+    connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED)
+    connection.set_client_encoding("UTF8")
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET client_min_messages = warning")
+        # The statements of a merge are long but run once: compiling them takes longer than they do.
+        cursor.execute("SET jit = off")
+        # A chunk shall be sorted and joined in memory, and looked up in the target by its index: its keys
+        # come in order, so that the pages that they need are near each other.
+        cursor.execute("SET work_mem = '64MB'")
+        cursor.execute("SET random_page_cost = 1.1")
+    return connection
+
+
+@contextmanager
+def holding(engine: sa.Engine, batch_id: str) -> Generator[Connection]:
+    """Hold the batch's advisory lock, which ends with its connection however this process ends.
+
+    Yields:
+        The connection that holds it, outside of a transaction.
+
+    Raises:
+        BatchBusyError: Another worker holds it, and goes on doing so for `BUSY_AFTER_S`.
+    """
+    with closing(connect_alone(engine)) as connection:
+        with connection, connection.cursor() as cursor:
+            # The connection stays idle, but outside of a transaction, while the others work.
+            cursor.execute("SET idle_session_timeout = 0")
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{BUSY_AFTER_S}s",))
+            try:
+                cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (lock_name(batch_id),))
+            except psycopg2.errors.LockNotAvailable as error:
+                raise BatchBusyError(batch_id) from error
+        yield connection
+
+
+def lock_name(batch_id: str) -> str:
+    """Return the text whose hash is the key of a batch's advisory lock."""
+    return f"bulk_upload.batch.{batch_id}"

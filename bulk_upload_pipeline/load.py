@@ -1,0 +1,262 @@
+"""Staged chunks into the target, exactly once.
+
+A chunk is one transaction, and its row in the ledger commits with it: what the ledger names is loaded, and
+a retry goes on with the rest. Nobody has to know whether a COMMIT that was cut off went through.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pyarrow.compute as pc
+
+from bulk_upload_pipeline.copying import Text, copy
+from bulk_upload_pipeline.exceptions import BatchBusyError
+from bulk_upload_pipeline.holding import CONTENTION, connect_alone, holding
+from bulk_upload_pipeline.merging import (
+    ALREADY_LOADED,
+    REFUSED,
+    TARGET,
+    Merge,
+    is_identity_violation,
+    lies_in_a_row,
+)
+from bulk_upload_pipeline.model import LoadResult, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+    import sqlalchemy as sa
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+    from bulk_upload_pipeline.profiles import OnConflict
+    from bulk_upload_pipeline.staged import StagedBatch
+
+ATTEMPTS = 8
+"""How often a chunk is tried that others get in the way of (deadlock, serialization failure)."""
+
+
+def load_staged(
+    engine: sa.Engine,
+    batch_id: str,
+    staged: StagedBatch,
+    plan: str,
+    on_conflict: OnConflict,
+    *,
+    connections: int = 2,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> LoadResult:
+    """Load the staged rows of a batch, but for chunks that the ledger names already.
+
+    Memory holds at most one chunk a connection.
+
+    Args:
+        engine: Where to connect; the connections of a load are its own, outside of the pool.
+        batch_id: Whose rows they are; nobody else may load them meanwhile.
+        staged: The rows, in chunks.
+        plan: Digest of what decided the staged rows; chunks that were loaded by another plan load anew.
+        on_conflict: What becomes of a row whose identity stands in the target with other values.
+        connections: Chunks that are loaded at the same time, each on a connection and a thread of its own.
+        on_rows: Called in this thread with the rows of each committed chunk, and once at the start with
+            those that were committed earlier.
+
+    Returns:
+        The sums over all chunks, those of earlier attempts included.
+
+    Raises:
+        BatchBusyError: Another worker holds the batch.
+        psycopg2.Error: The database failed. `database.is_transient` tells whether a retry may help; it goes
+            on from the chunks that are committed.
+    """
+    with holding(engine, batch_id) as owner:
+        committed = _open_ledger(owner, batch_id, plan)
+        if committed:
+            on_rows(sum(committed.values()))
+        pending = [index for index in range(staged.chunks) if index not in committed]
+        if pending:
+            load = _Load(engine, batch_id, staged, plan, on_conflict)
+            load.run(pending, connections, on_rows)
+        return _result(owner, batch_id)
+
+
+def _open_ledger(connection: Connection, batch_id: str, plan: str) -> dict[int, int]:
+    """Return the rows of each chunk that this plan has loaded; what another plan loaded is forgotten."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM bulk_upload.load_chunks WHERE batch_id = %s AND plan <> %s", (batch_id, plan)
+        )
+        cursor.execute(
+            "SELECT chunk_index, rows FROM bulk_upload.load_chunks WHERE batch_id = %s", (batch_id,)
+        )
+        committed = dict(cursor.fetchall())
+        if not committed:
+            # Refusals are noted with their chunk: without a chunk they belong to another plan.
+            cursor.execute(
+                "DELETE FROM bulk_upload.processing_errors WHERE batch_id = %s AND error_code IN (%s, %s)",
+                (batch_id, REFUSED, ALREADY_LOADED),
+            )
+    return committed
+
+
+def _result(connection: Connection, batch_id: str) -> LoadResult:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(inserted), 0)::bigint, coalesce(sum(updated), 0)::bigint, "
+            "coalesce(sum(unchanged), 0)::bigint, coalesce(sum(refused), 0)::bigint, "
+            "coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) "
+            "FROM bulk_upload.load_chunks WHERE batch_id = %s",
+            (batch_id,),
+        )
+        row = cursor.fetchone()
+    assert row is not None
+    *counts, quantity, item_total = row
+    return LoadResult(*counts, totals=Totals(quantity, item_total))
+
+
+class _StoppedError(Exception):
+    """Another connection failed, or the caller gave up: this one stops, too."""
+
+
+class _SwallowedError(Exception):
+    """COPY took fewer rows than it was given: a trigger skips some."""
+
+
+@dataclass
+class _Load:
+    """What the connections of one load share."""
+
+    engine: sa.Engine
+    batch_id: str
+    staged: StagedBatch
+    plan: str
+    on_conflict: OnConflict
+    pending: SimpleQueue[int] = field(default_factory=SimpleQueue)
+    news: SimpleQueue[int | BaseException | None] = field(default_factory=SimpleQueue)
+    stop: Event = field(default_factory=Event)
+    keys_exist: Event = field(default_factory=Event)
+    """Set when a key of the batch was found in the target: from then on all chunks are merged."""
+    connections: list[Connection] = field(default_factory=list)
+
+    def run(self, pending: list[int], connections: int, on_rows: Callable[[int], None]) -> None:
+        """Load the chunks `pending`, and raise the first error of any connection."""
+        for index in pending:
+            self.pending.put(index)
+        workers = [
+            Thread(target=self._work, name=f"load-{number}", daemon=True)
+            for number in range(min(connections, len(pending)))
+        ]
+        try:
+            for worker in workers:
+                worker.start()
+            self._follow(len(workers), on_rows)
+        finally:
+            self.stop.set()
+            for worker in workers:
+                self._end(worker)
+
+    def _follow(self, working: int, on_rows: Callable[[int], None]) -> None:
+        while working:
+            news = self.news.get()
+            if isinstance(news, BaseException):
+                raise news
+            if news is None:
+                working -= 1
+            else:
+                on_rows(news)
+
+    def _end(self, worker: Thread) -> None:
+        """Wait for a worker, and cancel whatever statement it waits for."""
+        while worker.ident is not None and worker.is_alive():
+            for connection in self.connections:
+                # A connection that is closed by now has nothing to cancel.
+                with suppress(psycopg2.Error):
+                    connection.cancel()
+            worker.join(0.1)
+
+    def _work(self) -> None:
+        try:
+            with closing(connect_alone(self.engine)) as connection:
+                self.connections.append(connection)
+                while not self.stop.is_set():
+                    self.news.put(self._load_chunk(connection, self.pending.get_nowait()))
+        except Empty:
+            pass
+        # Whatever it is, it must reach the caller's thread, which raises it.
+        except BaseException as error:  # noqa: BLE001
+            self.news.put(error)
+        self.news.put(None)
+
+    def _check(self) -> None:
+        if self.stop.is_set():
+            raise _StoppedError
+
+    def _load_chunk(self, connection: Connection, index: int) -> int:
+        rows = self.staged.chunk(index)
+        if self.keys_exist.is_set() or not self._copied(connection, index, rows):
+            self._merged(connection, index, rows)
+        return rows.num_rows
+
+    def _copied(self, connection: Connection, index: int, rows: pa.Table) -> bool:
+        """Copy a chunk straight into the target; return False when that is not possible."""
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                if copy(cursor, TARGET, Text(rows, self.batch_id, self._check)) != rows.num_rows:
+                    raise _SwallowedError
+                self._note(cursor, index, "copy", LoadResult(inserted=rows.num_rows, totals=_totals(rows)))
+        except _SwallowedError:
+            return False
+        except psycopg2.Error as error:
+            if is_identity_violation(error):
+                self.keys_exist.set()
+            elif not lies_in_a_row(error) and error.pgcode not in CONTENTION:
+                raise
+            return False
+        return True
+
+    def _merged(self, connection: Connection, index: int, rows: pa.Table) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with connection, connection.cursor() as cursor:
+                    # A deferred constraint would speak at COMMIT, when no row can be isolated any more.
+                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                    merge = Merge(cursor, self.batch_id, self.on_conflict, self._check)
+                    self._note(cursor, index, "merge", merge.place(rows))
+            except psycopg2.Error as error:
+                if error.pgcode not in CONTENTION or attempt == ATTEMPTS:
+                    raise
+                # Two that collided must not come back at the same moment.
+                self.stop.wait(random.uniform(0.5, 1.5) * 0.05 * 2**attempt)  # noqa: S311 - no secret
+            else:
+                return
+
+    def _note(self, cursor: Cursor, index: int, path: str, result: LoadResult) -> None:
+        """Write the ledger row of a chunk, in the chunk's own transaction."""
+        cursor.execute(
+            "INSERT INTO bulk_upload.load_chunks (batch_id, chunk_index, plan, path, rows, inserted, "
+            "updated, unchanged, refused, quantity, item_total) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            (
+                *(self.batch_id, index, self.plan, path, result.rows + result.refused),
+                *(result.inserted, result.updated, result.unchanged, result.refused),
+                *(result.totals.quantity, result.totals.item_total),
+            ),
+        )
+        if cursor.rowcount == 0:
+            # Only a worker that lost its lock, but not its other connections, can be so fast.
+            raise BatchBusyError(self.batch_id)
+
+
+def _totals(rows: pa.Table) -> Totals:
+    sums: list[Decimal | None] = [pc.sum(rows[name]).as_py() for name in ("quantity", "item_total")]
+    quantity, item_total = (total or Decimal(0) for total in sums)
+    return Totals(quantity, item_total)

@@ -1,0 +1,271 @@
+"""Rows into the target when some of their identities stand there already.
+
+The rows are copied to a temporary table and leave it as they find their place: what exists is settled by
+the policy, what is new is inserted, and what the database refuses is isolated by bisection. All of it is
+one transaction, the caller's, at isolation level READ COMMITTED.
+
+Why not `INSERT ... ON CONFLICT ... DO UPDATE` alone: it says neither which rows it left unchanged nor what
+they were before, and it locks and dirties every row that is equal. Here a row that is equal is only read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from bulk_upload_pipeline import contract, findings
+from bulk_upload_pipeline.copying import ROW, VALUES, Text, copy
+from bulk_upload_pipeline.former import former_rows
+from bulk_upload_pipeline.model import LoadResult, Severity, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pyarrow as pa
+    from psycopg2.extensions import cursor as Cursor
+
+    from bulk_upload_pipeline.profiles import OnConflict
+
+TARGET = f"public.{contract.TARGET}"
+IDENTITY_CONSTRAINT = "mangalam_invoices_identity"
+FORMER = f"{former_rows.schema}.{former_rows.name}"
+REFUSED = "REFUSED_BY_DATABASE"
+ALREADY_LOADED = "ALREADY_LOADED"
+
+_STAGED = "pg_temp.bulk_upload_staged"
+_ROUNDS = 3
+"""Attempts to place a row that others insert or delete between our looking for it and our inserting it."""
+
+_NULLABLE = contract.IDENTITY[:3]
+_ORDER = ", ".join(f's.{name} COLLATE "C"' for name in _NULLABLE) + ", s.line_occurrence"
+"""The order in which every merge takes its locks, so that two merges of the same invoices seldom deadlock.
+Rows are copied in it, so that inserting needs no sort; it is Arrow's order of text, too."""
+
+
+def _staged_type(name: str) -> str:
+    """Return a wide type: what the target's own type refuses must be refused there, row by row."""
+    column = contract.BY_NAME.get(name)
+    if column is None:
+        return "integer" if name in ("line_occurrence", "row_number") else "text"
+    return {contract.Kind.TEXT: "text", contract.Kind.AMOUNT: "numeric", contract.Kind.DATE: "date"}[
+        column.kind
+    ]
+
+
+def _staged(name: str) -> str:
+    return "s.extra::jsonb" if name == "extra" else f"s.{name}"
+
+
+_CREATE = (
+    f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGED.partition('.')[2]} "
+    f"({', '.join(f'{name} {_staged_type(name)}' for name in ROW)}) ON COMMIT DELETE ROWS"
+)
+
+_INSERT = f"""
+WITH placed AS (
+    INSERT INTO {TARGET} ({", ".join(ROW)})
+    SELECT {", ".join(map(_staged, ROW))} FROM {_STAGED} AS s
+    ON CONFLICT ({", ".join(contract.IDENTITY)}) DO NOTHING
+    RETURNING row_number, quantity, item_total
+), gone AS (
+    DELETE FROM {_STAGED} AS s USING placed WHERE s.row_number = placed.row_number
+)
+SELECT count(*), 0, 0, 0, coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) FROM placed
+"""  # noqa: S608 - names of the contract only, here and below
+
+
+def _matches() -> Iterable[str]:
+    """Return one query for each way in which an identity can lack values.
+
+    `IS NOT DISTINCT FROM` would say it in one, but cannot use the index.
+    """
+    differs = (
+        f"({', '.join(f't.{name}' for name in VALUES)}) IS DISTINCT FROM ({', '.join(map(_staged, VALUES))})"
+    )
+    for absent in itertools.product((False, True), repeat=len(_NULLABLE)):
+        pairs = list(zip(_NULLABLE, absent, strict=True))
+        on = " AND ".join(f"t.{n} IS NULL" if null else f"t.{n} = s.{n}" for n, null in pairs)
+        where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
+        yield (
+            f"SELECT s.row_number, s.line_occurrence, t.id, t.quantity, t.item_total, {differs} AS differs "  # noqa: S608
+            f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
+            f"WHERE {where}"
+        )
+
+
+_MATCHED = f"WITH matched AS MATERIALIZED ({' UNION ALL '.join(_matches())})"
+_SUMS = "coalesce(sum(quantity), 0), coalesce(sum(item_total), 0)"
+
+_UPDATE = f"""{_MATCHED}, locked AS MATERIALIZED (
+    SELECT t.id, s.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former FROM matched
+    JOIN {_STAGED} AS s ON s.row_number = matched.row_number JOIN {TARGET} AS t ON t.id = matched.id
+    WHERE matched.differs ORDER BY {_ORDER} FOR UPDATE OF t
+), changed AS (
+    UPDATE {TARGET} AS t SET
+        {", ".join(f"{name} = {_staged(name)}" for name in (*VALUES, "upload_batch_id", "row_number"))},
+        updated_at = now()
+    FROM locked JOIN {_STAGED} AS s ON s.row_number = locked.row_number WHERE t.id = locked.id
+    RETURNING s.row_number, t.quantity, t.item_total
+), kept AS (
+    INSERT INTO {FORMER} AS f (batch_id, target_id, former_batch_id, former)
+    SELECT %(batch_id)s, id, former_batch_id, former
+    FROM locked JOIN changed ON changed.row_number = locked.row_number
+    WHERE former_batch_id IS DISTINCT FROM %(batch_id)s
+    ON CONFLICT (batch_id, target_id) DO UPDATE
+    SET former_batch_id = excluded.former_batch_id, former = excluded.former
+), settled AS (
+    SELECT row_number, quantity, item_total, true AS updated FROM changed
+    UNION ALL SELECT row_number, quantity, item_total, false FROM matched WHERE NOT differs
+), gone AS (
+    DELETE FROM {_STAGED} AS s USING settled WHERE s.row_number = settled.row_number
+)
+SELECT 0, count(*) FILTER (WHERE updated), count(*) FILTER (WHERE NOT updated), 0, {_SUMS} FROM settled
+"""  # noqa: S608
+
+_SKIP = f"""{_MATCHED}, gone AS (
+    DELETE FROM {_STAGED} AS s USING matched WHERE s.row_number = matched.row_number
+)
+SELECT 0, 0, count(*), 0, {_SUMS} FROM matched
+"""  # noqa: S608
+
+_ERROR_COLUMNS = "batch_id, row_number, line_occurrence, column_name, error_code, severity, error_message"
+
+_REJECT = f"""{_MATCHED}, refused AS (
+    INSERT INTO bulk_upload.processing_errors ({_ERROR_COLUMNS})
+    SELECT %(batch_id)s, row_number, line_occurrence, NULL, %(code)s, %(severity)s, %(message)s
+    FROM matched WHERE differs ORDER BY row_number
+), gone AS (
+    DELETE FROM {_STAGED} AS s USING matched WHERE s.row_number = matched.row_number
+), kept AS (
+    SELECT quantity, item_total FROM matched WHERE NOT differs
+)
+SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS} FROM kept
+"""  # noqa: S608
+
+_SETTLE: dict[OnConflict, str] = {"update": _UPDATE, "skip": _SKIP, "reject": _REJECT}
+
+_REFUSE = f"""
+WITH gone AS (DELETE FROM {_STAGED} RETURNING row_number, line_occurrence), refused AS (
+    INSERT INTO bulk_upload.processing_errors ({_ERROR_COLUMNS})
+    SELECT %(batch_id)s, row_number, line_occurrence, NULL, %(code)s, %(severity)s, %(message)s FROM gone
+    ORDER BY row_number
+)
+SELECT 0, 0, 0, count(*), 0, 0 FROM gone
+"""  # noqa: S608
+
+
+class Merge:
+    """Merges rows of one batch in the transaction of `cursor`.
+
+    Args:
+        check: Called now and then; what it raises ends the merge.
+    """
+
+    def __init__(
+        self, cursor: Cursor, batch_id: str, on_conflict: OnConflict, check: Callable[[], None]
+    ) -> None:
+        self._cursor, self._batch_id, self._check = cursor, batch_id, check
+        self._settle = _SETTLE[on_conflict]
+        cursor.execute(_CREATE)
+
+    def place(self, rows: pa.Table) -> LoadResult:
+        """Insert, settle or refuse each of `rows` (schema `staged.LOADED_SCHEMA`).
+
+        Raises:
+            psycopg2.Error: For a reason that does not lie in a row; the transaction is then aborted.
+        """
+        return self._place(rows.sort_by([(name, "ascending") for name in contract.IDENTITY]))
+
+    def _place(self, rows: pa.Table) -> LoadResult:
+        """Place all but the rows that the database refuses, which halving and halving again finds."""
+        outcome = self._try(rows)
+        if isinstance(outcome, LoadResult):
+            return outcome
+        if rows.num_rows == 1:
+            return self._refuse(rows, outcome)
+        half = rows.num_rows // 2
+        return together(self._place(rows.slice(0, half)), self._place(rows.slice(half)))
+
+    def _try(self, rows: pa.Table) -> LoadResult | psycopg2.Error:
+        """Place `rows` if the database refuses none of them, else nothing, and return why."""
+        self._check()
+        self._cursor.execute("SAVEPOINT before_rows")
+        try:
+            copy(self._cursor, _STAGED, Text(rows, self._batch_id, self._check))
+            result = self._place_copied(rows.num_rows)
+        except psycopg2.Error as error:
+            if not lies_in_a_row(error):
+                raise
+            self._cursor.execute("ROLLBACK TO SAVEPOINT before_rows")
+            return error
+        self._cursor.execute("RELEASE SAVEPOINT before_rows")
+        return result
+
+    def _place_copied(self, count: int) -> LoadResult:
+        result = LoadResult()
+        for _ in range(_ROUNDS):
+            # What exists is settled first: it shall not be refused for a rule that only new rows must meet.
+            for statement in (self._settle, _INSERT):
+                result = together(result, self._run(statement, ALREADY_LOADED))
+                if result.rows + result.refused == count:
+                    return result
+        # It is not found, and inserting it leaves nothing behind.
+        return together(result, self._run(_REFUSE, REFUSED, "a trigger of the table skips it"))
+
+    def _refuse(self, rows: pa.Table, refusal: psycopg2.Error) -> LoadResult:
+        row = rows.select(["row_number", "line_occurrence"]).to_pylist()[0]
+        self._cursor.execute(
+            f"INSERT INTO bulk_upload.processing_errors ({_ERROR_COLUMNS}) VALUES (%(batch_id)s, "  # noqa: S608
+            "%(row_number)s, %(line_occurrence)s, %(column)s, %(code)s, %(severity)s, %(message)s)",
+            self._stated(REFUSED, _reason(refusal)) | row | {"column": refusal.diag.column_name},
+        )
+        return LoadResult(refused=1)
+
+    def _run(self, statement: str, code: str, value: str = "") -> LoadResult:
+        self._cursor.execute(statement, self._stated(code, value))
+        row = self._cursor.fetchone()
+        assert row is not None
+        *counts, quantity, item_total = row
+        return LoadResult(*counts, totals=Totals(quantity, item_total))
+
+    def _stated(self, code: str, value: str) -> dict[str, object]:
+        message = findings.CATALOGUE[code].message.format(value=findings.shorten(value), column="")
+        return {
+            "batch_id": self._batch_id,
+            "code": code,
+            "severity": str(Severity.ERROR),
+            "message": message,
+        }
+
+
+def together(first: LoadResult, second: LoadResult) -> LoadResult:
+    """Return the sum of two results."""
+    return LoadResult(
+        first.inserted + second.inserted,
+        first.updated + second.updated,
+        first.unchanged + second.unchanged,
+        first.refused + second.refused,
+        first.totals + second.totals,
+    )
+
+
+def is_identity_violation(error: psycopg2.Error) -> bool:
+    """Return whether a row could not be copied because its identity stands in the target."""
+    return error.pgcode == "23505" and error.diag.constraint_name == IDENTITY_CONSTRAINT
+
+
+def lies_in_a_row(error: psycopg2.Error) -> bool:
+    """Return whether the database refused a row for what it holds, by a rule that somebody added.
+
+    Class 22 are values that a type cannot hold, 23 constraints, P0001 exceptions raised by a trigger, and
+    44000 is the check of a view.
+    """
+    code = error.pgcode or ""
+    return code[:2] in ("22", "23") or code in ("P0001", "44000")
+
+
+def _reason(refusal: psycopg2.Error) -> str:
+    """Return what the database said, without a NUL, which it could not store."""
+    return (refusal.diag.message_primary or str(refusal).strip()).replace("\0", "")

@@ -1,0 +1,77 @@
+"""What Dagster loads, spelled out by hand: whoever changes it sees it here."""
+
+import dagster as dg
+
+from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.definitions import defs
+
+
+def asset_node(key):
+    return defs.resolve_asset_graph().get(dg.AssetKey(key))
+
+
+def test_the_assets_are_those_of_the_line_and_depend_on_each_other_so():
+    graph = defs.resolve_asset_graph()
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert parents == {
+        "upload": set(),
+        "validated_invoices": {"upload"},
+        "processing_errors": {"upload"},
+        "mangalam_invoices": {"validated_invoices"},
+        "upload_receipts": {"mangalam_invoices", "processing_errors"},
+    }
+
+
+def test_every_asset_is_described_grouped_owned_and_of_a_kind():
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.group_name == "invoices"
+        assert node.owners == ["team:back-office"]
+        assert [tag for tag in node.tags if tag.startswith("dagster/kind/")], key
+        assert node.partitions_def.name == "batches"
+
+
+def test_the_checks_are_these_and_only_the_gate_blocks():
+    graph = defs.resolve_asset_graph()
+    blocking = {
+        f"{key.asset_key.to_user_string()}.{key.name}": graph.get_check_spec(key).blocking
+        for key in graph.asset_check_keys
+    }
+    assert blocking == {
+        "validated_invoices.error_rate": True,
+        "mangalam_invoices.control_totals": False,
+        "upload_receipts.nothing_lost": False,
+    }
+
+
+def test_jobs_and_sensors_have_the_names_of_the_design():
+    assert {job.name for job in defs.jobs} == {"load_batch", "drop_file"}
+    sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
+    assert sensors == dict.fromkeys(["inbox_sensor", "batch_failed"], dg.DefaultSensorStatus.RUNNING)
+
+
+def test_the_job_of_a_batch_takes_it_down_the_whole_line():
+    job = defs.resolve_job_def("load_batch")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {
+        "upload",
+        "validated_invoices",
+        "processing_errors",
+        "mangalam_invoices",
+        "upload_receipts",
+    }
+    assert job.executor_def is dg.in_process_executor
+
+
+def test_loaders_are_limited_by_a_pool():
+    assert asset_node("mangalam_invoices").pools == {"mangalam_invoices"}
+
+
+def test_the_columns_that_the_interface_shows_are_those_of_the_contract():
+    schema = asset_node("mangalam_invoices").metadata["dagster/column_schema"]
+    shown = schema.value if hasattr(schema, "value") else schema
+    assert [column.name for column in shown.columns] == list(contract.NAMES)

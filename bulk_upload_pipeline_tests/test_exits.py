@@ -1,0 +1,313 @@
+"""Every exit of the line, run as Dagster runs it, against a real PostgreSQL: what the world holds afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from bulk_upload_pipeline import intake, ledger
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.defs.assets import mangalam_invoices
+from bulk_upload_pipeline.exceptions import BatchRejectedError, NoVerdictError
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests.world import (
+    HEADER,
+    QUIET,
+    count,
+    csv_of,
+    drop,
+    good_row,
+    line_at,
+    receipt,
+    rows,
+    run,
+)
+
+TARGET = "mangalam_invoices"
+ERRORS = "bulk_upload.processing_errors"
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
+        yield line
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def materialized(instance, asset):
+    return instance.get_materialized_partitions(dg.AssetKey(asset))
+
+
+def evaluations(result):
+    return {e.check_name: e for e in result.get_asset_check_evaluations()}
+
+
+def files_of(line, batch_id):
+    return sorted(path.name for path in line.reports(batch_id).iterdir())
+
+
+def rejected_rows(line, batch_id):
+    with (line.reports(batch_id) / "rejected_rows.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_good_file_is_loaded_whole(line, instance):
+    batch_id = drop(line, "good.csv", csv_of(good_row(n) for n in range(20)))
+    result = run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert result.success
+    assert (account.state, account.rows_read, account.rows_inserted) == (State.LOADED, 20, 20)
+    assert rows(line, f"SELECT count(*), sum(quantity), sum(item_total) FROM {TARGET}") == [(20, 80, 1000)]
+    assert account.control_totals["read"] == account.control_totals["loaded"]
+    assert {name: e.passed for name, e in evaluations(result).items()} == {
+        "error_rate": True,
+        "control_totals": True,
+        "nothing_lost": True,
+    }
+    for asset in ("upload", "validated_invoices", "processing_errors", TARGET, "upload_receipts"):
+        assert materialized(instance, asset) == {batch_id}
+    assert files_of(line, batch_id) == ["receipt.json", "receipt.txt"]
+
+
+def test_each_row_carries_its_batch_its_row_number_and_what_no_column_is_for(line, instance):
+    header = (*HEADER, "Month")
+    batch_id = drop(line, "a.csv", csv_of([good_row(1, Month="Dec"), good_row(2)], header))
+    run(line, batch_id, instance)
+    found = rows(line, f"SELECT row_number, upload_batch_id, extra, line_occurrence FROM {TARGET} ORDER BY 1")
+    assert found == [(1, batch_id, {"Month": "Dec"}, 1), (2, batch_id, None, 1)]
+
+
+def test_a_file_with_some_bad_rows_is_loaded_in_part(line, instance):
+    wrong = [good_row(90, Quantity="12abc"), good_row(91, **{"Item Total": "51.00"}), good_row(92, Quantity="0")]
+    batch_id = drop(line, "some.csv", csv_of([*(good_row(n) for n in range(20)), *wrong]))
+    result = run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert result.success
+    assert (account.state, account.rows_inserted, account.rows_rejected) == (State.PARTIALLY_LOADED, 20, 3)
+    assert count(line, TARGET) == 20
+    found = rows(line, f"SELECT row_number, column_name, error_code, raw_value FROM {ERRORS} ORDER BY 1")
+    assert found == [
+        (21, "Quantity", "INVALID_NUMBER", "12abc"),
+        (22, "Item Total", "TOTAL_MISMATCH", "51.00"),
+        (23, "Quantity", "ZERO_QUANTITY", "0"),
+    ]
+    gate = evaluations(result)["error_rate"]
+    assert (gate.passed, gate.severity, gate.partition) == (False, dg.AssetCheckSeverity.WARN, batch_id)
+
+
+def test_a_rejected_row_comes_back_in_the_columns_of_its_source(line, instance):
+    wrong = good_row(90, Quantity="12abc", **{"Item Name": "=SUM(A1)"})
+    batch_id = drop(line, "some.csv", csv_of([good_row(1), good_row(2), wrong]))
+    run(line, batch_id, instance)
+    (row,) = rejected_rows(line, batch_id)
+    assert list(row) == [*HEADER, "_batch_id", "_row_number", "_line_occurrence", "_errors"]
+    assert {name: row[name] for name in HEADER} == wrong | {"Item Name": "'=SUM(A1)"}
+    assert (row["_batch_id"], row["_row_number"], row["_line_occurrence"]) == (batch_id, "3", "1")
+    assert "12abc" in row["_errors"]
+    assert rows(line, f"SELECT row_data FROM {ERRORS}") == [(wrong,)]
+
+
+def test_a_warning_lets_its_row_load(line, instance):
+    batch_id = drop(line, "credit.csv", csv_of([good_row(1, Quantity="-4", **{"Item Total": "-50"})]))
+    run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert (account.state, account.warnings, count(line, TARGET)) == (State.LOADED, 1, 1)
+    assert rows(line, f"SELECT error_code, severity FROM {ERRORS}") == [("CREDIT_LINE", "warning")]
+
+
+def test_half_of_the_rows_bad_means_nothing_is_loaded_and_the_run_fails_at_the_gate(line, instance):
+    bad = [good_row(n, Quantity="x") for n in range(10)]
+    batch_id = drop(line, "wrong.csv", csv_of([*bad, *(good_row(n) for n in range(20, 30))]))
+    result = run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert not result.success
+    assert (account.state, account.rows_rejected, account.rows_unprocessed) == (State.REJECTED, 10, 10)
+    assert count(line, TARGET) == 0
+    gate = evaluations(result)["error_rate"]
+    assert (gate.passed, gate.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    failed = {event.step_key for event in result.all_node_events if event.is_step_failure}
+    assert failed == {"validated_invoices_error_rate"}
+    assert materialized(instance, TARGET) == set()
+    text = (line.reports(batch_id) / "receipt.txt").read_text()
+    assert "10 of 20 rows (50%) have errors" in text
+    assert "Not a number" in text
+    assert len(rejected_rows(line, batch_id)) == 10
+
+
+def test_one_bad_row_less_than_the_limit_still_loads(line, instance):
+    bad = [good_row(n, Quantity="x") for n in range(9)]
+    batch_id = drop(line, "nearly.csv", csv_of([*bad, *(good_row(n) for n in range(20, 30))]))
+    assert run(line, batch_id, instance).success
+    assert count(line, TARGET) == 10
+
+
+def test_the_loader_refuses_a_rejected_batch_even_when_nobody_asks_the_gate(line, instance):
+    batch_id = drop(line, "wrong.csv", csv_of([good_row(n, Quantity="x") for n in range(10)]))
+    run(line, batch_id, instance)
+    with pytest.raises(BatchRejectedError, match="nothing of a file is loaded"):
+        stages.load(line, batch_id)
+    result = dg.materialize(
+        [mangalam_invoices],
+        instance=instance,
+        partition_key=batch_id,
+        resources={"line": line},
+        run_config=QUIET,
+        raise_on_error=False,
+    )
+    assert not result.success
+    assert count(line, TARGET) == 0
+    assert receipt(line, batch_id).state is State.REJECTED
+
+
+def test_nothing_loads_without_a_verdict(line):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    stages.upload(line, batch_id)
+    with pytest.raises(NoVerdictError):
+        stages.load(line, batch_id)
+
+
+UNREADABLE = {
+    "empty": (b"", "EMPTY_FILE"),
+    "header only": (",".join(HEADER).encode() + b"\n", "NO_DATA_ROWS"),
+    "binary": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40, "NOT_A_TABLE"),
+    "required column missing": (csv_of([{"SKU": "1"}], ("SKU", "Item Name")).encode(), "MISSING_COLUMN"),
+    "column twice": (csv_of([good_row(1)], (*HEADER, "quantity")).encode(), "DUPLICATE_COLUMN"),
+    "2,000 columns": (
+        csv_of([good_row(1)], (*HEADER, *(f"c{n}" for n in range(2_000)))).encode(),
+        "TOO_MANY_COLUMNS",
+    ),
+    "one line of 50 MB": (b"x" * 50_000_000, "LINE_TOO_LONG"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_unreadable_file_ends_in_one_clear_sentence_and_the_next_file_loads(line, instance, kind):
+    content, code = UNREADABLE[kind]
+    batch_id = drop(line, "bad.csv", content)
+    result = run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert not result.success
+    assert (account.state, account.findings_by_code, account.rows_read) == (State.UNREADABLE, {code: 1}, 0)
+    ((row_number, found, message),) = rows(line, f"SELECT row_number, error_code, error_message FROM {ERRORS}")
+    assert (row_number, found) == (None, code)
+    assert account.reason.startswith(message)
+    assert len(message) < 300
+    assert message.count("\n") == 0
+    assert materialized(instance, "upload") == set()
+    assert materialized(instance, "upload_receipts") == {batch_id}
+    after = drop(line, "next.csv", csv_of([good_row(1)]))
+    assert run(line, after, instance).success
+    assert count(line, TARGET) == 1
+
+
+def test_the_same_bytes_again_change_nothing_and_name_the_first_batch(line, instance):
+    content = csv_of(good_row(n) for n in range(20))
+    first = drop(line, "a.csv", content)
+    run(line, first, instance)
+    second = drop(line, "another name.csv", content)
+    result = run(line, second, instance)
+    account = receipt(line, second)
+    assert result.success
+    assert (account.state, account.duplicate_of, account.rows_read) == (State.DUPLICATE, first, 0)
+    assert first in account.reason
+    assert count(line, TARGET) == 20
+    assert rows(line, f"SELECT DISTINCT upload_batch_id FROM {TARGET}") == [(first,)]
+    assert materialized(instance, "upload_receipts") == {first, second}
+    assert materialized(instance, "validated_invoices") == {first}
+
+
+def test_a_rejected_file_dropped_again_is_judged_again(line, instance):
+    content = csv_of([good_row(1, Quantity="x")])
+    run(line, drop(line, "a.csv", content), instance)
+    again = drop(line, "b.csv", content)
+    run(line, again, instance)
+    assert receipt(line, again).state is State.REJECTED
+
+
+def test_a_changed_file_of_the_same_name_updates_what_differs(line, instance):
+    run(line, drop(line, "a.csv", csv_of(good_row(n) for n in range(10))), instance)
+    changed = [good_row(n, **({"Customer Name": "Gupta Sweets"} if n < 3 else {})) for n in range(12)]
+    batch_id = drop(line, "a.csv", csv_of(changed))
+    run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert (account.rows_inserted, account.rows_updated, account.rows_unchanged) == (2, 3, 7)
+    assert count(line, TARGET) == 12
+
+
+def test_a_database_that_fails_leaves_a_failed_receipt_and_a_second_run_goes_on(line, instance):
+    content = csv_of(good_row(n) for n in range(20))
+    batch_id = drop(line, "a.csv", content)
+    with line.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE bulk_upload.load_chunks RENAME COLUMN inserted TO hidden"))
+    result = run(line, batch_id, instance)
+    assert not result.success
+    with line.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE bulk_upload.load_chunks RENAME COLUMN hidden TO inserted"))
+    stages.fail(line, batch_id, "The database failed.")
+    assert receipt(line, batch_id).state is State.FAILED
+    assert receipt(line, batch_id).rows_unprocessed == 20
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state is State.LOADED
+    assert count(line, TARGET) == 20
+
+
+def test_running_a_loaded_batch_again_changes_nothing(line, instance):
+    batch_id = drop(line, "a.csv", csv_of(good_row(n) for n in range(20)))
+    run(line, batch_id, instance)
+    before = rows(line, f"SELECT * FROM {TARGET} ORDER BY id")
+    assert run(line, batch_id, instance).success
+    account = receipt(line, batch_id)
+    assert (account.state, account.rows_inserted) == (State.LOADED, 20)
+    assert rows(line, f"SELECT * FROM {TARGET} ORDER BY id") == before
+
+
+def test_a_file_that_still_grows_goes_back_to_the_inbox_and_loads_when_it_is_complete(line, instance):
+    path = line.home.inbox / "growing.csv"
+    path.write_text(csv_of(good_row(n) for n in range(5)))
+    batch_id = intake.announce(line, path)
+    whole = csv_of(good_row(n) for n in range(9))
+    path.write_text(whole)
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state is State.WAITING
+    assert path.read_text() == whole
+    first = intake.survey(line, {}, lambda _: True)
+    (request,) = intake.survey(line, first.seen, lambda _: True).requests
+    assert (request.batch_id, request.attempt) == (batch_id, 2)
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).rows_inserted == 9
+
+
+def test_the_conservation_law_is_kept_by_the_database_itself(line):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    with pytest.raises(sa.exc.IntegrityError, match="conservation_law"), line.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bulk_upload.upload_batches SET state = 'loaded', rows_read = 5 WHERE batch_id = :b"),
+            {"b": batch_id},
+        )
+
+
+def test_the_receipt_for_programs_says_what_the_database_says(line, instance):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1), good_row(2), good_row(3, Quantity="x")]))
+    run(line, batch_id, instance)
+    stated = json.loads((line.reports(batch_id) / "receipt.json").read_text())
+    account = receipt(line, batch_id)
+    assert (stated["state"], stated["rows_inserted"], stated["sha256"]) == ("partially_loaded", 2, account.sha256)
+    assert stated["findings_by_code"] == {"INVALID_NUMBER": 1}
+
+
+def test_a_hostile_file_name_is_only_ever_shown(line, instance):
+    name = "'; DROP TABLE mangalam_invoices; -- $(rm) <b>\n\t\U0001f36c.csv"
+    batch_id = drop(line, name, csv_of([good_row(1)]))
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).file_name == name
+    assert (line.home.archive / batch_id / name).exists()
+    assert ledger.batch(line.engine, batch_id).state is State.LOADED

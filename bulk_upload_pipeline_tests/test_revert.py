@@ -1,0 +1,138 @@
+"""Undoing a load, against the state before it."""
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bulk_upload_pipeline.exceptions import BatchBusyError, RevertRefusedError
+from bulk_upload_pipeline.holding import lock_name
+from bulk_upload_pipeline.revert import RevertResult, revert
+from bulk_upload_pipeline_tests.test_load import (
+    counts,
+    engine,
+    execute,
+    ledger,
+    line,
+    lines,
+    load,
+    query,
+    stage,
+    table,
+)
+
+__all__ = ["engine", "stage"]
+
+
+def everything(engine):
+    return query(engine, "SELECT * FROM public.mangalam_invoices ORDER BY id")
+
+
+def test_rows_that_a_load_inserted_go_and_it_can_be_loaded_again(engine, stage):
+    staged = stage(lines(25), size=10)
+    first = load(engine, staged)
+    assert revert(engine, "b1") == RevertResult(deleted=25, restored=0)
+    assert table(engine) == {}
+    assert ledger(engine) == []
+    assert load(engine, staged) == first
+
+
+def test_rows_that_a_load_changed_get_back_every_former_value(engine, stage):
+    full = line(
+        "INV-1", brand='a "b" \\ काजू', mrp=line("x")["item_price"], extra='{"Month": "Dec", "n": 1.50}'
+    )
+    load(engine, stage([full, line("INV-2"), line("INV-3")]), batch_id="b0")
+    before = everything(engine)
+    rows = [line("INV-1", quantity="3"), line("INV-2", price="1"), line("INV-3"), line("NEW")]
+    assert counts(load(engine, stage(rows))) == (1, 2, 1, 0)
+    assert revert(engine, "b1") == RevertResult(deleted=1, restored=2)
+    assert everything(engine) == before
+
+
+def test_rows_that_no_batch_wrote_are_restored_too(engine, stage):
+    execute(engine, "INSERT INTO public.mangalam_invoices (invoice_number, sku) VALUES ('INV-1', 'S-1')")
+    before = everything(engine)
+    load(engine, stage(lines(2)))
+    assert revert(engine, "b1") == RevertResult(deleted=1, restored=1)
+    assert everything(engine) == before
+
+
+def test_it_is_refused_with_the_names_of_later_batches_that_changed_the_same_rows(engine, stage):
+    load(engine, stage(lines(5)))
+    load(engine, stage([line("INV-2", quantity="7")]), batch_id="b2")
+    load(engine, stage([line("INV-2", quantity="8"), line("INV-3", quantity="8")]), batch_id="b3")
+    before = everything(engine)
+    with pytest.raises(RevertRefusedError, match="b3") as caught:
+        revert(engine, "b1")
+    assert caught.value.later_batches == ("b3",)
+    assert everything(engine) == before
+    for batch_id in ("b3", "b2", "b1"):
+        revert(engine, batch_id)
+    assert everything(engine) == []
+    assert query(engine, "SELECT count(*) FROM bulk_upload.former_rows") == [(0,)]
+
+
+def test_rows_that_later_batches_found_unchanged_do_not_hinder_it(engine, stage):
+    load(engine, stage(lines(5)))
+    load(engine, stage(lines(5)), batch_id="b2")
+    assert revert(engine, "b1").deleted == 5
+
+
+def test_a_batch_that_was_judged_anew_is_undone_to_what_was_before_its_first_load(engine, stage):
+    load(engine, stage(lines(2)), batch_id="b0")
+    before = everything(engine)
+    load(engine, stage([line("INV-1", quantity="3"), line("NEW")]))
+    load(engine, stage([line("INV-1", quantity="4"), line("NEW", quantity="4")]), plan="other")
+    assert revert(engine, "b1") == RevertResult(deleted=1, restored=1)
+    assert everything(engine) == before
+
+
+def test_a_batch_that_loaded_nothing_is_left_alone(engine):
+    assert revert(engine, "unknown") == RevertResult(0, 0)
+
+
+def test_a_batch_that_is_being_loaded_is_busy(engine, monkeypatch):
+    monkeypatch.setattr("bulk_upload_pipeline.holding.BUSY_AFTER_S", 0.1)
+    with engine.connect() as other:
+        other.execute(sa.text("SELECT pg_advisory_lock(hashtextextended(:n, 0))"), {"n": lock_name("b1")})
+        with pytest.raises(BatchBusyError):
+            revert(engine, "b1")
+        other.invalidate()
+
+
+loads = st.lists(
+    st.dictionaries(st.sampled_from(["INV-1", "INV-2", "INV-3"]), st.sampled_from(["1", "2"]), min_size=1),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(loads, st.data())
+def test_reverts_in_any_allowed_order_go_back_through_the_same_states(engine, stage, sequence, data):
+    """From the last to the first they pass every state backwards; out of order one is refused or harmless."""
+    execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks, bulk_upload.former_rows")
+    states = []
+    for number, quantities in enumerate(sequence):
+        states.append(everything(engine))
+        rows = [line(name, quantity=quantity) for name, quantity in quantities.items()]
+        load(engine, stage(rows, size=2), batch_id=f"b{number}")
+    early = data.draw(st.integers(0, len(sequence) - 1))
+    final = everything(engine)
+    hindering = None
+    try:
+        revert(engine, f"b{early}")
+    except RevertRefusedError as refusal:
+        hindering = refusal.later_batches
+    if hindering is not None:
+        assert hindering
+        assert all(int(name[1:]) > early for name in hindering)
+        assert everything(engine) == final
+        for number in range(len(sequence) - 1, -1, -1):
+            revert(engine, f"b{number}")
+            assert everything(engine) == states[number]
+    else:
+        owned = [row for row in final if row.upload_batch_id == f"b{early}"]
+        untouched = [row for row in final if row not in owned]
+        assert [row for row in everything(engine) if row in untouched] == untouched
+        assert not [row for row in everything(engine) if row.upload_batch_id == f"b{early}"]

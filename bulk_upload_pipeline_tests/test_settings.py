@@ -1,0 +1,49 @@
+"""What the environment may say, and what it is told when it says something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bulk_upload_pipeline.exceptions import SettingInvalidError
+from bulk_upload_pipeline.settings import read_settings
+
+
+def test_an_empty_environment_means_the_defaults():
+    settings = read_settings({})
+    assert settings.home.root == Path("data").absolute()
+    assert (settings.database_url, settings.max_error_rate, settings.chunk_rows) == (None, 0.5, 50_000)
+
+
+def test_every_variable_is_read(tmp_path):
+    settings = read_settings(
+        {
+            "BULK_UPLOAD_HOME": str(tmp_path),
+            "BULK_UPLOAD_DATABASE_URL": "postgresql://h/d",
+            "BULK_UPLOAD_DAGSTER_DATABASE_URL": "postgresql://h/e",
+            "BULK_UPLOAD_MAX_ERROR_RATE": "0.2",
+            "BULK_UPLOAD_CHUNK_ROWS": "1000",
+        }
+    )
+    assert settings.home.inbox == tmp_path / "inbox"
+    assert settings.database_url == "postgresql://h/d"
+    assert settings.dagster_database_url == "postgresql://h/e"
+    assert (settings.max_error_rate, settings.chunk_rows) == (0.2, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BULK_UPLOAD_MAX_ERROR_RATE", "half"),
+        ("BULK_UPLOAD_MAX_ERROR_RATE", "0"),
+        ("BULK_UPLOAD_MAX_ERROR_RATE", "1.5"),
+        ("BULK_UPLOAD_MAX_ERROR_RATE", "nan"),
+        ("BULK_UPLOAD_CHUNK_ROWS", "0"),
+        ("BULK_UPLOAD_CHUNK_ROWS", "many"),
+        ("BULK_UPLOAD_CHUNK_ROWS", "-5"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_what_may_stand_there(name, value):
+    with pytest.raises(SettingInvalidError, match=name):
+        read_settings({name: value})
