@@ -226,7 +226,9 @@ def _entry(code: str) -> Any:
 @click.argument("file", type=FILE)
 @click.option("--rows", default=1_000, show_default=True, type=click.IntRange(1))
 @click.option("--profile", default="zoho", show_default=True, type=click.Choice(["zoho", "distributor"]))
-@click.option("--dirty", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of faulty rows.")
+@click.option(
+    "--dirty", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of faulty rows."
+)
 @click.option("--seed", default=1, show_default=True, help="The same seed writes the same file.")
 @as_json
 def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json: bool) -> None:
@@ -273,7 +275,9 @@ def db_url() -> None:
 
 @main.command()
 @click.option("--sample", "with_sample", is_flag=True, help="Drop some sample files in the inbox first.")
-@click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Of Dagster's UI.")
+@click.option(
+    "--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Of Dagster's UI."
+)
 def up(with_sample: bool, port: int) -> None:
     """Start everything here: PostgreSQL, Dagster with its UI, the inbox. Ctrl-C stops all of it."""
     from bulk_upload_pipeline import watch

@@ -126,9 +126,7 @@ IDENTITY = ("invoice_number", "product_id", "sku", "line_occurrence")
 ARROW_SCHEMA = pa.schema([(column.name, column.kind.value) for column in COLUMNS])
 """Parsed rows: text, exact decimals and days."""
 
-STAGED_SCHEMA = ARROW_SCHEMA.append(pa.field("extra", pa.string())).append(
-    pa.field("row_number", pa.int32())
-)
+STAGED_SCHEMA = ARROW_SCHEMA.append(pa.field("extra", pa.string())).append(pa.field("row_number", pa.int32()))
 """Valid rows as they are staged: the contract, unknown columns as JSON text, and the row number."""
 
 

@@ -221,13 +221,22 @@ def loading(engine: sa.Engine, batch_id: str) -> None:
 def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
     """Return what the chunk ledger says is in the target by now."""
     chunks = load_chunks.c
-    sums = (chunks.inserted, chunks.updated, chunks.unchanged, chunks.refused, chunks.quantity, chunks.item_total)
+    sums = (
+        chunks.inserted,
+        chunks.updated,
+        chunks.unchanged,
+        chunks.refused,
+        chunks.quantity,
+        chunks.item_total,
+    )
     query = sa.select(*(sa.func.coalesce(sa.func.sum(column), 0) for column in sums)).where(
         chunks.batch_id == batch_id
     )
     with engine.connect() as connection:
         *counts, quantity, item_total = connection.execute(query).one()
-    return LoadResult(*(int(count) for count in counts), totals=Totals(Decimal(quantity), Decimal(item_total)))
+    return LoadResult(
+        *(int(count) for count in counts), totals=Totals(Decimal(quantity), Decimal(item_total))
+    )
 
 
 def in_target(engine: sa.Engine, batch_id: str) -> tuple[int, Totals]:

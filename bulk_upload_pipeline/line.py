@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import contract, findings as catalogue, inbox, ledger, rejects, report
+from bulk_upload_pipeline import contract, inbox, ledger, rejects, report
+from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
     FileStillChangingError,
@@ -256,9 +257,7 @@ def pass_gate(verdict: Verdict | None, batch_id: str) -> Verdict:
     if verdict is None:
         raise NoVerdictError(batch_id)
     if verdict.breaker_tripped:
-        raise BatchRejectedError(
-            batch_id, verdict.rows_rejected, verdict.rows_read, verdict.max_error_rate
-        )
+        raise BatchRejectedError(batch_id, verdict.rows_rejected, verdict.rows_read, verdict.max_error_rate)
     return verdict
 
 
@@ -286,9 +285,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
     profile = line.profiles()[batch.layout.profile]
     ledger.loading(line.engine, batch_id)
     pace = Pace("loading", line.on_progress, verdict.rows_valid)
-    return load_staged(
-        line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance
-    )
+    return load_staged(line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance)
 
 
 # The exits

@@ -53,7 +53,9 @@ _AFFIXES = re.compile(
 _LOOSE_BLANKS = re.compile(r"(?<![0-9.,eE\s])\s+|\s+(?![0-9.,eE\s])")
 """Blanks between a sign, a bracket or a currency and the figures. Those within figures stay, and spoil them."""
 
-_PUNCTUATION = str.maketrans({"．": ".", "，": ",", "－": "-", "−": "-", "＋": "+", "（": "(", "）": ")", "％": "%"})
+_PUNCTUATION = str.maketrans(
+    {"．": ".", "，": ",", "－": "-", "−": "-", "＋": "+", "（": "(", "）": ")", "％": "%"}
+)
 
 
 def _figures(mark: str, group: str) -> re.Pattern[str]:

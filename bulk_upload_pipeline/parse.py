@@ -180,11 +180,11 @@ def _spread(where: pa.BooleanArray, rest: pa.BooleanArray) -> pa.BooleanArray:
     return pc.replace_with_mask(rest, rest, where)
 
 
-def _finding(
-    code: str, name: str, chunk: TextChunk, layout: Layout, where: pa.BooleanArray
-) -> pa.Table:
+def _finding(code: str, name: str, chunk: TextChunk, layout: Layout, where: pa.BooleanArray) -> pa.Table:
     raw = as_text(chunk.cells[str(layout.mapping[name])]).filter(where)
-    return findings.row_findings(code, layout.source_name(name), chunk.row_numbers.filter(where), storable(raw))
+    return findings.row_findings(
+        code, layout.source_name(name), chunk.row_numbers.filter(where), storable(raw)
+    )
 
 
 def _derive_item_total(
@@ -227,7 +227,5 @@ def _staged(columns: dict[str, pa.Array], chunk: TextChunk, layout: Layout) -> p
         for column in contract.COLUMNS
     ]
     extra = [str(at) for at in layout.extra_columns]
-    beyond = as_json(
-        chunk.cells.select(extra), [layout.header[int(at)] for at in extra], skip_empty=True
-    )
+    beyond = as_json(chunk.cells.select(extra), [layout.header[int(at)] for at in extra], skip_empty=True)
     return pa.table([*arrays, beyond, chunk.row_numbers.cast(pa.int32())], schema=contract.STAGED_SCHEMA)

@@ -169,7 +169,9 @@ def read_profile(text: str, source: str) -> Profile:
     for key in ("required", "float_identifiers"):
         if key in stated:
             stated[key] = _names(stated[key], key, source)
-    _refuse_unknown_columns([*columns, *stated.get("required", ()), *stated.get("float_identifiers", ())], source)
+    _refuse_unknown_columns(
+        [*columns, *stated.get("required", ()), *stated.get("float_identifiers", ())], source
+    )
     _refuse_wrong_values(stated, source)
     if "total_mismatch" in stated:
         stated["total_mismatch"] = Severity(stated["total_mismatch"])

@@ -14,8 +14,8 @@ import pyarrow.csv as pacsv
 import sqlalchemy as sa
 from psycopg2 import sql
 
-from bulk_upload_pipeline.tables import processing_errors
 from bulk_upload_pipeline.cells import unique_names
+from bulk_upload_pipeline.tables import processing_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -119,4 +119,4 @@ def _most_frequent(codes: dict[str, int]) -> str:
     if not errors:
         return ""
     code = max(errors, key=lambda code: errors[code])
-    return f", most often for \"{CATALOGUE[code].title}\" ({errors[code]:,})"
+    return f', most often for "{CATALOGUE[code].title}" ({errors[code]:,})'

@@ -30,6 +30,7 @@ HUNDREDTH = pa.scalar(Decimal("0.01"), pa.decimal256(3, 2))
 ROUNDING_A_UNIT = pa.scalar(Decimal("0.005"), pa.decimal128(4, 4))
 """A unit price rounded to cents is off by at most half a cent, so a total by that times the quantity."""
 
+
 def column_checks(column: contract.Column, today: date) -> list[pandera.Check]:
     """Return the checks on the values of one column; each is named after its finding code."""
     if column.limit is not None:

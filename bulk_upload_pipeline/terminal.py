@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from bulk_upload_pipeline import report
@@ -124,7 +125,9 @@ def print_receipts(receipts: Sequence[Receipt]) -> None:
             f"{receipt.rows_rejected:,}",
             receipt.batch_id,
         )
-    console().print(table if receipts else "No batch yet. Drop a file in the inbox, or `bulk-upload load FILE`.")
+    console().print(
+        table if receipts else "No batch yet. Drop a file in the inbox, or `bulk-upload load FILE`."
+    )
 
 
 def print_account(receipt: Receipt, codes: Iterable[CodeCount]) -> None:

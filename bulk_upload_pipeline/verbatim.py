@@ -50,7 +50,10 @@ def _complete(columns: list[pa.StringArray], keys: list[str], rows: int) -> pa.S
     for i, (key, column) in enumerate(zip(keys, columns, strict=True)):
         before = f"{', ' if i else '{'}{key}: "
         if column.null_count:
-            pieces += [before, pc.fill_null(pc.binary_join_element_wise('"', _escaped(column), '"', ""), "null")]
+            pieces += [
+                before,
+                pc.fill_null(pc.binary_join_element_wise('"', _escaped(column), '"', ""), "null"),
+            ]
         else:
             pieces += [f'{before}"', _escaped(column), '"']
     return pc.binary_join_element_wise(*pieces, "}", "")

@@ -129,5 +129,3 @@ def drop_samples(folder: Path) -> None:
             unfinished = folder / f"{name}.part"
             write_sample(unfinished, rows=rows, profile=profile, dirty=dirty, seed=number)
             unfinished.rename(folder / name)
-
-

@@ -87,7 +87,11 @@ def test_each_row_carries_its_batch_its_row_number_and_what_no_column_is_for(lin
 
 
 def test_a_file_with_some_bad_rows_is_loaded_in_part(line, instance):
-    wrong = [good_row(90, Quantity="12abc"), good_row(91, **{"Item Total": "51.00"}), good_row(92, Quantity="0")]
+    wrong = [
+        good_row(90, Quantity="12abc"),
+        good_row(91, **{"Item Total": "51.00"}),
+        good_row(92, Quantity="0"),
+    ]
     batch_id = drop(line, "some.csv", csv_of([*(good_row(n) for n in range(20)), *wrong]))
     result = run(line, batch_id, instance)
     account = receipt(line, batch_id)
@@ -197,7 +201,9 @@ def test_an_unreadable_file_ends_in_one_clear_sentence_and_the_next_file_loads(l
     account = receipt(line, batch_id)
     assert not result.success
     assert (account.state, account.findings_by_code, account.rows_read) == (State.UNREADABLE, {code: 1}, 0)
-    ((row_number, found, message),) = rows(line, f"SELECT row_number, error_code, error_message FROM {ERRORS}")
+    ((row_number, found, message),) = rows(
+        line, f"SELECT row_number, error_code, error_message FROM {ERRORS}"
+    )
     assert (row_number, found) == (None, code)
     assert account.reason.startswith(message)
     assert len(message) < 300
@@ -290,7 +296,9 @@ def test_the_conservation_law_is_kept_by_the_database_itself(line):
     batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
     with pytest.raises(sa.exc.IntegrityError, match="conservation_law"), line.engine.begin() as connection:
         connection.execute(
-            sa.text("UPDATE bulk_upload.upload_batches SET state = 'loaded', rows_read = 5 WHERE batch_id = :b"),
+            sa.text(
+                "UPDATE bulk_upload.upload_batches SET state = 'loaded', rows_read = 5 WHERE batch_id = :b"
+            ),
             {"b": batch_id},
         )
 
@@ -300,7 +308,11 @@ def test_the_receipt_for_programs_says_what_the_database_says(line, instance):
     run(line, batch_id, instance)
     stated = json.loads((line.reports(batch_id) / "receipt.json").read_text())
     account = receipt(line, batch_id)
-    assert (stated["state"], stated["rows_inserted"], stated["sha256"]) == ("partially_loaded", 2, account.sha256)
+    assert (stated["state"], stated["rows_inserted"], stated["sha256"]) == (
+        "partially_loaded",
+        2,
+        account.sha256,
+    )
     assert stated["findings_by_code"] == {"INVALID_NUMBER": 1}
 
 

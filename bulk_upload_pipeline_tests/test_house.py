@@ -57,7 +57,17 @@ def test_a_verb_imports_no_other_verb_and_nothing_that_strings_verbs_together(ve
 
 
 def test_nouns_import_nouns_only():
-    nouns = {"model", "contract", "rules", "profiles", "findings", "tables", "exceptions", "settings", "staged"}
+    nouns = {
+        "model",
+        "contract",
+        "rules",
+        "profiles",
+        "findings",
+        "tables",
+        "exceptions",
+        "settings",
+        "staged",
+    }
     for noun in nouns:
         assert rooms_imported(ROOT / f"{noun}.py") <= nouns, noun
 
@@ -69,9 +79,12 @@ def test_the_environment_is_read_in_one_place(path):
     reads = [
         node
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr in {"getenv", "environb"}
-        or isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ"
-        or isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.get"
+        if (isinstance(node, ast.Attribute)
+        and node.attr in {"getenv", "environb"})
+        or (isinstance(node, ast.Subscript)
+        and ast.unparse(node.value) == "os.environ")
+        or (isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "os.environ.get")
     ]
     assert not reads
 
@@ -82,7 +95,9 @@ def test_no_dagster_context_is_taken_outside_of_the_definitions():
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
-                assert "context" not in {argument.arg for argument in node.args.args}, f"{path.name}:{node.name}"
+                assert "context" not in {argument.arg for argument in node.args.args}, (
+                    f"{path.name}:{node.name}"
+                )
 
 
 def test_no_room_is_called_after_nothing():
@@ -92,7 +107,11 @@ def test_no_room_is_called_after_nothing():
 def test_asset_bodies_are_short():
     tree = ast.parse((ROOT / "defs" / "assets.py").read_text("utf-8"))
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
-        body = [node for node in function.body if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant)]
+        body = [
+            node
+            for node in function.body
+            if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant)
+        ]
         lines = body[-1].end_lineno - body[0].lineno + 1
         assert lines <= 16, f"{function.name} has {lines} lines"
 

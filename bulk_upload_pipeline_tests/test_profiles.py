@@ -10,7 +10,16 @@ from bulk_upload_pipeline.profiles import GENERIC, lay_over, load_profiles, norm
 
 ZOHO = ["Invoice Number", "Invoice Date", "Customer Name", "Quantity", "Item Price", "Item Name"]
 DISTRIBUTOR = ["Invoice No", "Invoice Date", "Store Name", "Item Name", "Quantity", "Rate", "Amount", "Month"]
-RETAIL = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
+RETAIL = [
+    "InvoiceNo",
+    "StockCode",
+    "Description",
+    "Quantity",
+    "InvoiceDate",
+    "UnitPrice",
+    "CustomerID",
+    "Country",
+]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +31,9 @@ def test_a_header_finds_its_profile(header, profile):
 
 
 def test_case_spaces_dots_underscores_and_accents_do_not_matter():
-    assert {normalised(n) for n in ["Invoice No.", "INVOICE_NO", " invoice  nó ", "InvoiceNo"]} == {"invoiceno"}
+    assert {normalised(n) for n in ["Invoice No.", "INVOICE_NO", " invoice  nó ", "InvoiceNo"]} == {
+        "invoiceno"
+    }
 
 
 def test_a_header_of_mixed_names_is_read_by_all_aliases_together():

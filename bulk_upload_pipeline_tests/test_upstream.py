@@ -1,6 +1,5 @@
 """What we lean on in Dagster and pandera, each with the decision that took the dependency."""
 
-
 import warnings
 
 import dagster as dg
@@ -13,18 +12,23 @@ from pandera.errors import SchemaErrors
 PARTS = dg.DynamicPartitionsDefinition(name="parts")
 
 
-
 def test_pandera_reports_every_fault_of_typed_columns_with_its_row():
     """Decides that parsing comes before pandera: on typed columns nothing hides anything else."""
     column = pandera.Column(
         pd.ArrowDtype(pa.decimal128(15, 4)),
         [pandera.Check(lambda s: s != 0, name="ZERO"), pandera.Check(lambda s: s >= 0, name="BELOW")],
     )
-    frame = pd.DataFrame({"q": pd.array(pa.array([1, 0, None, -2], pa.decimal128(15, 4)), dtype=column_type())})
+    frame = pd.DataFrame(
+        {"q": pd.array(pa.array([1, 0, None, -2], pa.decimal128(15, 4)), dtype=column_type())}
+    )
     with pytest.raises(SchemaErrors) as error:
         pandera.DataFrameSchema({"q": column}).validate(frame, lazy=True)
     cases = error.value.failure_cases
-    assert dict(zip(cases["check"], cases["index"], strict=True)) == {"not_nullable": 2, "ZERO": 1, "BELOW": 3}
+    assert dict(zip(cases["check"], cases["index"], strict=True)) == {
+        "not_nullable": 2,
+        "ZERO": 1,
+        "BELOW": 3,
+    }
 
 
 def column_type():
@@ -41,7 +45,9 @@ def test_pandera_hides_faults_of_a_column_that_cannot_be_converted():
 
 def test_pandera_repeats_a_finding_of_a_whole_row_for_every_column():
     """Decides that rules between columns are judged as boolean columns of their own."""
-    schema = pandera.DataFrameSchema(checks=pandera.Check(lambda frame: frame["a"] < frame["b"], name="ORDER"))
+    schema = pandera.DataFrameSchema(
+        checks=pandera.Check(lambda frame: frame["a"] < frame["b"], name="ORDER")
+    )
     with pytest.raises(SchemaErrors) as error:
         schema.validate(pd.DataFrame({"a": [2], "b": [1], "c": [0]}), lazy=True)
     assert len(error.value.failure_cases) == 3

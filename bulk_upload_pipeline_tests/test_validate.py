@@ -94,7 +94,10 @@ def test_a_row_gets_the_findings_of_the_contract_and_no_others(change, expected)
 
 def test_a_row_with_an_error_does_not_load_and_one_with_a_warning_does():
     verdict = judge(
-        typed({}, {"quantity": Decimal(0)}, {"due_date": date(2000, 1, 1)}), LAYOUT, load_profiles()["zoho"], TODAY
+        typed({}, {"quantity": Decimal(0)}, {"due_date": date(2000, 1, 1)}),
+        LAYOUT,
+        load_profiles()["zoho"],
+        TODAY,
     )
     assert verdict.valid["row_number"].to_pylist() == [1, 3]
     assert (verdict.rows_read, verdict.rows_rejected) == (3, 1)

@@ -15,7 +15,16 @@ from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.settings import Home, Settings
 
-HEADER = ("Invoice Number", "Invoice Date", "Customer Name", "SKU", "Item Name", "Quantity", "Item Price", "Item Total")
+HEADER = (
+    "Invoice Number",
+    "Invoice Date",
+    "Customer Name",
+    "SKU",
+    "Item Name",
+    "Quantity",
+    "Item Price",
+    "Item Total",
+)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

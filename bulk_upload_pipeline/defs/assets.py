@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from bulk_upload_pipeline import contract, ledger, line as stages, rejects
+from bulk_upload_pipeline import contract, ledger, rejects
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import metadata
 from bulk_upload_pipeline.defs.exits import exits, materialize_receipt
 from bulk_upload_pipeline.defs.partitions import batches
@@ -112,9 +113,7 @@ def mangalam_invoices(
     kinds={"postgres", "file"},
     tags={"stage": "receipt"},
 )
-def upload_receipts(
-    context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def upload_receipts(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The final account of the batch: a row in `bulk_upload.upload_batches` and a folder for the clerk."""
     batch_id = context.partition_key
     with exits(context, line):

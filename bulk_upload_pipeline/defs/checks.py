@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from bulk_upload_pipeline import ledger, line as stages
+from bulk_upload_pipeline import ledger
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.line import Line
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from bulk_upload_pipeline import ledger, line as stages
+from bulk_upload_pipeline import ledger
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import metadata
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
@@ -82,7 +83,5 @@ def tell_progress(context: dg.AssetExecutionContext, progress: Progress) -> None
     context.log.info(in_words(progress))
     asset = "mangalam_invoices" if progress.stage == "loading" else "validated_invoices"
     context.log_event(
-        dg.AssetObservation(
-            asset, partition=context.partition_key, metadata=metadata.of_progress(progress)
-        )
+        dg.AssetObservation(asset, partition=context.partition_key, metadata=metadata.of_progress(progress))
     )

@@ -23,9 +23,7 @@ class FileToDrop(dg.Config):
 
 
 @dg.op(description="Copies a file, which stays where it is, into the inbox (or a profile's folder in it).")
-def copy_into_inbox(
-    context: dg.OpExecutionContext, config: FileToDrop, line: dg.ResourceParam[Line]
-) -> None:
+def copy_into_inbox(context: dg.OpExecutionContext, config: FileToDrop, line: dg.ResourceParam[Line]) -> None:
     """Copy under an unfinished name first, so that the sensor never sees half a file."""
     if config.profile and config.profile not in line.profiles():
         raise dg.Failure(f"There is no profile {config.profile!r}.", allow_retries=False)

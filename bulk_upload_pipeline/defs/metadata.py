@@ -37,7 +37,9 @@ def of_upload(batch: Batch) -> Metadata:
         "file": batch.file_name,
         "bytes": batch.file_size,
         "sha256": batch.sha256 or "",
-        "format": layout.file_format if not layout.compression else f"{layout.file_format} in {layout.compression}",
+        "format": layout.file_format
+        if not layout.compression
+        else f"{layout.file_format} in {layout.compression}",
         "encoding": f"{layout.encoding or 'none'} ({layout.encoding_confidence:.0%} sure)",
         "delimiter": repr(layout.delimiter) if layout.delimiter else "none",
         "profile": layout.profile,
@@ -60,7 +62,9 @@ def _cell(text: str) -> str:
     return plain
 
 
-def of_verdict(verdict: Verdict, preview: Iterable[Mapping[str, Any]], codes: Iterable[CodeCount]) -> Metadata:
+def of_verdict(
+    verdict: Verdict, preview: Iterable[Mapping[str, Any]], codes: Iterable[CodeCount]
+) -> Metadata:
     """Return the verdict on a file, with its first findings and the codes by frequency."""
     return {
         "dagster/row_count": verdict.rows_valid,
@@ -79,7 +83,13 @@ def of_verdict(verdict: Verdict, preview: Iterable[Mapping[str, Any]], codes: It
 def of_findings(preview: Iterable[Mapping[str, Any]], codes: Iterable[CodeCount]) -> Metadata:
     """Return findings by code, and a preview of the first ones, as tables."""
     by_code = [
-        {"code": c.code, "title": CATALOGUE[c.code].title, "severity": c.severity, "count": c.count, "example": c.example}
+        {
+            "code": c.code,
+            "title": CATALOGUE[c.code].title,
+            "severity": c.severity,
+            "count": c.count,
+            "example": c.example,
+        }
         for c in codes
     ]
     first = [{name: "" if value is None else value for name, value in row.items()} for row in preview]

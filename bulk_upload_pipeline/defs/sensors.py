@@ -4,7 +4,8 @@ import json
 
 import dagster as dg
 
-from bulk_upload_pipeline import intake, ledger, line as stages
+from bulk_upload_pipeline import intake, ledger
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.line import Line
@@ -56,9 +57,7 @@ def _run_request(request: intake.Request) -> dg.RunRequest:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Writes the receipt of a batch whose run died before it could: killed, or cut off.",
 )
-def batch_failed(
-    context: dg.RunFailureSensorContext, line: dg.ResourceParam[Line]
-) -> dg.SkipReason | None:
+def batch_failed(context: dg.RunFailureSensorContext, line: dg.ResourceParam[Line]) -> dg.SkipReason | None:
     """A run that Dagster starts again by itself needs no receipt yet."""
     run = context.dagster_run
     batch_id = run.tags.get(PARTITION_TAG)
