@@ -1,0 +1,75 @@
+"""Records of a reader, in whatever pieces they come, as chunks of a stated number of records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from bulk_upload_pipeline.model import TextChunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from bulk_upload_pipeline.model import DamagedRow
+
+
+class Piece(NamedTuple):
+    """Some records in file order.
+
+    Attributes:
+        cells: As in `TextChunk`.
+        numbers: Row number of each row of `cells` (int64), ascending; gaps are the damaged rows.
+        damaged: Records between them that have no cells.
+        bytes_done: Bytes of the source up to the end of the piece.
+    """
+
+    cells: pa.Table
+    numbers: np.ndarray
+    damaged: tuple[DamagedRow, ...]
+    bytes_done: int
+
+    @property
+    def last(self) -> int:
+        """Return the highest row number, damaged rows included; 0 for a piece without records."""
+        rows = int(self.numbers[-1]) if len(self.numbers) else 0
+        return max(rows, self.damaged[-1].row_number if self.damaged else 0)
+
+    def split(self, number: int) -> tuple[Piece, Piece]:
+        """Return the records up to `number` and those behind it."""
+        at = int(np.searchsorted(self.numbers, number, side="right"))
+        first = tuple(row for row in self.damaged if row.row_number <= number)
+        return (
+            Piece(self.cells.slice(0, at), self.numbers[:at], first, self.bytes_done),
+            Piece(self.cells.slice(at), self.numbers[at:], self.damaged[len(first) :], self.bytes_done),
+        )
+
+
+def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
+    """Yield chunks of exactly `chunk_rows` records, damaged ones included; the last may be shorter.
+
+    So which record is in which chunk depends on nothing but the file and the setting, as the chunk ledger
+    needs it.
+    """
+    held: list[Piece] = []
+    limit = chunk_rows
+    for coming in pieces:
+        piece = coming
+        while piece.last >= limit:
+            first, piece = piece.split(limit)
+            yield _chunk([*held, first])
+            held, limit = [], limit + chunk_rows
+        if len(piece.numbers) or piece.damaged:
+            held.append(piece)
+    if held:
+        yield _chunk(held)
+
+
+def _chunk(pieces: list[Piece]) -> TextChunk:
+    return TextChunk(
+        pa.concat_tables([piece.cells for piece in pieces]),
+        pa.array(np.concatenate([piece.numbers for piece in pieces]), pa.int64()),
+        tuple(row for piece in pieces for row in piece.damaged),
+        pieces[-1].bytes_done,
+    )

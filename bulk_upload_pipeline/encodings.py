@@ -1,0 +1,175 @@
+"""Which encoding the text of a file is in, and its bytes as UTF-8, block by block.
+
+A byte-order mark decides, then whether the whole file is UTF-8, then the look of its bytes. What is left is
+one of the many encodings of one or two bytes a character, of which Windows-1252 is what Western
+spreadsheets write.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.findings import file_finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
+
+BLOCK_BYTES = 2 << 20
+"""Bytes read at once. Arrow reads text fastest in blocks of 1 to 4 MB, which stay in the cache."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""Byte-order marks; that of UTF-32 LE starts with that of UTF-16 LE, so it is tried first."""
+
+_SAMPLE_BYTES = 64 << 10
+_BEYOND_ASCII = re.compile(rb"[^\r\n]*[\x80-\xff][^\r\n]*")
+_MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+
+_WESTERN = frozenset(
+    {
+        *("ascii", "cp1250", "cp1252", "cp1254", "cp1257", "cp437", "cp500", "cp850", "cp852", "cp858", "cp1140"),
+        *("hp_roman8", "latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_10"),
+        *("iso8859_13", "iso8859_14", "iso8859_15", "iso8859_16", "mac_iceland", "mac_latin2", "mac_roman"),
+        *("mac_turkish", "cp037", "cp775", "cp860", "cp861", "cp863", "cp865", "cp1026", "cp273"),
+    }
+)
+"""Encodings that a few accented letters cannot tell apart; Windows-1252 stands for all of them."""
+
+
+class Encoding(NamedTuple):
+    """A codec of Python, and how sure it is (0 to 1; 1 is stated, marked or proven)."""
+
+    codec: str
+    confidence: float
+
+
+class _Walked(NamedTuple):
+    """What a walk through a file found out: its lines that are no ASCII, and whether it is all UTF-8."""
+
+    utf8: bool
+    multibyte: int
+    stray: int
+    sample: bytes
+
+
+def stated_encoding(name: str) -> Encoding:
+    """Return the encoding that a person or a profile names.
+
+    Raises:
+        UnreadableError: Python knows no such encoding of text.
+    """
+    try:
+        info = codecs.lookup(name)
+        "".encode(info.name)
+    except (LookupError, UnicodeError, TypeError, ValueError):
+        raise UnreadableError(
+            file_finding("UNKNOWN_ENCODING", f"there is no encoding named {name!r}")
+        ) from None
+    return Encoding("utf-8" if info.name == "utf-8-sig" else info.name, 1.0)
+
+
+def detect(stream: BinaryIO) -> Encoding:
+    """Return the encoding of a text, reading it to its end.
+
+    Raises:
+        UnreadableError: No encoding makes text of it.
+    """
+    head = stream.read(BLOCK_BYTES)
+    for mark, codec in _MARKS:
+        if head.startswith(mark):
+            return Encoding(codec, 1.0)
+    wide = _utf16_without_mark(head)
+    if wide is not None:
+        return Encoding(wide, 0.9)
+    text = _walk(_rest_of(stream, head))
+    if text.utf8:
+        return Encoding("utf-8", 1.0)
+    # Some bytes that are none among many characters that are: a damaged spot, not another encoding.
+    if text.multibyte > 10 * text.stray:
+        return Encoding("utf-8", round(text.multibyte / (text.multibyte + text.stray), 2))
+    return _guess(text.sample)
+
+
+def _utf16_without_mark(head: bytes) -> str | None:
+    """Return which UTF-16 a text mostly of ASCII is: every other byte of it is NUL."""
+    even, odd = head[0:4096:2], head[1:4096:2]
+    if len(odd) < 8:
+        return None
+    if odd.count(0) > 0.7 * len(odd) and even.count(0) == 0:
+        return "utf-16-le"
+    if even.count(0) > 0.7 * len(even) and odd.count(0) == 0:
+        return "utf-16-be"
+    return None
+
+
+def _rest_of(stream: BinaryIO, head: bytes) -> Iterator[bytes]:
+    yield head
+    while block := stream.read(BLOCK_BYTES):
+        yield block
+
+
+def _walk(blocks: Iterable[bytes]) -> _Walked:
+    """Look at every byte: ASCII passes at memory speed, the rest is decoded."""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    utf8, multibyte, stray, sample = True, 0, 0, bytearray()
+    for block in blocks:
+        if block.isascii() and not (utf8 and decoder.getstate()[0]):
+            continue
+        if utf8:
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError:
+                utf8 = False
+        whole = _MULTIBYTE.sub(b"", block)
+        multibyte += (len(block) - len(whole)) // 2
+        stray += sum(map(whole.count, _HIGH_BYTES))
+        for line in _BEYOND_ASCII.finditer(block):
+            if len(sample) >= _SAMPLE_BYTES:
+                break
+            sample += line[0][:4096] + b"\n"
+    if utf8:
+        utf8 = not decoder.getstate()[0]
+    return _Walked(utf8, multibyte, stray, bytes(sample))
+
+
+_HIGH_BYTES = tuple(bytes([byte]) for byte in range(0x80, 0x100))
+
+
+def _guess(sample: bytes) -> Encoding:
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(sample).best()
+    if best is not None and best.encoding not in _WESTERN and not best.encoding.startswith("utf"):
+        return Encoding(best.encoding, round(max(0.0, 1 - best.chaos), 2))
+    # Five bytes are nothing in Windows-1252; ISO-8859-1 has something (if invisible) for each.
+    gaps = any(byte in sample for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
+    confidence = 0.8 if best is None else round(max(0.0, 1 - best.chaos), 2)
+    return Encoding("iso8859-1" if gaps else "cp1252", min(confidence, 0.95))
+
+
+def utf8_blocks(stream: BinaryIO, codec: str) -> Iterator[bytes]:
+    """Yield a text as UTF-8 without its byte-order mark, some megabytes at a time.
+
+    A character is never cut. Bytes that are no text become U+FFFD, which parsing reports for its cell.
+    """
+    decoder = codecs.getincrementaldecoder(codec)("replace")
+    first = True
+    while raw := stream.read(BLOCK_BYTES):
+        plain = codec == "utf-8" and not decoder.getstate()[0] and raw.isascii()
+        block = raw if plain else decoder.decode(raw).encode("utf-8", "replace")
+        if first:
+            block, first = block.removeprefix(codecs.BOM_UTF8), not block
+        if block:
+            yield block
+    rest = decoder.decode(b"", final=True).encode("utf-8", "replace")
+    if rest:
+        yield rest
