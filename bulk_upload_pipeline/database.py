@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import sqlalchemy as sa
@@ -101,9 +101,9 @@ def migrate(url: str | sa.URL) -> None:
 
 
 def _check_server(connection: sa.Connection, shown: str) -> None:
-    number, version = connection.execute(
-        sa.text("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
-    ).one()
+    versions = "SELECT current_setting('server_version_num')::int, current_setting('server_version')"
+    found: Any = connection.execute(sa.text(versions)).one()
+    number, version = found
     if number < OLDEST_SERVER * 10_000:
         raise DatabaseTooOldError(shown, version)
 

@@ -115,13 +115,17 @@ class _Reader:
     def _split_apart(self, data: bytes, apart: tuple[Record, ...]) -> tuple[_Rows, list[_Damage]]:
         """Read the lines between the records that were split apart, and put those back in their places."""
         spans = [(record.start, next_line(data, record.end)) for record in apart]
-        between = zip([0, *(end for _, end in spans)], [*(start for start, _ in spans), len(data)], strict=True)
+        between = zip(
+            [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(data)], strict=True
+        )
         plain = b"".join(data[start:end] for start, end in between)
         table, odd = self._parse(plain, quoting=False)
         rows, damage = self._settled(table, _starts_outside(data, spans), odd)
         good = [one for one in apart if one.cells is not None and fits(one.cells, self.columns)]
         damage += [
-            _Damage(one.start, one.cells and len(one.cells), data[one.start : one.end].decode())
+            _Damage(
+                one.start, None if one.cells is None else len(one.cells), data[one.start : one.end].decode()
+            )
             for one in apart
             if one.cells is None or not fits(one.cells, self.columns)
         ]

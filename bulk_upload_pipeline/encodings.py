@@ -36,7 +36,19 @@ _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf
 
 _WESTERN = frozenset(
     {
-        *("ascii", "cp1250", "cp1252", "cp1254", "cp1257", "cp437", "cp500", "cp850", "cp852", "cp858", "cp1140"),
+        *(
+            "ascii",
+            "cp1250",
+            "cp1252",
+            "cp1254",
+            "cp1257",
+            "cp437",
+            "cp500",
+            "cp850",
+            "cp852",
+            "cp858",
+            "cp1140",
+        ),
         *("hp_roman8", "latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_10"),
         *("iso8859_13", "iso8859_14", "iso8859_15", "iso8859_16", "mac_iceland", "mac_latin2", "mac_roman"),
         *("mac_turkish", "cp037", "cp775", "cp860", "cp861", "cp863", "cp865", "cp1026", "cp273"),

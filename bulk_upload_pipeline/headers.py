@@ -90,7 +90,9 @@ class HeaderFinder:
         near = _near_misses(match, names)
         if not match.mapping and not near:
             first = ", ".join(names)
-            return file_finding("NO_HEADER", f"the first row is `{first[:100]}{'…' if len(first) > 100 else ''}`")
+            return file_finding(
+                "NO_HEADER", f"the first row is `{first[:100]}{'…' if len(first) > 100 else ''}`"
+            )
         titles = ", ".join(f"`{_written(match.profile, name)}`" for name in match.missing)
         looks = "".join(f"; `{cell}` looks like `{alias}`" for cell, alias in near)
         return file_finding("MISSING_COLUMN", titles + looks)

@@ -233,9 +233,14 @@ def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
         chunks.batch_id == batch_id
     )
     with engine.connect() as connection:
-        *counts, quantity, item_total = connection.execute(query).one()
+        found: Any = connection.execute(query).one()
+    inserted, updated, unchanged, refused, quantity, item_total = found
     return LoadResult(
-        *(int(count) for count in counts), totals=Totals(Decimal(quantity), Decimal(item_total))
+        int(inserted),
+        int(updated),
+        int(unchanged),
+        int(refused),
+        Totals(Decimal(quantity), Decimal(item_total)),
     )
 
 
@@ -248,7 +253,8 @@ def in_target(engine: sa.Engine, batch_id: str) -> tuple[int, Totals]:
         sa.func.coalesce(sa.func.sum(columns.item_total), 0),
     ).where(columns.upload_batch_id == batch_id)
     with engine.connect() as connection:
-        rows, quantity, item_total = connection.execute(query).one()
+        found: Any = connection.execute(query).one()
+    rows, quantity, item_total = found
     return rows, Totals(Decimal(quantity), Decimal(item_total))
 
 
@@ -291,13 +297,13 @@ def close(
 def _codes(engine: sa.Engine, batch_id: str) -> dict[str, int]:
     errors = processing_errors.c
     query = (
-        sa.select(errors.error_code, sa.func.count())
+        sa.select(errors.error_code, sa.func.count().label("findings"))
         .where(errors.batch_id == batch_id)
         .group_by(errors.error_code)
         .order_by(sa.func.count().desc(), errors.error_code)
     )
     with engine.connect() as connection:
-        return {code: count for code, count in connection.execute(query)}
+        return {row.error_code: row.findings for row in connection.execute(query)}
 
 
 def receipt(engine: sa.Engine, batch_id: str) -> Receipt:
@@ -366,7 +372,7 @@ def _totals(stated: dict[str, str]) -> Totals:
 
 
 def _storable(name: str) -> str:
-    """Return a file name as text that PostgreSQL can hold: bytes that are no text are shown as `\\xNN`."""
+    """Return a file name as text that PostgreSQL can hold: bytes that are no text are shown by number."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "")
 
 

@@ -235,9 +235,9 @@ def _stage(judging: _Judging, staged: StagedBatch, plan: str) -> Verdict:
     size = None if judging.layout.compression else max(judging.path.stat().st_size, 1)
     pace = Pace("validating", judging.on_progress)
     with Stage(staged.folder) as stage:
-        for verdict, bytes_done in in_order(judging.judge, judging.chunks()):
-            stage.add(verdict)
-            pace.advance(verdict.rows_read, size and bytes_done / size)
+        for judged, bytes_done in in_order(judging.judge, judging.chunks()):
+            stage.add(judged)
+            pace.advance(judged.rows_read, size and bytes_done / size)
         verdict = stage.seal(plan, judging.max_error_rate)
     if verdict.rows_read == 0:
         raise UnreadableError(catalogue.file_finding("NO_DATA_ROWS"))

@@ -118,8 +118,8 @@ def _result(connection: Connection, batch_id: str) -> LoadResult:
         )
         row = cursor.fetchone()
     assert row is not None
-    *counts, quantity, item_total = row
-    return LoadResult(*counts, totals=Totals(quantity, item_total))
+    inserted, updated, unchanged, refused, quantity, item_total = row
+    return LoadResult(inserted, updated, unchanged, refused, Totals(quantity, item_total))
 
 
 class _StoppedError(Exception):

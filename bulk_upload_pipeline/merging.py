@@ -227,8 +227,8 @@ class Merge:
         self._cursor.execute(statement, self._stated(code, value))
         row = self._cursor.fetchone()
         assert row is not None
-        *counts, quantity, item_total = row
-        return LoadResult(*counts, totals=Totals(quantity, item_total))
+        inserted, updated, unchanged, refused, quantity, item_total = row
+        return LoadResult(inserted, updated, unchanged, refused, Totals(quantity, item_total))
 
     def _stated(self, code: str, value: str) -> dict[str, object]:
         message = findings.CATALOGUE[code].message.format(value=findings.shorten(value), column="")

@@ -83,6 +83,18 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeCount:
+    """Findings of one code in a batch, with an example."""
+
+    code: str
+    severity: str
+    count: int
+    column: str | None
+    example_row: int | None
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One uploaded file. `batch_id` is the Dagster partition key and a safe folder name.
 

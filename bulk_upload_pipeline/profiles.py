@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import ProfileInvalidError
@@ -175,7 +175,7 @@ def read_profile(text: str, source: str) -> Profile:
     _refuse_wrong_values(stated, source)
     if "total_mismatch" in stated:
         stated["total_mismatch"] = Severity(stated["total_mismatch"])
-    return Profile(columns=columns, **cast("dict[str, Any]", stated))
+    return Profile(columns=columns, **stated)
 
 
 def _names(values: object, key: str, source: str) -> tuple[str, ...]:

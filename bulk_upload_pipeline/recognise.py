@@ -58,15 +58,19 @@ def recognise(
 
 def _delimited(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
     profile = finder.stated
-    encoding = _encoding(path, identified, stated.encoding or (profile and profile.encoding))
+    encoding = _encoding(path, identified, stated.encoding or (profile.encoding if profile else None))
     with opened(path, identified.compression, identified.member) as stream:
         top = top_of(encodings.utf8_blocks(stream, encoding.codec))
-    delimiter = stated.delimiter or (profile and profile.delimiter) or delimiter_of(top, finder.known)
+    delimiter = (
+        stated.delimiter or (profile.delimiter if profile else None) or delimiter_of(top, finder.known)
+    )
     records = top_records(top, delimiter)
     header = finder.find([record.cells for record in records])
     found = header.match.profile
     if profile is None and _states_otherwise(found.encoding, encoding.codec, found.delimiter, delimiter):
-        wanted = Overrides(encoding=stated.encoding or found.encoding, delimiter=stated.delimiter or found.delimiter)
+        wanted = Overrides(
+            encoding=stated.encoding or found.encoding, delimiter=stated.delimiter or found.delimiter
+        )
         if wanted != stated:
             return _delimited(path, identified, finder, wanted)
     return Layout(
@@ -100,7 +104,7 @@ def _states_otherwise(encoding: str | None, codec: str, wanted: str | None, deli
 def _spreadsheet(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
     from bulk_upload_pipeline.spreadsheets import sheet_tops
 
-    sheet = stated.sheet or (finder.stated and finder.stated.sheet)
+    sheet = stated.sheet or (finder.stated.sheet if finder.stated else None)
     tops = [top for top in sheet_tops(path, identified) if sheet in (None, top.name)]
     if not tops:
         raise UnreadableError(file_finding("NOT_A_TABLE", f"it has no sheet named {sheet!r}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from psycopg2 import sql
 
 from bulk_upload_pipeline.cells import unique_names
+from bulk_upload_pipeline.model import CodeCount
 from bulk_upload_pipeline.tables import processing_errors
 
 if TYPE_CHECKING:
@@ -38,18 +38,6 @@ _COPIED = (
     "row_data",
     "line_occurrence",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CodeCount:
-    """Findings of one code in a batch, with an example."""
-
-    code: str
-    severity: str
-    count: int
-    column: str | None
-    example_row: int | None
-    example: str
 
 
 def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch) -> None:
@@ -87,7 +75,8 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
         "GROUP BY error_code, severity ORDER BY severity, count(*) DESC, error_code"
     )
     with engine.connect() as connection:
-        return [CodeCount(*row) for row in connection.execute(query, {"batch_id": batch_id})]
+        found: list[Any] = list(connection.execute(query, {"batch_id": batch_id}))
+    return [CodeCount(*row) for row in found]
 
 
 def first(engine: sa.Engine, batch_id: str, limit: int) -> list[dict[str, Any]]:

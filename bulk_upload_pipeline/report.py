@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from bulk_upload_pipeline.model import Receipt, Verdict
-    from bulk_upload_pipeline.rejects import CodeCount
+    from bulk_upload_pipeline.model import CodeCount, Receipt, Verdict
 
 RECEIPT_TEXT = "receipt.txt"
 RECEIPT_JSON = "receipt.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -31,7 +33,7 @@ SCHEMA = "bulk_upload"
 metadata = MetaData()
 
 
-def _sql_type(column: contract.Column) -> TypeEngine[object]:
+def _sql_type(column: contract.Column) -> TypeEngine[Any]:
     if column.kind is contract.Kind.DATE:
         return Date()
     if column.kind is contract.Kind.AMOUNT:

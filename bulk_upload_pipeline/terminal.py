@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from bulk_upload_pipeline.findings import Entry
-    from bulk_upload_pipeline.model import Progress, Receipt
-    from bulk_upload_pipeline.rejects import CodeCount
+    from bulk_upload_pipeline.model import CodeCount, Progress, Receipt
 
 COLOURS = {
     State.LOADED: "green",

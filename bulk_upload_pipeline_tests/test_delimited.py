@@ -189,9 +189,7 @@ def test_what_csv_writes_is_read_as_csv_reads_it(folder, table, delimiter, end, 
     writer.writerows([HEADER, *table])
     path = folder / "file"
     path.write_bytes(sink.getvalue().encode(encoding))
-    layout = Layout(
-        "csv", HEADER, {}, "generic", encoding=encoding.removesuffix("-sig"), delimiter=delimiter
-    )
+    layout = Layout("csv", HEADER, {}, "generic", encoding=encoding.removesuffix("-sig"), delimiter=delimiter)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encodings, "BLOCK_BYTES", block)
         patch.setattr(records, "LONGEST_QUOTED_RECORD", 1_000)
@@ -205,7 +203,10 @@ def test_what_csv_writes_is_read_as_csv_reads_it(folder, table, delimiter, end, 
 
 
 @settings(max_examples=300, deadline=None)
-@given(content=st.lists(st.sampled_from([b'"', b",", b"\n", b"\r", b"a", b"\r\n", b"1", b'""', b"\xe9"])), block=st.sampled_from([3, 50]))
+@given(
+    content=st.lists(st.sampled_from([b'"', b",", b"\n", b"\r", b"a", b"\r\n", b"1", b'""', b"\xe9"])),
+    block=st.sampled_from([3, 50]),
+)
 def test_no_byte_of_rubbish_is_lost_in_silence(folder, content, block):
     """Every character but marks and line ends that went in comes out, in a row or in a damaged record."""
     text = b"".join(content)

@@ -79,12 +79,9 @@ def test_the_environment_is_read_in_one_place(path):
     reads = [
         node
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if (isinstance(node, ast.Attribute)
-        and node.attr in {"getenv", "environb"})
-        or (isinstance(node, ast.Subscript)
-        and ast.unparse(node.value) == "os.environ")
-        or (isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "os.environ.get")
+        if (isinstance(node, ast.Attribute) and node.attr in {"getenv", "environb"})
+        or (isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ")
+        or (isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.get")
     ]
     assert not reads
 

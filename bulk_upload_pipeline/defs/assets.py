@@ -25,7 +25,9 @@ PREVIEW_ROWS = 20
     tags={"stage": "upload"},
     output_required=False,
 )
-def upload(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> Iterator[dg.MaterializeResult]:
+def upload(
+    context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
+) -> Iterator[dg.MaterializeResult[None]]:
     """The file, taken out of the inbox into the archive, hashed and recognised.
 
     A file of the same bytes as an earlier loaded one ends here, as exit `duplicate`; an unreadable one, too.
@@ -68,7 +70,7 @@ def upload(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> I
 )
 def judged_rows(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Both come from one reading of the file, so they cannot disagree."""
     batch_id = context.partition_key
     with exits(context, line) as watched:
@@ -98,7 +100,7 @@ def judged_rows(
 )
 def mangalam_invoices(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """The invoice lines, loaded chunk by chunk, each exactly once. It reads the verdict again before it loads."""
     with exits(context, line) as watched:
         result = stages.load(watched, context.partition_key)
@@ -113,7 +115,9 @@ def mangalam_invoices(
     kinds={"postgres", "file"},
     tags={"stage": "receipt"},
 )
-def upload_receipts(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
+def upload_receipts(
+    context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult[None]:
     """The final account of the batch: a row in `bulk_upload.upload_batches` and a folder for the clerk."""
     batch_id = context.partition_key
     with exits(context, line):

@@ -38,6 +38,3 @@ def copy_into_inbox(context: dg.OpExecutionContext, config: FileToDrop, line: dg
 def drop_file() -> None:
     """A job of one op: the rest is the sensor's."""
     copy_into_inbox()
-
-
-JOBS = [load_batch, drop_file]

@@ -8,8 +8,7 @@ import dagster as dg
 
 from bulk_upload_pipeline import contract, report
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import Batch, LoadResult, Progress, Receipt, Verdict
-from bulk_upload_pipeline.rejects import CodeCount
+from bulk_upload_pipeline.model import Batch, CodeCount, LoadResult, Progress, Receipt, Verdict
 
 Metadata = dict[str, Any]
 
