@@ -102,13 +102,18 @@ def started(cluster: Cluster) -> sa.URL:
         EmbeddedPostgresError: The server does not start.
         OSError: A folder cannot be used.
     """
-    if not postmaster_of(cluster):
+    # A server that is found may just be ending, killed or told to stop: then it is started after all.
+    url = _ready(cluster) if postmaster_of(cluster) else None
+    if url is None:
         _open_the_way(cluster)
         if not (cluster.folder / "PG_VERSION").exists():
             _initialise(cluster)
         _clear_remains(cluster)
         _start(cluster)
-    return _ready(cluster)
+        url = _ready(cluster)
+    if url is None:
+        raise cluster.failure("it ended while starting")
+    return url
 
 
 def _initialise(cluster: Cluster) -> None:
@@ -232,8 +237,8 @@ def _clear_remains(cluster: Cluster) -> None:
         remains.unlink(missing_ok=True)
 
 
-def _ready(cluster: Cluster) -> sa.URL:
-    """Wait until the server takes connections, be it started by us or just now by another process."""
+def _ready(cluster: Cluster) -> sa.URL | None:
+    """Wait until the server takes connections, and return its URL; None when it ends instead."""
     deadline = time.monotonic() + RECOVERY_PATIENCE
     while postmaster := postmaster_of(cluster):
         if postmaster.sockets and _answers(postmaster):
@@ -242,7 +247,7 @@ def _ready(cluster: Cluster) -> sa.URL:
         if time.monotonic() > deadline:
             raise cluster.failure(f"it is not ready after {RECOVERY_PATIENCE} s")
         time.sleep(POLL)
-    raise cluster.failure("it ended while starting")
+    return None
 
 
 def _answers(postmaster: Postmaster) -> bool:
