@@ -141,6 +141,7 @@ def test_half_of_the_rows_bad_means_nothing_is_loaded_and_the_run_fails_at_the_g
     failed = {event.step_key for event in result.all_node_events if event.is_step_failure}
     assert failed == {"validated_invoices_error_rate"}
     assert materialized(instance, TARGET) == set()
+    assert materialized(instance, "upload_receipts") == {batch_id}
     text = (line.reports(batch_id) / "receipt.txt").read_text()
     assert "10 of 20 rows (50%) have errors" in text
     assert "Not a number" in text

@@ -83,6 +83,9 @@ def judged_rows(
         "processing_errors",
         metadata={"dagster/row_count": findings, **metadata.of_findings(preview, codes)},
     )
+    if verdict.breaker_tripped:
+        # The gate stops the run here, so that the receipt's own step is never reached.
+        materialize_receipt(context, line, ledger.receipt(line.engine, batch_id))
 
 
 @dg.asset(

@@ -1,0 +1,134 @@
+"""The product as a person meets it: `bulk-upload up` in a process of its own, files dropped, Dagster asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+
+import pytest
+
+from bulk_upload_pipeline import cluster, processes
+from bulk_upload_pipeline_tests import real_files
+from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, free_port, upped, wait_until
+from bulk_upload_pipeline_tests.world import csv_of, good_row
+
+ASSETS = ("upload", "validated_invoices", "processing_errors", "mangalam_invoices", "upload_receipts")
+CHECKS = {
+    "validated_invoices": "error_rate",
+    "mangalam_invoices": "control_totals",
+    "upload_receipts": "nothing_lost",
+}
+SAMPLES = {
+    "zoho-clean.csv": "loaded",
+    "distributor-some-faults.csv": "partially_loaded",
+    "zoho-wrong-file.csv": "rejected",
+}
+UNREADABLE = "picture renamed.csv"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    """One `up --sample` for the tests of this module, with a file of each exit dropped in."""
+    with upped(tmp_path_factory.mktemp("up") / "home", "--sample") as up:
+        up.drop(UNREADABLE, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40)
+        up.drop("half-written.csv.part", csv_of([good_row(1)]))
+        expected = SAMPLES | {UNREADABLE: "unreadable"}
+        wait_until(lambda: len(up.states()) >= len(expected))
+        yield up
+
+
+def other_command(up, *arguments):
+    environment = {**os.environ, "BULK_UPLOAD_HOME": str(up.home.root), "COLUMNS": "200"}
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_each_dropped_file_ends_in_its_exit_and_is_told_in_a_line(up):
+    expected = SAMPLES | {UNREADABLE: "unreadable"}
+    assert up.states() == expected
+    for name, state in expected.items():
+        wait_until(lambda: any(f"{name}  {state}  " in line for line in up.told))  # noqa: B023
+    assert not list(up.home.inbox.glob("*.csv"))
+    assert [path.name for path in up.home.inbox.iterdir()] == ["half-written.csv.part"]
+
+
+def test_the_ui_shows_of_each_batch_what_its_exit_says(up):
+    """The table of exits: which assets are materialized for the batch, and what the checks say."""
+    loaded = dict.fromkeys(ASSETS, True)
+    expected = {
+        "zoho-clean.csv": (loaded, (True, "WARN")),
+        "distributor-some-faults.csv": (loaded, (False, "WARN")),
+        "zoho-wrong-file.csv": (loaded | {"mangalam_invoices": False}, (False, "ERROR")),
+        UNREADABLE: ({asset: asset == "upload_receipts" for asset in ASSETS}, None),
+    }
+    for name, (materialized, gate) in expected.items():
+        batch_id = up.batch(name)
+        wait_until(lambda: up.materialized("upload_receipts", batch_id))  # noqa: B023
+        found = {asset: up.materialized(asset, batch_id) is not None for asset in ASSETS}
+        assert found == materialized, name
+        assert up.checked("validated_invoices", "error_rate", batch_id) == gate, name
+    clean = up.batch("zoho-clean.csv")
+    for asset, check in CHECKS.items():
+        passed, _ = wait_until(lambda: up.checked(asset, check, clean))  # noqa: B023
+        assert passed, check
+
+
+def test_the_receipt_in_the_ui_says_what_the_database_says(up):
+    batch_id = up.batch("distributor-some-faults.csv")
+    shown = up.materialized("upload_receipts", batch_id)
+    columns = ("state", "rows_read", "rows_inserted", "rows_updated", "rows_unchanged", "rows_rejected")
+    (found,) = up.rows(
+        f"SELECT {', '.join(columns)} FROM bulk_upload.upload_batches WHERE batch_id = :batch", batch=batch_id
+    )
+    assert tuple(shown[column] for column in columns) == found
+    assert (found[1], found[2], found[5]) == (1_000, 970, 30)
+    assert up.rows(
+        "SELECT count(DISTINCT row_number) FROM bulk_upload.processing_errors "
+        "WHERE batch_id = :batch AND severity = 'error'",
+        batch=batch_id,
+    ) == [(30,)]
+
+
+def test_every_real_daily_file_is_loaded_once_and_none_of_its_lines_is_lost(up):
+    for path in real_files.DAYS:
+        up.drop(path.name, path.read_bytes())
+    names = {path.name for path in real_files.DAYS}
+    wait_until(lambda: names <= up.states().keys(), 240)
+    assert {up.states()[name] for name in names} == {"loaded"}
+    query = f"{real_files.IN_THE_TABLE} JOIN bulk_upload.upload_batches ON batch_id = upload_batch_id"
+    found = Counter(up.rows(f"{query} WHERE upload_batches.profile = 'online_retail'"))
+    assert found == real_files.lines()
+    for path in real_files.DAYS:
+        up.drop(f"again {path.name}", path.read_bytes())
+    again = {f"again {name}" for name in names}
+    wait_until(lambda: again <= up.states().keys(), 240)
+    assert {up.states()[name] for name in again} == {"duplicate"}
+    assert Counter(up.rows(f"{query} WHERE upload_batches.profile = 'online_retail'")) == found
+
+
+def test_the_other_commands_work_beside_it(up):
+    listed = other_command(up, "status")
+    assert listed.returncode == 0, listed.stderr
+    assert up.batch("zoho-clean.csv") in listed.stdout
+    second = other_command(up, "up", "--port", str(free_port()))
+    assert second.returncode == 2
+    assert second.stderr.count("\n") == 1
+    assert "already runs" in second.stderr
+
+
+def test_ctrl_c_stops_all_of_it(up):
+    # The last test of this module, since it stops what the others use.
+    mine = processes.marked(up.home.root)
+    assert mine
+    assert up.stop(2) == 0
+    assert not processes.marked(up.home.root)
+    assert cluster.postmaster_of(cluster.cluster_in(up.home.postgres)) is None
+    assert up.told[-1] == "Stopped.\n"
