@@ -10,5 +10,7 @@ The tour, in the order in which a file meets the rooms:
   to the target, exactly once), `ledger` (what PostgreSQL knows of batches), `report` (what the clerk
   reads and corrects).
 * `line` strings the verbs together; `defs/` shows it to Dagster, `cli` to people at a terminal.
+* `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists
+  what of it does not fit, and `patience` is how tables are changed that others use.
 * `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.
 """

@@ -14,9 +14,11 @@ from bulk_upload_pipeline.exceptions import (
     DatabaseTooNewError,
     DatabaseTooOldError,
     DatabaseUnavailableError,
+    OldDatabaseError,
     SettingInvalidError,
     TransientError,
 )
+from bulk_upload_pipeline.patience import patiently
 from bulk_upload_pipeline.settings import DATABASE_URL
 from bulk_upload_pipeline.tables import SCHEMA
 
@@ -89,15 +91,18 @@ def migrate(url: str | sa.URL) -> None:
         DatabaseUnavailableError: The server does not answer, or refuses this user or database.
         DatabaseTooOldError: The server is older than PostgreSQL 15.
         DatabaseTooNewError: A newer version of this package has migrated it already.
+        OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
+        DatabaseBusyError: Somebody holds a table for longer than we wait.
     """
     engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, poolclass=sa.NullPool)
     try:
-        with engine.begin() as connection:
+        with engine.connect() as connection:
             _check_server(connection, address(url))
-            if _revision(connection) != _head():
-                _upgrade(connection, address(url))
+            if revision(connection) == head():
+                return
+        patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
     except OperationalError as error:
-        raise DatabaseUnavailableError(address(url), _first_line(error)) from error
+        raise DatabaseUnavailableError(address(url), first_line(error)) from error
 
 
 def _check_server(connection: sa.Connection, shown: str) -> None:
@@ -112,10 +117,14 @@ def _upgrade(connection: sa.Connection, shown: str) -> None:
     """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind."""
     from alembic import command
 
+    from bulk_upload_pipeline import adoption
+
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
-    revision = _revision(connection)
-    if revision is not None and revision > _head():
-        raise DatabaseTooNewError(shown, revision, _head())
+    known = revision(connection)
+    if known is not None and known > head():
+        raise DatabaseTooNewError(shown, known, head())
+    if known is None and adoption.plan(connection):
+        raise OldDatabaseError(shown)
     connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
     command.upgrade(migration_config(connection), "head")
 
@@ -131,7 +140,7 @@ def migration_config(connection: sa.Connection) -> Config:
     return config
 
 
-def _revision(connection: sa.Connection) -> str | None:
+def revision(connection: sa.Connection) -> str | None:
     """Return the revision of the schema, without the import of Alembic that every run would pay for."""
     table = f"{SCHEMA}.alembic_version"
     if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": table}) is None:
@@ -139,7 +148,7 @@ def _revision(connection: sa.Connection) -> str | None:
     return connection.scalar(sa.text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a constant
 
 
-def _head() -> str:
+def head() -> str:
     """Return the newest revision: revisions are numbered, and their files are named after them."""
     return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
 
@@ -167,7 +176,7 @@ def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None
         with engine.connect() as connection:
             _create_database(connection, wanted.database or "", owned=owned)
     except (OperationalError, ProgrammingError) as error:
-        raise DatabaseUnavailableError(address(url), _first_line(error)) from error
+        raise DatabaseUnavailableError(address(url), first_line(error)) from error
 
 
 def _create_database(connection: sa.Connection, name: str, *, owned: bool) -> None:
@@ -223,7 +232,7 @@ def is_transient(error: BaseException) -> bool:
     return lost and _REFUSED_AT_THE_DOOR.search(str(original)) is None
 
 
-def _first_line(error: DBAPIError) -> str:
+def first_line(error: DBAPIError) -> str:
     """Return what the server or the driver said, in one line; neither repeats a password."""
     lines = str(error.orig).strip().splitlines()
     return lines[0].strip() if lines else type(error.orig).__name__

@@ -143,6 +143,39 @@ class DatabaseTooNewError(BulkUploadError):
         )
 
 
+class OldDatabaseError(BulkUploadError):
+    """The tables are those of the system that this one replaces, and nobody said yet that they shall change."""
+
+    exit_code = 2
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"PostgreSQL at {address} holds tables of the old system. `bulk-upload db check` lists what of it "
+            f"does not fit, `bulk-upload db upgrade --dry-run` shows the SQL, and `bulk-upload db upgrade` moves "
+            f"it over with every row."
+        )
+
+
+class AdoptionRefusedError(BulkUploadError):
+    """PostgreSQL refuses a step of moving an old database over; the steps before it are done and stay."""
+
+    def __init__(self, address: str, step: str, cause: str) -> None:
+        super().__init__(
+            f"PostgreSQL at {address} refuses a step of the upgrade ({step}): {cause}. Nothing of this step is "
+            f"done. Remove what it names, and run `bulk-upload db upgrade` again; it goes on from there."
+        )
+
+
+class DatabaseBusyError(TransientError):
+    """Others hold a table that must be changed."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"PostgreSQL at {address} cannot be brought up to date, because somebody holds one of the tables. "
+            f"End what works on it (a long query, a backup, an open transaction), and try again."
+        )
+
+
 class EmbeddedPostgresError(BulkUploadError):
     """The embedded PostgreSQL could not be started."""
 

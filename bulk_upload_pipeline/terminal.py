@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from bulk_upload_pipeline.findings import Entry
+    from bulk_upload_pipeline.misfits import Misfit
     from bulk_upload_pipeline.model import CodeCount, Progress, Receipt
 
 COLOURS = {
@@ -161,3 +162,15 @@ def print_catalogue(entries: Iterable[Entry]) -> None:
     """Print code, severity and title of every entry."""
     for entry in entries:
         say(f"{entry.code:<22} {entry.severity:<8} {entry.title}")
+
+
+def print_misfits(misfits: Sequence[Misfit]) -> None:
+    """Print what in the database does not fit, each with some examples."""
+    if not misfits:
+        say("Everything fits.")
+    for misfit in misfits:
+        rows = f"{misfit.rows:,} rows: " if misfit.rows else ""
+        where = f" {misfit.column}" if misfit.column else ""
+        say(f"{misfit.code}{where}  {rows}{misfit.message}")
+        for example in misfit.examples:
+            say(f"    {example}")

@@ -1,0 +1,116 @@
+"""Bringing a database up to date, one of the old system included, or saying in SQL what that would be."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
+
+import psycopg2
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from bulk_upload_pipeline import adoption, database
+from bulk_upload_pipeline.exceptions import AdoptionRefusedError, DatabaseUnavailableError
+from bulk_upload_pipeline.patience import LOCK_TIMEOUT, patiently
+from bulk_upload_pipeline.tables import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why: None) -> None:
+    """Make the tables of the old system ours, where there are any, and run the migrations.
+
+    Safe to repeat, to do from two processes at once, and to kill: it goes on with the step that it was at.
+
+    Args:
+        url: The database.
+        on_step: Told what each step does, before it is done.
+
+    Raises:
+        AdoptionRefusedError: A table of the old system cannot be changed as it must be.
+        DatabaseBusyError: Somebody holds a table for longer than we wait.
+        DatabaseUnavailableError: The server does not answer, or refuses this user or database.
+    """
+    engine = database.make_engine(url)
+    shown = database.address(url)
+    try:
+        with engine.connect() as holder:
+            # Ends with the connection, however this process ends.
+            holder.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('bulk_upload.upgrade', 0))"))
+            holder.commit()
+            _adopt(engine, shown, on_step)
+            database.migrate(url)
+    except sa.exc.OperationalError as error:
+        raise DatabaseUnavailableError(shown, database.first_line(error)) from error
+    finally:
+        engine.dispose()
+
+
+def _adopt(engine: sa.Engine, shown: str, on_step: Callable[[str], object]) -> None:
+    with engine.connect() as connection:
+        steps = [] if database.revision(connection) else adoption.plan(connection)
+    for step in steps:
+        on_step(step.why)
+        try:
+            patiently(engine, shown, lambda connection, step=step: _run(connection, step))  # type: ignore[misc]
+        except DBAPIError as error:
+            if isinstance(error, sa.exc.OperationalError):
+                raise
+            raise AdoptionRefusedError(shown, step.why, _cause(error)) from error
+
+
+def _cause(error: DBAPIError) -> str:
+    """Return what PostgreSQL said, with the detail that names the culprit."""
+    detail = error.orig.diag.message_detail if isinstance(error.orig, psycopg2.Error) else None
+    return database.first_line(error) + (f" ({detail.splitlines()[0]})" if detail else "")
+
+
+def _run(connection: sa.Connection, step: adoption.Step) -> None:
+    for statement in step.statements:
+        # Names of others may hold a percent sign, which the driver would take for a placeholder.
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def script(url: str | sa.URL) -> str:
+    """Return the SQL that `upgrade` would run, for psql; nothing is changed, and nobody waits.
+
+    Raises:
+        DatabaseUnavailableError: The server does not answer, or refuses this user or database.
+    """
+    engine = database.make_engine(url)
+    try:
+        with engine.connect() as connection:
+            return _script(connection)
+    except sa.exc.OperationalError as error:
+        raise DatabaseUnavailableError(database.address(url), database.first_line(error)) from error
+    finally:
+        engine.dispose()
+
+
+def _script(connection: sa.Connection) -> str:
+    known = database.revision(connection)
+    if known == database.head():
+        return "-- The database is up to date.\n"
+    parts = [_transaction(step) for step in ([] if known else adoption.plan(connection))]
+    return "\n".join(
+        [*parts, f"-- The migrations from {known or 'the first'} on\n{_migrations(connection, known)}"]
+    )
+
+
+def _transaction(step: adoption.Step) -> str:
+    timeout = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'"
+    statements = "".join(f"{statement};\n" for statement in (timeout, *step.statements))
+    return f"-- {step.why}\nBEGIN;\n{statements}COMMIT;\n"
+
+
+def _migrations(connection: sa.Connection, known: str | None) -> str:
+    from alembic import command
+
+    config = database.migration_config(connection)
+    config.output_buffer = text = io.StringIO()
+    with redirect_stdout(text):
+        command.upgrade(config, f"{known}:head" if known else "head", sql=True)
+    schema = sa.schema.CreateSchema(SCHEMA, if_not_exists=True)
+    return f"{schema.compile(connection)};\n{text.getvalue().strip()}\n"
