@@ -9,7 +9,8 @@ The tour, in the order in which a file meets the rooms:
   `validate` (typed chunk to verdict), `stage` (verdicts to Parquet and findings), `load` (staged chunks
   to the target, exactly once), `ledger` (what PostgreSQL knows of batches), `report` (what the clerk
   reads and corrects).
-* `line` strings the verbs together; `defs/` shows it to Dagster, `cli` to people at a terminal.
+* `line` strings the verbs together; `defs/` shows it to Dagster, `cli` and its `commands/` to people at a
+  terminal.
 * `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists
   what of it does not fit, and `patience` is how tables are changed that others use.
 * `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.

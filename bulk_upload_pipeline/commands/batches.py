@@ -1,0 +1,57 @@
+"""What became of batches: `status` and `errors`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bulk_upload_pipeline import terminal
+from bulk_upload_pipeline.commands.frame import FILE, as_json, open_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("batch", required=False)
+@click.option("--limit", default=50, show_default=True, help="How many batches to list.")
+@as_json
+def status(batch: str | None, limit: int, as_json: bool) -> None:
+    """List the batches, or tell everything about one BATCH."""
+    from bulk_upload_pipeline import ledger, rejects, report
+
+    with open_line() as line:
+        if batch is None:
+            receipts = ledger.receipts(line.engine, limit=limit)
+            if as_json:
+                terminal.print_json([report.as_json(receipt) for receipt in receipts])
+            else:
+                terminal.print_receipts(receipts)
+            return
+        receipt = ledger.receipt(line.engine, batch)
+        if as_json:
+            terminal.print_json(report.as_json(receipt))
+        else:
+            terminal.print_account(receipt, rejects.by_code(line.engine, batch))
+
+
+@click.command()
+@click.argument("batch")
+@click.option("--csv", "csv_path", type=FILE, help="Write the rejected rows there, to be corrected.")
+@as_json
+def errors(batch: str, csv_path: Path | None, as_json: bool) -> None:
+    """Show the findings of BATCH by code, with an example each."""
+    import dataclasses
+
+    from bulk_upload_pipeline import ledger, rejects
+
+    with open_line() as line:
+        receipt = ledger.receipt(line.engine, batch)
+        codes = rejects.by_code(line.engine, batch)
+        if csv_path is not None:
+            rejects.write_rejected(line.engine, batch, receipt.layout.get("header", ()), csv_path)
+    if as_json:
+        terminal.print_json([dataclasses.asdict(code) for code in codes])
+    else:
+        terminal.print_codes(codes)

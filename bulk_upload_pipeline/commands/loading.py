@@ -1,0 +1,84 @@
+"""`load` and `check`: files through the line, for real or for the verdict only."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bulk_upload_pipeline import terminal
+from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.model import Overrides, State
+from bulk_upload_pipeline.settings import read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@stating_options
+@click.option("--force", is_flag=True, help="Load even what was loaded before; equal rows stay unchanged.")
+@as_json
+def load(files: Sequence[Path], force: bool, as_json: bool, **stated: Any) -> None:
+    """Take FILES through the line now. They stay where they are; a copy goes to the archive."""
+    from bulk_upload_pipeline import report
+    from bulk_upload_pipeline.defs.session import session as open_session
+
+    receipts = []
+    with open_session(read_settings()) as session:
+        for path in files:
+            with terminal.progress_bar(path.name, quiet=as_json) as listener:
+                receipt = session.load(path, Overrides(**stated, force=force), listener)
+            receipts.append(receipt)
+            if not as_json:
+                terminal.print_receipt(receipt, str(session.line.reports(receipt.batch_id)))
+    if as_json:
+        terminal.print_json([report.as_json(receipt) for receipt in receipts])
+    sys.exit(max(EXIT_CODES.get(receipt.state, 3) for receipt in receipts))
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@stating_options
+@as_json
+def check(files: Sequence[Path], as_json: bool, **stated: Any) -> None:
+    """Say what a load of FILES would come to, without loading anything."""
+    results = [_check(path, Overrides(**stated), as_json=as_json) for path in files]
+    if as_json:
+        terminal.print_json([facts for facts, _ in results])
+    sys.exit(max(code for _, code in results))
+
+
+def _check(path: Path, stated: Overrides, *, as_json: bool) -> tuple[dict[str, Any], int]:
+    """Return the verdict on one file as plain values, and the exit code that a load would have."""
+    import dataclasses
+
+    from bulk_upload_pipeline import line
+
+    try:
+        with terminal.progress_bar(path.name, quiet=as_json) as listener:
+            checked = line.check(read_settings(), path, stated, on_progress=listener)
+    except UnreadableError as error:
+        if not as_json:
+            terminal.say(f"{path.name}  unreadable  {error}")
+        return {"file": path.name, "state": "unreadable", "finding": dataclasses.asdict(error.finding)}, 2
+    verdict = checked.verdict
+    state = _state_of(verdict.rows_rejected, tripped=verdict.breaker_tripped)
+    if not as_json:
+        terminal.say(
+            f"{path.name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
+            f"{verdict.rows_rejected:,} rejected, {verdict.warnings:,} warnings"
+        )
+        terminal.print_findings(checked.findings)
+    facts = {"file": path.name, "state": state, **dataclasses.asdict(verdict), "findings": checked.findings}
+    return facts, EXIT_CODES[state]
+
+
+def _state_of(rejected: int, *, tripped: bool) -> State:
+    if tripped:
+        return State.REJECTED
+    return State.PARTIALLY_LOADED if rejected else State.LOADED

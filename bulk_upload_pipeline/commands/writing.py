@@ -1,0 +1,37 @@
+"""Files that commands write: `sample`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bulk_upload_pipeline import terminal
+from bulk_upload_pipeline.commands.frame import FILE, as_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--rows", default=1_000, show_default=True, type=click.IntRange(1))
+@click.option("--profile", default="zoho", show_default=True, type=click.Choice(["zoho", "distributor"]))
+@click.option(
+    "--dirty", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of faulty rows."
+)
+@click.option("--seed", default=1, show_default=True, help="The same seed writes the same file.")
+@as_json
+def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json: bool) -> None:
+    """Write a realistic FILE of invoice lines, clean or with faults."""
+    from collections import Counter
+
+    from bulk_upload_pipeline.sample import write_sample
+
+    manifest = write_sample(file, rows=rows, profile=profile, dirty=dirty, seed=seed)
+    faults = Counter(code for code, _ in manifest.faults.values())
+    if as_json:
+        terminal.print_json({"file": str(file), "rows": manifest.rows, "faults": dict(faults.most_common())})
+    else:
+        told = ", ".join(f"{count:,} {code}" for code, count in faults.most_common())
+        terminal.say(f"{file}: {manifest.rows:,} rows" + (f", of which faulty: {told}" if told else ""))
