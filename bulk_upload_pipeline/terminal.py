@@ -33,6 +33,9 @@ COLOURS = {
     State.FAILED: "bold red",
 }
 
+WIDEST_LISTING = 220
+"""Characters of a line of `status`, which a narrow terminal wraps by itself."""
+
 
 def console() -> Console:
     """Return where results go: standard output."""
@@ -112,22 +115,22 @@ def _rate(receipt: Receipt) -> float:
 
 
 def print_receipts(receipts: Sequence[Receipt]) -> None:
-    """Print one line a batch."""
-    table = Table("received (UTC)", "file", "state", "read", "loaded", "rejected", "batch", box=None)
+    """Print one line a batch, however narrow the terminal is: a batch id must be whole to be copied."""
+    table = Table("received (UTC)", "state", "read", "loaded", "rejected", "batch", "file", box=None)
     for receipt in receipts:
         loaded = receipt.rows_inserted + receipt.rows_updated + receipt.rows_unchanged
         table.add_row(
             f"{receipt.received_at:%Y-%m-%d %H:%M:%S}",
-            escape(shown(receipt.file_name)[:60]),
             f"[{COLOURS.get(receipt.state, 'white')}]{receipt.state}[/]",
             f"{receipt.rows_read:,}",
             f"{loaded:,}",
             f"{receipt.rows_rejected:,}",
             receipt.batch_id,
+            escape(shown(receipt.file_name)[:60]),
         )
-    console().print(
-        table if receipts else "No batch yet. Drop a file in the inbox, or `bulk-upload load FILE`."
-    )
+    out = console()
+    out.width = max(out.width, WIDEST_LISTING)
+    out.print(table if receipts else "No batch yet. Drop a file in the inbox, or `bulk-upload load FILE`.")
 
 
 def print_account(receipt: Receipt, codes: Iterable[CodeCount]) -> None:

@@ -1,0 +1,225 @@
+"""The commands, as people at a terminal and their scripts meet them: words, JSON, exit codes, and what stays."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from bulk_upload_pipeline import pace
+from bulk_upload_pipeline import settings as variables
+from bulk_upload_pipeline.cli import main
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline_tests.world import HEADER, csv_of, good_row
+
+GOOD = [good_row(n) for n in range(20)]
+BAD = [good_row(n, Quantity="12abc") for n in range(100, 103)]
+
+
+@pytest.fixture(scope="module")
+def dagster_url(postgres_url):
+    """A storage of Dagster for the commands of this module."""
+    name = "dagster_of_commands"
+    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return postgres_url.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def home(tmp_path, database_url, dagster_url):
+    """The home of a terminal; the commands change their own environment, which must not stay."""
+    stated = {
+        variables.HOME: str(tmp_path / "home"),
+        variables.DATABASE_URL: database_url,
+        variables.DAGSTER_DATABASE_URL: dagster_url,
+    }
+    before = dict(os.environ)
+    os.environ.update(stated)
+    yield tmp_path / "home"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def at_terminal(home):
+    def run(*arguments):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    return run
+
+
+def a_file(folder, rows, name="file.csv"):
+    path = folder / name
+    path.write_text(csv_of(rows))
+    return path
+
+
+def count(database_url, table="mangalam_invoices"):
+    engine = sa.create_engine(database_url)
+    with engine.connect() as connection:
+        rows = connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))
+    engine.dispose()
+    return rows
+
+
+EXITS = {
+    "every row good": (csv_of(GOOD), 0, "loaded", 20),
+    "some rows bad": (csv_of(GOOD + BAD), 1, "partially_loaded", 20),
+    "half of the rows bad": (csv_of(GOOD[:3] + BAD), 2, "rejected", 0),
+    "no table": ("just words\n", 2, "unreadable", 0),
+}
+
+
+@pytest.mark.parametrize("kind", EXITS)
+def test_load_tells_by_its_exit_code_what_became_of_a_file(at_terminal, tmp_path, database_url, kind):
+    content, exit_code, state, loaded = EXITS[kind]
+    path = tmp_path / "file.csv"
+    path.write_text(content)
+    result = at_terminal("load", path)
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout.startswith(f"file.csv  {state}  ")
+    assert count(database_url) == loaded
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("kind", EXITS)
+def test_check_tells_the_same_and_leaves_no_trace(at_terminal, home, tmp_path, database_url, kind):
+    content, exit_code, state, _ = EXITS[kind]
+    path = tmp_path / "file.csv"
+    path.write_text(content)
+    result = at_terminal("check", path)
+    assert result.exit_code == exit_code, result.output
+    assert state in result.stdout
+    assert count(database_url, "bulk_upload.upload_batches") == 0
+    assert not home.exists()
+    (facts,) = json.loads(at_terminal("check", "--json", path).stdout)
+    assert facts["state"] == state
+
+
+def test_the_same_file_again_is_a_duplicate_and_no_error(at_terminal, tmp_path, database_url):
+    path = a_file(tmp_path, GOOD)
+    at_terminal("load", path)
+    result = at_terminal("load", path)
+    assert result.exit_code == 0
+    assert "duplicate" in result.stdout
+    assert count(database_url) == 20
+
+
+def test_of_several_files_the_worst_exit_code_counts_and_the_others_load(at_terminal, tmp_path, database_url):
+    good, bad = a_file(tmp_path, GOOD, "good.csv"), a_file(tmp_path, BAD, "bad.csv")
+    result = at_terminal("load", "--json", bad, good)
+    assert result.exit_code == 2
+    receipts = json.loads(result.stdout)
+    assert [(r["file_name"], r["state"]) for r in receipts] == [
+        ("bad.csv", "rejected"),
+        ("good.csv", "loaded"),
+    ]
+    assert count(database_url) == 20
+
+
+def test_the_run_of_a_load_is_in_dagsters_storage_for_the_ui_to_show(at_terminal, tmp_path):
+    (receipt,) = json.loads(at_terminal("load", "--json", a_file(tmp_path, GOOD)).stdout)
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(receipt["run_id"])
+        assert (run.job_name, run.status) == ("load_batch", dg.DagsterRunStatus.SUCCESS)
+        assert run.tags["dagster/partition"] == receipt["batch_id"]
+        assert receipt["batch_id"] in instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
+
+
+def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(at_terminal, tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "SECONDS_APART", 0.0)
+    result = at_terminal("load", a_file(tmp_path, GOOD))
+    assert "file.csv: " in result.stderr
+    assert "rows/s" in result.stderr
+    assert "\x1b[" not in result.output
+
+
+def test_a_file_that_does_not_exist_is_one_sentence(at_terminal, tmp_path):
+    for command in ("load", "check"):
+        result = at_terminal(command, tmp_path / "nothing.csv")
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+        assert "nothing.csv" in result.stderr
+
+
+def test_a_database_that_does_not_answer_is_one_sentence_without_its_password(at_terminal, tmp_path):
+    os.environ[variables.DATABASE_URL] = "postgresql://loader:secret@127.0.0.1:1/bulk_upload"
+    result = at_terminal("load", a_file(tmp_path, GOOD))
+    assert result.exit_code == 3
+    assert result.stderr.count("\n") == 1
+    assert "does not answer" in result.stderr
+    assert "secret" not in result.output
+
+
+def test_status_lists_batches_with_ids_that_can_be_copied(at_terminal, tmp_path):
+    (receipt,) = json.loads(at_terminal("load", "--json", a_file(tmp_path, GOOD)).stdout)
+    listed = at_terminal("status")
+    assert receipt["batch_id"] in listed.stdout
+    assert "loaded" in listed.stdout
+    assert json.loads(at_terminal("status", "--json").stdout) == [receipt]
+    assert json.loads(at_terminal("status", "--json", receipt["batch_id"]).stdout) == receipt
+    assert "All 20 rows are loaded." in at_terminal("status", receipt["batch_id"]).stdout
+
+
+@pytest.mark.parametrize("command", ["status", "errors"])
+def test_an_unknown_batch_is_one_sentence_that_says_where_to_look(at_terminal, command):
+    result = at_terminal(command, "20260101T000000-none-00000000")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "bulk-upload status" in result.stderr
+
+
+def test_errors_shows_findings_by_code_and_writes_the_file_to_correct(at_terminal, tmp_path):
+    (receipt,) = json.loads(at_terminal("load", "--json", a_file(tmp_path, GOOD + BAD)).stdout)
+    (code,) = json.loads(at_terminal("errors", "--json", receipt["batch_id"]).stdout)
+    assert (code["code"], code["count"], code["example_row"]) == ("INVALID_NUMBER", 3, 21)
+    assert "INVALID_NUMBER" in at_terminal("errors", receipt["batch_id"]).stdout
+    at_terminal("errors", receipt["batch_id"], "--csv", tmp_path / "correct.csv")
+    with (tmp_path / "correct.csv").open(encoding="utf-8-sig", newline="") as file:
+        found = [{name: row[name] for name in HEADER} for row in csv.DictReader(file)]
+    assert found == BAD
+
+
+def test_explain_says_of_every_code_what_it_means_and_what_to_do(at_terminal):
+    listed = at_terminal("explain").stdout
+    for code, entry in CATALOGUE.items():
+        assert code in listed
+        told = at_terminal("explain", code).stdout
+        for text in (entry.title, entry.explanation, entry.example, entry.fix):
+            assert text in told
+
+
+def test_explain_takes_a_slip_of_the_pen_for_what_it_is(at_terminal):
+    result = at_terminal("explain", "INVALID_NUMBR")
+    assert result.exit_code == 2
+    assert "Did you mean INVALID_NUMBER?" in result.stderr
+
+
+def test_a_sample_is_written_as_it_is_told(at_terminal, tmp_path):
+    told = json.loads(
+        at_terminal("sample", "--json", "--rows", 200, "--dirty", "0.1", tmp_path / "s.csv").stdout
+    )
+    with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.reader(file))) == 201
+    assert (told["rows"], sum(told["faults"].values())) == (200, 20)
+
+
+def test_db_upgrade_can_be_said_twice_and_url_is_one_for_psql(at_terminal, database_url):
+    for _ in range(2):
+        assert at_terminal("db", "upgrade").exit_code == 0
+    assert at_terminal("db", "url").stdout.strip() == database_url.replace("+psycopg2", "")
+
+
+def test_a_setting_that_cannot_be_used_is_named(at_terminal):
+    os.environ[variables.MAX_ERROR_RATE] = "half"
+    result = at_terminal("status")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "BULK_UPLOAD_MAX_ERROR_RATE" in result.stderr
