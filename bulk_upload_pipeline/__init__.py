@@ -2,7 +2,8 @@
 
 The tour, in the order in which a file meets the rooms:
 
-* Nouns, what travels and what is promised: `model`, `contract` and its `rules`, `profiles`, `findings`,
+* Nouns, what travels and what is promised: `model`, `contract` and its `rules`, `profiles` and
+  `profile_files`, `findings`,
   `tables`, `exceptions`, `settings`.
 * Verbs, one stage of the line each, usable without Dagster: `inbox` (settled files, take, archive),
   `recognise` (what is this file?), `read` (file to chunks of text), `parse` (text to typed columns),

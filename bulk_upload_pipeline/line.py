@@ -89,7 +89,7 @@ class Line:
 
 
 def _profiles(settings: Settings) -> Profiles:
-    from bulk_upload_pipeline.profiles import load_profiles
+    from bulk_upload_pipeline.profile_files import load_profiles
 
     return load_profiles(settings.home.profiles)
 

@@ -1,31 +1,25 @@
-"""Profiles: what differs by sender, as TOML files, and which of them a header belongs to.
-
-The shipped profiles lie in `profiles/`; a home adds its own in `BULK_UPLOAD_HOME/profiles/`, which win
-over a shipped one of the same name.
-"""
+"""Profiles: what differs by sender, and which of them a header belongs to. `profile_files` reads them."""
 
 from __future__ import annotations
 
-import tomllib
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.exceptions import ProfileInvalidError
 from bulk_upload_pipeline.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
 DateOrder = Literal["dmy", "mdy", "ymd"]
 OnConflict = Literal["update", "skip", "reject"]
 
 GENERIC = "generic"
 """Name on the receipt of a file that no profile matches, but all profiles' aliases together do."""
+
+_ACCENTS = frozenset(map(chr, range(0x300, 0x370)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +75,16 @@ class HeaderMatch:
 
 def normalised(name: str) -> str:
     """Return a header name without case, accents, spaces and punctuation: `Invoice No.` is `invoiceno`."""
-    decomposed = unicodedata.normalize("NFKD", name).casefold()
-    return "".join(c for c in decomposed if c.isalnum() and not unicodedata.combining(c))
+    decomposed = unicodedata.normalize("NFKD", name.casefold())
+    return "".join(c for c in decomposed if c.isalnum() or _is_part_of_a_letter(c))
+
+
+def _is_part_of_a_letter(character: str) -> bool:
+    """Return whether a mark changes the letter before it, as the vowel signs of Indian scripts do.
+
+    Latin, Greek and Cyrillic letters keep their meaning without their accents.
+    """
+    return unicodedata.category(character) in ("Mn", "Mc") and character not in _ACCENTS
 
 
 class Profiles:
@@ -138,93 +140,3 @@ def lay_over(header: Sequence[str], profile: Profile) -> HeaderMatch:
     if not any(name in mapping for name in contract.ITEM_COLUMNS):
         missing = (*missing, "item_name")
     return HeaderMatch(profile, mapping, twice, missing)
-
-
-def load_profiles(folder: Path | None = None) -> Profiles:
-    """Read the shipped profiles and, over them, those in `folder`.
-
-    Raises:
-        ProfileInvalidError: A file is no TOML or says what no profile can say.
-    """
-    shipped = files("bulk_upload_pipeline").joinpath("profiles")
-    texts = {e.name: e.read_text("utf-8") for e in shipped.iterdir() if e.name.endswith(".toml")}
-    found = [read_profile(texts[name], name) for name in sorted(texts)]
-    if folder is not None and folder.is_dir():
-        found += [read_profile(p.read_text("utf-8"), str(p)) for p in sorted(folder.glob("*.toml"))]
-    return Profiles(found)
-
-
-def read_profile(text: str, source: str) -> Profile:
-    """Return the profile that a TOML text states; `source` names it in errors.
-
-    Raises:
-        ProfileInvalidError: With the key that is wrong and what it may be.
-    """
-    try:
-        stated = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileInvalidError(source, f"it is not TOML: {error}") from error
-    _refuse_unknown(stated, source)
-    columns = {name: _names(aliases, name, source) for name, aliases in stated.pop("columns", {}).items()}
-    for key in ("required", "float_identifiers"):
-        if key in stated:
-            stated[key] = _names(stated[key], key, source)
-    _refuse_unknown_columns(
-        [*columns, *stated.get("required", ()), *stated.get("float_identifiers", ())], source
-    )
-    _refuse_wrong_values(stated, source)
-    if "total_mismatch" in stated:
-        stated["total_mismatch"] = Severity(stated["total_mismatch"])
-    return Profile(columns=columns, **stated)
-
-
-def _names(values: object, key: str, source: str) -> tuple[str, ...]:
-    if isinstance(values, list) and all(isinstance(value, str) for value in values):
-        return tuple(values)
-    raise ProfileInvalidError(source, f"`{key}` must be a list of names in quotation marks")
-
-
-def _refuse_unknown(stated: dict[str, Any], source: str) -> None:
-    allowed = Profile.__dataclass_fields__
-    for key in stated:
-        if key not in allowed:
-            raise ProfileInvalidError(source, f"it has the unknown key `{key}` (known: {', '.join(allowed)})")
-    if not isinstance(stated.get("name"), str) or not stated["name"]:
-        raise ProfileInvalidError(source, "it has no `name`")
-    if not isinstance(stated.get("columns", {}), dict):
-        raise ProfileInvalidError(source, "`columns` must be a table of lists of header names")
-
-
-def _refuse_unknown_columns(names: Iterable[str], source: str) -> None:
-    for name in names:
-        if name not in contract.BY_NAME:
-            raise ProfileInvalidError(source, f"`{name}` is no column of the contract")
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "date_order": get_args(DateOrder),
-    "on_conflict": get_args(OnConflict),
-    "total_mismatch": tuple(Severity),
-}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "title": (str,),
-    "decimal_comma": (bool,),
-    "encoding": (str,),
-    "delimiter": (str,),
-    "sheet": (str,),
-    "max_error_rate": (int, float),
-    "expected_every_hours": (int, float),
-}
-
-
-def _refuse_wrong_values(stated: dict[str, Any], source: str) -> None:
-    for key, choices in _CHOICES.items():
-        if key in stated and stated[key] not in choices:
-            raise ProfileInvalidError(source, f"`{key}` must be one of {', '.join(choices)}")
-    for key, types in _TYPES.items():
-        if key in stated and not (isinstance(stated[key], types) and type(stated[key]) in types):
-            raise ProfileInvalidError(source, f"`{key}` must be a {types[-1].__name__}")
-    if len(stated.get("delimiter", ",")) != 1:
-        raise ProfileInvalidError(source, "`delimiter` must be a single character")
-    if not 0 < stated.get("max_error_rate", 0.5) <= 1:
-        raise ProfileInvalidError(source, "`max_error_rate` must be above 0 and at most 1")

@@ -62,6 +62,7 @@ def test_nouns_import_nouns_only():
         "contract",
         "rules",
         "profiles",
+        "profile_files",
         "findings",
         "tables",
         "exceptions",

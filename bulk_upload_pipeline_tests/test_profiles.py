@@ -6,7 +6,8 @@ import pytest
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import ProfileInvalidError
-from bulk_upload_pipeline.profiles import GENERIC, lay_over, load_profiles, normalised, read_profile
+from bulk_upload_pipeline.profile_files import home_profiles, load_profiles, read_profile
+from bulk_upload_pipeline.profiles import GENERIC, lay_over, normalised
 
 ZOHO = ["Invoice Number", "Invoice Date", "Customer Name", "Quantity", "Item Price", "Item Name"]
 DISTRIBUTOR = ["Invoice No", "Invoice Date", "Store Name", "Item Name", "Quantity", "Rate", "Amount", "Month"]
@@ -80,8 +81,17 @@ def test_a_profile_of_the_home_wins_over_a_shipped_one(tmp_path):
         ("name = 'x'\ndate_order = 'ydm'", "`date_order` must be one of dmy, mdy, ymd"),
         ("name = 'x'\ndelimiter = ';;'", "single character"),
         ("name = 'x'\nmax_error_rate = 2", "above 0 and at most 1"),
-        ("name = 'x'\ndecimal_comma = 'yes'", "`decimal_comma` must be a bool"),
+        ("name = 'x'\ndecimal_comma = 'yes'", "`decimal_comma` must be true or false"),
         ("name = 'x'\ntotal_mismatch = 'fatal'", "error, warning"),
+        ("name = 'generic'", "stands for all profiles together"),
+        ("name = '../x'", "must be a folder's name"),
+        ("name = 'x'\nencoding = 'utf-9'", "no encoding"),
+        ("name = 'x'\nencoding = 'base64'", "no encoding"),
+        ("name = 'x'\nexpected_every_hours = 0", "above 0"),
+        ("name = 'x'\nexpected_every_hours = true", "must be a number"),
+        ("name = 'x'\nfloat_identifiers = ['quantity']", "which is no text"),
+        ("name = 'x'\n[columns]\nsku = ['Code']\nproduct_id = ['CODE.']", "both `sku` and `product_id`"),
+        ("name = 'x'\n[columns]\nsku = ['#']", "neither letter nor digit"),
     ],
 )
 def test_a_wrong_profile_says_what_is_wrong(text, problem):
@@ -99,3 +109,23 @@ def test_a_profile_may_say_everything_that_differs_by_sender():
         "x",
     )
     assert (profile.required, profile.on_conflict, profile.max_error_rate) == (("quantity",), "reject", 0.1)
+
+
+def test_a_home_profile_that_is_no_text_or_shares_a_name_is_named_beside_those_that_are_right(tmp_path):
+    (tmp_path / "a.toml").write_text('name = "a"\n', "utf-8-sig")
+    (tmp_path / "b.toml").write_bytes(b'name = "b"\ntitle = "Caf\xe9"\n')
+    (tmp_path / "c.toml").write_text('name = "a"\n')
+    (tmp_path / "d.toml").mkdir()
+    found = home_profiles(tmp_path)
+    assert [file.path.stem for file in found if file.profile] == ["a"]
+    told = {file.path.stem: str(file.problem) for file in found if file.problem}
+    assert "no UTF-8" in told["b"]
+    assert "a.toml has the name `a`, too" in told["c"]
+    assert "cannot be read" in told["d"]
+    with pytest.raises(ProfileInvalidError, match="b\\.toml"):
+        load_profiles(tmp_path)
+
+
+def test_vowel_signs_of_indian_scripts_are_no_accents():
+    assert normalised("मूल") != normalised("मल")
+    assert normalised("Číslo Faktury") == normalised("cislo faktury")

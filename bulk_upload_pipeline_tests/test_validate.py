@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bulk_upload_pipeline import contract, rules
 from bulk_upload_pipeline.findings import CATALOGUE, SCHEMA
 from bulk_upload_pipeline.model import DamagedRow, Layout, Severity, TextChunk, TypedChunk
-from bulk_upload_pipeline.profiles import Profile, load_profiles
+from bulk_upload_pipeline.profile_files import load_profiles
+from bulk_upload_pipeline.profiles import Profile
 from bulk_upload_pipeline.validate import judge
 
 TODAY = date(2026, 6, 1)

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bulk_upload_pipeline.copying import Text
 from bulk_upload_pipeline.parse import parse_chunk
-from bulk_upload_pipeline.profiles import load_profiles
+from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks
 from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline.sample import write_sample

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.profiles import load_profiles
+from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline_tests.benchmarks.measuring import Measured, measured
 
 if TYPE_CHECKING:
