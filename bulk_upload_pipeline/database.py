@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ OLDEST_SERVER = 15
 
 APPLICATION_NAME = "bulk-upload"
 CONNECT_TIMEOUT_S = 10
+SECONDS_BETWEEN_ASKING = 0.5
 _MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _CONNECTION = {
@@ -82,6 +84,20 @@ def make_engine(url: str | sa.URL) -> sa.Engine:
         # A connection that a restart of the server cut is replaced instead of failing its first user.
         pool_pre_ping=True,
     )
+
+
+def wait_until_it_answers(engine: sa.Engine, patience: float) -> bool:
+    """Wait for a server that restarts; return whether it answers after at most `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with engine.connect():
+                return True
+        except OperationalError:
+            engine.dispose()
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(SECONDS_BETWEEN_ASKING)
 
 
 def migrate(url: str | sa.URL) -> None:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.model import Finding
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return what an error says as one line, for a log or a receipt; its type when it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 class BulkUploadError(Exception):
     """Anything that this project raises on purpose."""
 
@@ -99,6 +105,17 @@ class BatchBusyError(TransientError):
     def __init__(self, batch_id: str) -> None:
         self.batch_id = batch_id
         super().__init__(f"Another run is working on batch {batch_id}. Wait for it, or cancel it.")
+
+
+class DiskFullError(BulkUploadError):
+    """A disk, or what this user may use of it, is full. What is done so far stays, and a retry goes on."""
+
+    def __init__(self, batch_id: str, folder: Path) -> None:
+        self.batch_id, self.folder = batch_id, folder
+        super().__init__(
+            f"There is no space left on the disk of {folder}, so batch {batch_id} was not finished. Free some, "
+            f"then run `bulk-upload retry {batch_id}`: it goes on from there."
+        )
 
 
 class RevertRefusedError(BulkUploadError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg2
 import psycopg2.errors
+import sqlalchemy as sa
 from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED
 
 from bulk_upload_pipeline.exceptions import BatchBusyError
@@ -14,11 +16,15 @@ from bulk_upload_pipeline.exceptions import BatchBusyError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import sqlalchemy as sa
     from psycopg2.extensions import connection as Connection
 
 BUSY_AFTER_S = 5
 """How long to wait for another worker that holds the batch, such as one that is just ending."""
+
+BETWEEN_TRIES_S = 0.1
+
+_TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+_UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
 
 CONTENTION = ("40P01", "40001", "55P03")
 """Deadlock, serialization failure, lock not available: others got in the way, the next try may succeed."""
@@ -69,6 +75,34 @@ def holding(engine: sa.Engine, batch_id: str) -> Generator[Connection]:
             except psycopg2.errors.LockNotAvailable as error:
                 raise BatchBusyError(batch_id) from error
         yield connection
+
+
+@contextmanager
+def alone(engine: sa.Engine, batch_id: str, patience: float | None = None) -> Generator[None]:
+    """Hold the batch's advisory lock for a short stage, on a connection of the pool.
+
+    Args:
+        engine: Where to connect.
+        batch_id: Whose lock.
+        patience: Seconds to wait for another worker that holds it; `BUSY_AFTER_S` when it is None.
+
+    Raises:
+        BatchBusyError: Another worker holds it, and goes on doing so.
+        sqlalchemy.exc.DBAPIError: The lock was lost on the way, so that another may have worked on the batch.
+    """
+    key = {"name": lock_name(batch_id)}
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        deadline = time.monotonic() + (BUSY_AFTER_S if patience is None else patience)
+        while not connection.scalar(_TRY_LOCK, key):
+            if time.monotonic() > deadline:
+                raise BatchBusyError(batch_id)
+            time.sleep(BETWEEN_TRIES_S)
+        try:
+            yield
+        except BaseException:
+            connection.invalidate()  # it may be lost already; the lock ends with it
+            raise
+        connection.execute(_UNLOCK, key)
 
 
 def lock_name(batch_id: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import os
 import re
 import shutil
 import unicodedata
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 UNFINISHED = (".part", ".tmp", ".crdownload", ".partial", ".filepart")
 """Endings under which copying programs and browsers write what is not complete."""
+
+UNFINISHED_COPY = ".unfinished"
+DROPPING = ".dropping-"
+"""What we copy ourselves begins so until it is whole; a hidden file is never taken."""
 
 SLUG_LENGTH = 40
 
@@ -159,16 +166,24 @@ def take(source: Path, folder: Path, *, keep_source: bool) -> Path:
 
     Raises:
         FileMissingError: It is in neither place.
+        FileStillChangingError: It changed while it was copied, and is where it was.
     """
     target = folder / source.name
     if target.exists():
+        if not keep_source:
+            _finish_moving(source, target)
         return target
     if not source.is_file():
         raise FileMissingError(source)
     folder.mkdir(parents=True, exist_ok=True)
     if keep_source:
         _copy(source, target)
-        return target
+    else:
+        _move(source, target)
+    return target
+
+
+def _move(source: Path, target: Path) -> None:
     try:
         source.rename(target)
     except OSError as error:
@@ -176,37 +191,86 @@ def take(source: Path, folder: Path, *, keep_source: bool) -> Path:
             raise
         _copy(source, target)
         source.unlink()
-    return target
+
+
+def _finish_moving(source: Path, target: Path) -> None:
+    """Remove the source of a move that was cut off after its copy; another file of that name stays."""
+    if source.is_file() and not source.samefile(target) and filecmp.cmp(source, target, shallow=False):
+        source.unlink()
 
 
 def _copy(source: Path, target: Path) -> None:
-    unfinished = target.with_name(".unfinished")
+    unfinished = target.with_name(UNFINISHED_COPY)
+    before = source.stat()
     shutil.copyfile(source, unfinished)
+    after = source.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        unfinished.unlink()
+        raise FileStillChangingError(source)
     shutil.copystat(source, unfinished)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
+    _sync(unfinished)
     unfinished.rename(target)
+    _sync(target.parent)
 
 
-def put_back(archived: Path, source: Path) -> None:
-    """Return a file to the inbox that was taken while somebody still wrote it."""
-    archived.rename(source)
-    archived.parent.rmdir()
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def content_hash(path: Path, size: int) -> str:
-    """Return the SHA-256 of a file that has `size` bytes, in hex.
+def put_back(folder: Path, source: Path) -> None:
+    """Return a file to the inbox that was taken while somebody still wrote it.
+
+    Args:
+        folder: Its archive folder, which may be empty.
+        source: Where it waited. Should another file have that name by now, this one gets a number.
+    """
+    archived = folder / source.name
+    if archived.exists():
+        _move(archived, _free(source))
+    (folder / UNFINISHED_COPY).unlink(missing_ok=True)
+    if folder.exists():
+        folder.rmdir()
+
+
+def _free(wanted: Path) -> Path:
+    path, number = wanted, 1
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
+    return path
+
+
+def content_hash(path: Path, size: int | None) -> str:
+    """Return the SHA-256 of a file in hex; `size` bytes are expected of it, None expects any number.
 
     Raises:
         FileStillChangingError: The file has another size, or changed while it was read.
     """
+    with unchanging(path, size), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def unchanging(path: Path, size: int | None) -> Iterator[None]:
+    """Make sure that nobody writes a file while the block reads it; whatever the block makes of it.
+
+    Raises:
+        FileStillChangingError: It has not `size` bytes (None allows any number), or changed meanwhile.
+    """
     before = path.stat()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    after = path.stat()
-    if before.st_size != size or (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
+    if size is not None and before.st_size != size:
         raise FileStillChangingError(path)
-    return digest
+    try:
+        yield
+    finally:
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise FileStillChangingError(path)
 
 
 def drop(source: Path, folder: Path) -> Path:
@@ -220,11 +284,21 @@ def drop(source: Path, folder: Path) -> Path:
     if not source.is_file():
         raise FileMissingError(source)
     folder.mkdir(parents=True, exist_ok=True)
-    target, number = folder / source.name, 1
-    while target.exists():
-        number += 1
-        target = folder / f"{source.stem} ({number}){source.suffix}"
-    unfinished = target.with_name(f"{target.name}.part")
+    unfinished = folder / f"{DROPPING}{uuid4().hex}.part"
     shutil.copyfile(source, unfinished)
+    target = _free(folder / source.name)
     unfinished.rename(target)
     return target
+
+
+def sweep(inbox: Path, older_than: float) -> None:
+    """Remove what a killed `drop` left in the inbox or a folder in it: its copies, not what others write.
+
+    Args:
+        inbox: The folder.
+        older_than: Seconds since the epoch: a copy that was written to since then may be under way.
+    """
+    for pattern in (f"{DROPPING}*.part", f"*/{DROPPING}*.part"):
+        for left in inbox.glob(pattern):
+            if left.is_file() and left.stat().st_mtime < older_than:
+                left.unlink(missing_ok=True)

@@ -106,7 +106,7 @@ def request_again(engine: sa.Engine, batch_id: str, size: int, fingerprint: str)
 
 def put_back(engine: sa.Engine, batch_id: str, reason: str) -> None:
     """Return a batch to `waiting`: its file changed while it was read and lies in the inbox again."""
-    _update(engine, batch_id, state=State.WAITING, fingerprint=None, reason=reason)
+    _update(engine, batch_id, state=State.WAITING, fingerprint=None, sha256=None, layout=None, reason=reason)
 
 
 def batch(engine: sa.Engine, batch_id: str) -> Batch:
@@ -328,6 +328,18 @@ def receipts(
 def unfinished(engine: sa.Engine, batch_id: str) -> bool:
     """Return whether a batch has not ended in one of the exits."""
     return State(_row(engine, batch_id).state) not in FINAL_STATES
+
+
+def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
+    """Return those of the batches that have ended for good: a failed one goes on from what it has staged."""
+    columns = upload_batches.c
+    query = sa.select(columns.batch_id).where(
+        columns.batch_id.in_(batch_ids), columns.state.in_(FINAL_STATES - {State.FAILED})
+    )
+    if not batch_ids:
+        return []
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
 
 
 def _receipt(row: sa.Row[Any]) -> Receipt:

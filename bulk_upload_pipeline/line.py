@@ -6,21 +6,25 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from bulk_upload_pipeline import contract, inbox, ledger, rejects, report
+from bulk_upload_pipeline import contract, holding, inbox, ledger, rejects, report
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
+    BatchBusyError,
     BatchRejectedError,
+    DiskFullError,
     FileStillChangingError,
     NoVerdictError,
     UnreadableError,
@@ -47,6 +51,13 @@ if TYPE_CHECKING:
     )
     from bulk_upload_pipeline.profiles import DateOrder, Profile, Profiles
     from bulk_upload_pipeline.settings import Home, Settings
+
+
+SWEPT_AFTER_S = 3600.0
+"""An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def _silent(_: Progress) -> None:
@@ -102,9 +113,33 @@ class Uploaded:
     receipt: Receipt | None = None
 
 
+def _alone(
+    stage: Callable[Concatenate[Line, str, Arguments], Result],
+) -> Callable[Concatenate[Line, str, Arguments], Result]:
+    """Let one worker at a time do a stage of a batch: a run that is taken for dead may be alive."""
+
+    @wraps(stage)
+    def alone(line: Line, batch_id: str, /, *args: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with holding.alone(line.engine, batch_id), _naming_a_full_disk(line, batch_id):
+            return stage(line, batch_id, *args, **named)
+
+    return alone
+
+
+@contextmanager
+def _naming_a_full_disk(line: Line, batch_id: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DiskFullError(batch_id, line.home.root) from error
+
+
 # Stage 1: upload
 
 
+@_alone
 def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     """Take the file out of the inbox, hash it, and recognise how it is to be read.
 
@@ -127,13 +162,27 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
 
 def _take(line: Line, batch: Batch) -> tuple[Path, str]:
     """Return where the file of a batch is archived, and its SHA-256."""
-    ours = batch.source.is_relative_to(line.home.inbox)
-    path = inbox.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
+    path = archived_file(line, batch)
+    ours = _is_ours(line, batch)
+    with _returning_what_changes(line, batch):
+        if batch.sha256 is None or not path.exists():
+            inbox.take(batch.source, path.parent, keep_source=not ours)
+        return path, inbox.content_hash(path, batch.file_size if ours else None)
+
+
+def _is_ours(line: Line, batch: Batch) -> bool:
+    """Return whether a file came by the inbox; another one was named on a command line and stays where it is."""
+    return batch.source.is_relative_to(line.home.inbox)
+
+
+@contextmanager
+def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
+    """Put a file that somebody still writes back into the inbox, from which it is taken again later."""
     try:
-        return path, inbox.content_hash(path, batch.file_size)
+        yield
     except FileStillChangingError as error:
-        if ours:
-            inbox.put_back(path, batch.source)
+        if _is_ours(line, batch):
+            inbox.put_back(line.home.archive / batch.batch_id, batch.source)
             ledger.put_back(line.engine, batch.batch_id, str(error))
         raise
 
@@ -152,6 +201,7 @@ def archived_file(line: Line, batch: Batch) -> Path:
 # Stage 2: validate
 
 
+@_alone
 def validate(line: Line, batch_id: str) -> Verdict:
     """Judge the whole file, stage the rows that may load, and keep findings and verdict together.
 
@@ -163,8 +213,13 @@ def validate(line: Line, batch_id: str) -> Verdict:
     batch = ledger.batch(line.engine, batch_id)
     if batch.layout is None:
         raise NoVerdictError(batch_id)
-    judging = _judging(line.settings, archived_file(line, batch), batch.layout, line.on_progress)
-    with _ending_unreadable(line, batch_id):
+    path = archived_file(line, batch)
+    judging = _judging(line.settings, path, batch.layout, line.on_progress)
+    with (
+        _ending_unreadable(line, batch_id),
+        _returning_what_changes(line, batch),
+        inbox.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
+    ):
         verdict = _stage(judging, line.staged(batch_id), _plan(judging, batch.sha256))
     with line.engine.begin() as connection:
         rejects.keep(connection, batch_id, line.staged(batch_id))
@@ -291,6 +346,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
 # The exits
 
 
+@_alone
 def close(line: Line, batch_id: str) -> Receipt:
     """Write the receipt of a batch whose rows are loaded, and clear its staging folder."""
     done = ledger.committed(line.engine, batch_id)
@@ -303,6 +359,7 @@ def close(line: Line, batch_id: str) -> Receipt:
     return _close(line, batch_id, state, report.why_loaded(done.rows, rejected, codes))
 
 
+@_alone
 def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry."""
     return _close(line, batch_id, State.FAILED, reason, keep_staged=True)
@@ -349,12 +406,37 @@ def _close(
     if receipt.rows_rejected:
         header = tuple(receipt.layout["header"])
         rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
+    report.tidy(folder, receipt)
     if not keep_staged:
         shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
     return receipt
 
 
 # Afterwards
+
+
+def sweep(line: Line) -> list[str]:
+    """Remove what killed processes left: staging of batches that have ended, and unfinished copies of ours.
+
+    Returns:
+        The batches whose staging was removed.
+    """
+    inbox.sweep(line.home.inbox, older_than=time.time() - SWEPT_AFTER_S)
+    left = [folder.name for folder in line.home.staging.iterdir()]
+    ended = [batch_id for batch_id in ledger.ended(line.engine, left) if _unstage(line, batch_id)]
+    return sorted(ended)
+
+
+def _unstage(line: Line, batch_id: str) -> bool:
+    """Remove the staging folder of a batch that has ended, unless somebody works on it again."""
+    try:
+        with holding.alone(line.engine, batch_id, patience=0):
+            if ledger.ended(line.engine, [batch_id]):
+                shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
+                return True
+    except BatchBusyError:
+        pass
+    return False
 
 
 @dataclass(frozen=True, slots=True)

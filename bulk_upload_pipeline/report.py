@@ -48,6 +48,17 @@ def write(folder: Path, receipt: Receipt, codes: Iterable[CodeCount]) -> None:
     _write_text(folder / RECEIPT_TEXT, in_words(receipt, codes))
 
 
+def tidy(folder: Path, receipt: Receipt) -> None:
+    """Remove files of earlier receipts that this one does not have, and what a killed process left unfinished."""
+    stale = set(folder.glob(".*"))
+    if not receipt.findings_by_code:
+        stale.add(folder / FINDINGS)
+    if not receipt.rows_rejected:
+        stale.add(folder / REJECTED_ROWS)
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
 def _write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_text(text, "utf-8", errors="backslashreplace")

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from bulk_upload_pipeline import ledger, services, terminal
 from bulk_upload_pipeline.database import address, make_engine, migrate
+from bulk_upload_pipeline.inbox import DROPPING
 from bulk_upload_pipeline.model import FINAL_STATES, State
 
 if TYPE_CHECKING:
@@ -126,6 +127,6 @@ def drop_samples(folder: Path) -> None:
     )
     for number, (name, profile, rows, dirty) in enumerate(samples, start=1):
         if not (folder / name).exists():
-            unfinished = folder / f"{name}.part"
+            unfinished = folder / f"{DROPPING}{name}.part"
             write_sample(unfinished, rows=rows, profile=profile, dirty=dirty, seed=number)
             unfinished.rename(folder / name)

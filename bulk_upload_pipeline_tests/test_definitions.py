@@ -1,6 +1,7 @@
 """What Dagster loads, spelled out by hand: whoever changes it sees it here."""
 
 import dagster as dg
+import pytest
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.definitions import defs
@@ -52,7 +53,16 @@ def test_the_checks_are_these_and_only_the_gate_blocks():
 def test_jobs_and_sensors_have_the_names_of_the_design():
     assert {job.name for job in defs.jobs} == {"load_batch", "drop_file"}
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
-    assert sensors == dict.fromkeys(["inbox_sensor", "batch_failed"], dg.DefaultSensorStatus.RUNNING)
+    assert sensors == dict.fromkeys(
+        ["inbox_sensor", "reaper", "batch_failed", "batch_cancelled"], dg.DefaultSensorStatus.RUNNING
+    )
+
+
+@pytest.mark.parametrize("job", ["load_batch", "drop_file", "__ASSET_JOB"])
+def test_every_run_holds_the_line_by_which_the_reaper_knows_that_it_lives(job):
+    steps = defs.resolve_job_def(job).graph.nodes
+    assert steps
+    assert any("line" in step.definition.required_resource_keys for step in steps)
 
 
 def test_the_job_of_a_batch_takes_it_down_the_whole_line():

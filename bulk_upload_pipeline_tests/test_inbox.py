@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import sys
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -150,9 +154,104 @@ def test_a_file_that_goes_back_lies_where_it_lay(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text("x")
     taken = inbox.take(source, tmp_path / "archive" / "b1", keep_source=False)
-    inbox.put_back(taken, source)
+    inbox.put_back(taken.parent, source)
     assert source.read_text() == "x"
     assert not taken.parent.exists()
+
+
+def test_a_file_that_goes_back_does_not_take_the_place_of_another(tmp_path):
+    source = tmp_path / "a.csv"
+    source.write_text("first")
+    taken = inbox.take(source, tmp_path / "archive" / "b1", keep_source=False)
+    source.write_text("second")
+    inbox.put_back(taken.parent, source)
+    assert (source.read_text(), (tmp_path / "a (2).csv").read_text()) == ("second", "first")
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed_whatever_was_made_of_it(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("x")
+
+    def read(size, written, *, fails=False):
+        with inbox.unchanging(file, size):
+            file.write_text(written)
+            if fails:
+                raise ValueError("half a file makes no sense")
+
+    with pytest.raises(FileStillChangingError):
+        read(None, "xy")
+    with pytest.raises(FileStillChangingError):
+        read(2, "xyz", fails=True)
+    with inbox.unchanging(file, 3):
+        assert file.read_text() == "xyz"
+
+
+@pytest.fixture
+def other_disk():
+    """A folder on another file system than temporary files, of the kernel's memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("killed", [None, "in the middle of the copy", "between copy and unlink"])
+def test_taking_onto_another_file_system_loses_nothing(tmp_path, other_disk, monkeypatch, killed):
+    assert tmp_path.stat().st_dev != other_disk.stat().st_dev
+    source, folder = tmp_path / "a.csv", other_disk / "b1"
+    source.write_text("x" * 100_000)
+    os.utime(source, ns=(1, 1))
+    folder.mkdir()
+    if killed == "in the middle of the copy":
+        (folder / inbox.UNFINISHED_COPY).write_text("x" * 10)
+    if killed == "between copy and unlink":
+        monkeypatch.setattr(Path, "unlink", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            inbox.take(source, folder, keep_source=False)
+        monkeypatch.undo()
+        assert source.exists()
+    taken = inbox.take(source, folder, keep_source=False)
+    assert (taken.read_text(), taken.stat().st_mtime_ns) == ("x" * 100_000, 1)
+    assert not source.exists()
+    assert names_in(folder) == ["a.csv"]
+    inbox.put_back(folder, source)
+    assert source.read_text() == "x" * 100_000
+    assert not folder.exists()
+
+
+def test_a_new_file_of_the_same_name_is_not_taken_for_the_rest_of_a_move(tmp_path):
+    source, folder = tmp_path / "a.csv", tmp_path / "archive" / "b1"
+    source.write_text("first")
+    inbox.take(source, folder, keep_source=False)
+    source.write_text("other")
+    assert inbox.take(source, folder, keep_source=False).read_text() == "first"
+    assert source.read_text() == "other"
+
+
+def test_a_file_that_changes_while_it_is_copied_stays_where_it_is(tmp_path, monkeypatch):
+    source, really = tmp_path / "a.csv", shutil.copyfile
+    source.write_text("x")
+
+    def copied_while_somebody_writes(*places):
+        really(*places)
+        source.write_text("xy")
+
+    monkeypatch.setattr(shutil, "copyfile", copied_while_somebody_writes)
+    with pytest.raises(FileStillChangingError):
+        inbox.take(source, tmp_path / "archive" / "b1", keep_source=True)
+    assert names_in(tmp_path / "archive" / "b1") == []
+    assert source.read_text() == "xy"
+
+
+def test_what_a_killed_drop_left_is_swept_and_what_others_write_is_not(tmp_path):
+    (tmp_path / "zoho").mkdir()
+    ours = [tmp_path / ".dropping-1.part", tmp_path / "zoho" / ".dropping-2.part"]
+    others = [tmp_path / "a.csv.part", tmp_path / ".hidden", tmp_path / "b.csv"]
+    for path in (*ours, *others):
+        path.write_text("x")
+    inbox.sweep(tmp_path, older_than=ours[0].stat().st_mtime - 1)
+    assert all(path.exists() for path in (*ours, *others))
+    inbox.sweep(tmp_path, older_than=others[-1].stat().st_mtime + 1)
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
 
 
 def test_a_dropped_copy_gets_a_number_when_its_name_is_taken(tmp_path):

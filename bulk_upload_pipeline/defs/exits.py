@@ -1,5 +1,6 @@
 """How the exits of the line look in Dagster: which failure a run shows, and what is retried."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,62 +9,72 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.database import is_transient, wait_until_it_answers
 from bulk_upload_pipeline.defs import metadata
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
+    BulkUploadError,
     DataFaultError,
     FileStillChangingError,
-    TransientError,
+    in_one_line,
 )
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Progress, Receipt
 from bulk_upload_pipeline.pace import in_words
 
-RETRIES = 3
-SECONDS_BETWEEN = 5.0
+RETRIES = 4
+SECONDS_BEFORE_FIRST = 2.0
+RESTART_PATIENCE = 300.0
+"""Seconds for which a step waits for a database that restarts, before each of its retries."""
 
 
 @contextmanager
 def exits(context: dg.AssetExecutionContext, line: Line) -> Iterator[Line]:
     """Run a stage; whatever goes wrong in it ends in a receipt and in the right kind of failure.
 
-    A fault of the data fails the run for good. A fault of the database or the machine leaves the receipt
-    `failed` and is retried. Yields the line, which tells its progress to Dagster's event log.
+    A fault of the data fails the run for good. A fault of the database or the machine is retried, and leaves
+    the receipt `failed` when that does not help. Yields the line, which tells its progress to Dagster.
     """
-    batch_id = context.partition_key
     try:
         yield line.listening(lambda progress: tell_progress(context, progress))
     except DataFaultError as error:
-        receipt = ledger.receipt(line.engine, batch_id)
+        receipt = ledger.receipt(line.engine, context.partition_key)
         materialize_receipt(context, line, receipt)
         raise dg.Failure(
             description=str(error), metadata={"reason": receipt.reason}, allow_retries=False
         ) from error
     except FileStillChangingError:
         raise  # the file waits in the inbox again: that is no exit
-    except BatchBusyError as error:
-        raise dg.RetryRequested(RETRIES, SECONDS_BETWEEN) from error
+    except dg.DagsterExecutionInterruptedError:
+        _receipt_of_failure(context, line, "It was stopped before it was finished, and can be retried.")
+        raise
     except Exception as error:  # the sixth exit is for whatever nobody foresaw
-        _receipt_of_failure(context, line, error)
-        if _is_transient(error):
-            raise dg.RetryRequested(RETRIES, SECONDS_BETWEEN) from error
+        words = in_one_line(error)
+        if is_transient(error) and context.retry_number < RETRIES:
+            raise _retry(context, line, words) from error
+        _receipt_of_failure(context, line, f"It failed and can be retried: {words}")
+        if isinstance(error, BulkUploadError):
+            raise dg.Failure(description=words, allow_retries=False) from error
         raise
 
 
-def _is_transient(error: Exception) -> bool:
-    from bulk_upload_pipeline.database import is_transient
+def _retry(context: dg.AssetExecutionContext, line: Line, words: str) -> dg.RetryRequested:
+    """Return the request to try a step again, each time later; no receipt yet, since it has not ended."""
+    # Dagster's own storage may be on the server that fails: nothing can be told before that answers.
+    wait_until_it_answers(line.engine, RESTART_PATIENCE)
+    # Two that got in each other's way must not come back at the same moment.
+    delay = SECONDS_BEFORE_FIRST * 2**context.retry_number * random.uniform(0.5, 1.5)  # noqa: S311
+    context.log.warning(f"{words} Retry {context.retry_number + 1} of {RETRIES} begins in {delay:.0f} s.")
+    return dg.RetryRequested(RETRIES, delay)
 
-    return isinstance(error, TransientError) or is_transient(error)
 
-
-def _receipt_of_failure(context: dg.AssetExecutionContext, line: Line, error: Exception) -> None:
-    words = str(error).partition("\n")[0] or type(error).__name__
+def _receipt_of_failure(context: dg.AssetExecutionContext, line: Line, reason: str) -> None:
     try:
-        receipt = stages.fail(line, context.partition_key, f"It failed and can be retried: {words}")
+        receipt = stages.fail(line, context.partition_key, reason)
         materialize_receipt(context, line, receipt)
-    except SQLAlchemyError as unwritten:
-        # The database that failed the stage also takes no receipt: sensor `batch_failed` writes it later.
-        context.log.warning(f"The receipt could not be written yet: {unwritten}")
+    except (SQLAlchemyError, BatchBusyError, OSError) as unwritten:
+        # What failed the stage also takes no receipt, or another run works on it: `batch_failed` looks later.
+        context.log.warning(f"The receipt could not be written yet: {in_one_line(unwritten)}")
 
 
 def materialize_receipt(context: dg.AssetExecutionContext, line: Line, receipt: Receipt) -> None:

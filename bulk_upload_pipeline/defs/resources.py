@@ -1,5 +1,7 @@
 """The line as a resource: where the files are and where the rows go."""
 
+from collections.abc import Generator
+
 import dagster as dg
 
 from bulk_upload_pipeline.exceptions import SettingInvalidError
@@ -8,8 +10,8 @@ from bulk_upload_pipeline.settings import DATABASE_URL, read_settings
 
 
 @dg.resource(description="Where the files are and where the rows go, as the environment says.")
-def line_resource(_: dg.InitResourceContext) -> Line:
-    """Build the line in the process that runs a step or a sensor; nothing connects before the first query."""
+def line_resource(context: dg.InitResourceContext) -> Generator[Line]:
+    """Build the line in the process that runs a step or a sensor; a run proves by it that it lives."""
     from bulk_upload_pipeline.database import make_engine
 
     settings = read_settings()
@@ -18,4 +20,19 @@ def line_resource(_: dg.InitResourceContext) -> Line:
             DATABASE_URL, "unset", "the URL of a PostgreSQL server (`bulk-upload up` sets it by itself)"
         )
     settings.home.make()
-    return Line(settings, make_engine(settings.database_url))
+    yield from _alive(context, Line(settings, make_engine(settings.database_url)))
+
+
+def living(line: Line) -> dg.ResourceDefinition:
+    """Return a line that exists already as the resource of one run, which proves by it that it lives."""
+    return dg.ResourceDefinition(lambda context: _alive(context, line))
+
+
+def _alive(context: dg.InitResourceContext, line: Line) -> Generator[Line]:
+    from bulk_upload_pipeline.liveness import alive
+
+    if context.run is None:  # a sensor, which is no run
+        yield line
+        return
+    with alive(line.engine, context.run.run_id):
+        yield line

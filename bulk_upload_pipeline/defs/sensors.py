@@ -1,17 +1,14 @@
-"""The sensors: files in the inbox become runs, and a run that died leaves its receipt after all."""
+"""The sensors: files in the inbox become runs; what ends badly is looked after by `recovery`."""
 
 import json
 
 import dagster as dg
 
-from bulk_upload_pipeline import intake, ledger
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import intake
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, RECOVERY
 from bulk_upload_pipeline.line import Line
-
-PARTITION_TAG = "dagster/partition"
-WILL_RETRY_TAG = "dagster/will_retry"
 
 
 @dg.sensor(
@@ -52,21 +49,4 @@ def _run_request(request: intake.Request) -> dg.RunRequest:
     )
 
 
-@dg.run_failure_sensor(
-    monitored_jobs=[load_batch],
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes the receipt of a batch whose run died before it could: killed, or cut off.",
-)
-def batch_failed(context: dg.RunFailureSensorContext, line: dg.ResourceParam[Line]) -> dg.SkipReason | None:
-    """A run that Dagster starts again by itself needs no receipt yet."""
-    run = context.dagster_run
-    batch_id = run.tags.get(PARTITION_TAG)
-    if batch_id is None or run.tags.get(WILL_RETRY_TAG) == "true":
-        return dg.SkipReason(f"Run {run.run_id} is retried.")
-    if not ledger.unfinished(line.engine, batch_id):
-        return dg.SkipReason(f"Batch {batch_id} has its receipt.")
-    stages.fail(line, batch_id, f"Its run ended early and can be retried: {context.failure_event.message}")
-    return None
-
-
-SENSORS = [inbox_sensor, batch_failed]
+SENSORS = [inbox_sensor, *RECOVERY]

@@ -11,6 +11,7 @@ import dagster as dg
 from bulk_upload_pipeline import intake, ledger, local
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.defs.resources import living
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Overrides, Progress, Receipt
 from bulk_upload_pipeline.settings import Settings
@@ -44,7 +45,7 @@ class Session:
         defs.resolve_job_def("load_batch").execute_in_process(
             instance=self.instance,
             partition_key=batch_id,
-            resources={"line": self.line.listening(listener)},
+            resources={"line": living(self.line.listening(listener))},
             run_config=QUIET,
             tags={"file": file_name[:200]},
             raise_on_error=False,

@@ -1,0 +1,75 @@
+"""Proof of life: a worker holds an advisory lock for the length of its run, and the server drops it with it.
+
+However a worker ends, be it by kill -9 together with whoever started it, its connection ends and the lock is
+free. So anybody who reaches the database can tell a run that is worked on from one that is not.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import psycopg2
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from bulk_upload_pipeline.holding import connect_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator
+
+# Seconds.
+BETWEEN_LOOKS = 2.0
+"""How often the connection is looked at, so that the lock is soon taken again after the server restarted."""
+FIRST_PATIENCE = 10.0
+SERVER_SETTLED = 30.0
+"""So long after the server started, workers that live may still be taking their locks again."""
+
+_KEY = "hashtextextended('bulk_upload.run.' || {run_id}, 0)"
+
+
+@contextmanager
+def alive(engine: sa.Engine, run_id: str) -> Generator[None]:
+    """Hold the lock of a run for the length of the block; taken again when the connection is lost."""
+    taken, stop = Event(), Event()
+    keeper = Thread(target=_keep, args=(engine, run_id, taken, stop), name="proof-of-life", daemon=True)
+    keeper.start()
+    try:
+        taken.wait(FIRST_PATIENCE)
+        yield
+    finally:
+        stop.set()
+        keeper.join(FIRST_PATIENCE)
+
+
+def _keep(engine: sa.Engine, run_id: str, taken: Event, stop: Event) -> None:
+    while not stop.is_set():
+        try:
+            with closing(connect_alone(engine)) as connection:
+                connection.autocommit = True
+                with connection.cursor() as cursor:
+                    cursor.execute("SET idle_session_timeout = 0")
+                    cursor.execute(f"SELECT pg_advisory_lock({_KEY.format(run_id='%s')})", (run_id,))
+                    taken.set()
+                    while not stop.wait(BETWEEN_LOOKS):
+                        cursor.execute("SELECT 1")
+        except (DBAPIError, psycopg2.Error):
+            stop.wait(BETWEEN_LOOKS)  # the server is away; the stage that needs it says so
+
+
+def without_worker(engine: sa.Engine, run_ids: Collection[str]) -> set[str]:
+    """Return those of the runs that nobody works on; none while the server has just started.
+
+    A worker whose connection was cut takes a moment to come back: judge a run by more than one look.
+    """
+    query = sa.text(
+        f"SELECT run_id FROM unnest(CAST(:run_ids AS text[])) AS run_id "  # noqa: S608 - a constant
+        f"WHERE now() - pg_postmaster_start_time() > make_interval(secs => :settled) AND NOT EXISTS ("
+        f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
+        f"AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        f"AND ((classid::bigint << 32) | objid::bigint) = {_KEY.format(run_id='run_id')})"
+    )
+    with engine.connect() as connection:
+        found = connection.execute(query, {"run_ids": list(run_ids), "settled": SERVER_SETTLED})
+        return set(found.scalars())
