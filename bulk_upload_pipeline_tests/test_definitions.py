@@ -44,8 +44,12 @@ def test_the_checks_are_these_and_only_the_gate_blocks():
         for key in graph.asset_check_keys
     }
     assert blocking == {
+        "validated_invoices.shape": False,
+        "validated_invoices.usual_counts": False,
         "validated_invoices.error_rate": True,
         "mangalam_invoices.control_totals": False,
+        "mangalam_invoices.keys_unique": False,
+        "mangalam_invoices.subtotals": False,
         "upload_receipts.nothing_lost": False,
     }
 

@@ -63,11 +63,11 @@ def line_at(root, database_url, **settings):
         engine.dispose()
 
 
-def drop(line, name, content):
+def drop(line, name, content, overrides=None):
     """Put a file into the inbox and make it a batch, as the sensor does."""
     path = line.home.inbox / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return intake.announce(line, path)
+    return intake.announce(line, path, overrides)
 
 
 def run(line, batch_id, instance):

@@ -1,0 +1,219 @@
+"""What is looked at in every batch: a judgement in words, with the numbers behind it.
+
+Plain functions over the line, so that a run of its own and the lane of small files log the same. To add one,
+write it here and name it in `INSPECTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bulk_upload_pipeline import contract, history, ledger
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import target as rows_in_target
+from bulk_upload_pipeline.exceptions import NoVerdictError
+from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.profiles import GENERIC
+
+if TYPE_CHECKING:
+    from bulk_upload_pipeline.model import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What an inspection found.
+
+    Attributes:
+        severe: Whether a failure is an error; else it is a warning.
+        words: One or two sentences for an operator.
+        numbers: What it was judged by: plain values, for the event log.
+    """
+
+    passed: bool
+    words: str
+    severe: bool = False
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Something that is looked at in every batch, once an asset of it is there.
+
+    Attributes:
+        blocking: Whether a severe failure keeps the batch from going on.
+    """
+
+    name: str
+    asset: str
+    judge: Callable[[Line, str], Judgement]
+    blocking: bool = False
+
+    @property
+    def description(self) -> str:
+        """Return what is looked at, in a sentence."""
+        return (self.judge.__doc__ or "").partition("\n")[0]
+
+
+def _verdict(line: Line, batch_id: str) -> Verdict:
+    verdict = ledger.verdict(line.engine, batch_id)
+    if verdict is None:
+        raise NoVerdictError(batch_id)
+    return verdict
+
+
+def error_rate(line: Line, batch_id: str) -> Judgement:
+    """The gate: so many rejected rows mean the wrong file, and nothing of it is loaded."""
+    verdict = _verdict(line, batch_id)
+    return Judgement(
+        passed=verdict.rows_rejected == 0,
+        severe=verdict.breaker_tripped,
+        words=(
+            f"{verdict.rows_rejected:,} of {verdict.rows_read:,} rows are rejected "
+            f"({verdict.error_rate:.1%}; the breaker trips at {verdict.max_error_rate:.0%})."
+        ),
+        numbers={
+            "rows_read": verdict.rows_read,
+            "rows_rejected": verdict.rows_rejected,
+            "error_rate": round(verdict.error_rate, 4),
+            "max_error_rate": verdict.max_error_rate,
+        },
+    )
+
+
+def shape(line: Line, batch_id: str) -> Judgement:
+    """The file has the columns of its sender's last file: none is new, none is gone."""
+    batch = ledger.batch(line.engine, batch_id)
+    layout = batch.layout
+    if layout is None:
+        raise NoVerdictError(batch_id)
+    unknown = [layout.header[position] for position in layout.extra_columns]
+    numbers = {
+        "columns": len(layout.header),
+        "columns_mapped": len(layout.mapping),
+        "columns_unknown": unknown,
+    }
+    if batch.parent_batch_id is not None or layout.profile == GENERIC:
+        return Judgement(
+            passed=True, words="There is no file of its own kind to compare it with.", numbers=numbers
+        )
+    past = history.before(line.engine, batch_id, limit=1)
+    if not past:
+        return Judgement(passed=True, words=f"It is the first file of {layout.profile}.", numbers=numbers)
+    last = past[0]
+    new = [name for name in layout.header if name not in last.header]
+    gone = [name for name in last.header if name not in layout.header]
+    numbers |= {"columns_new": new, "columns_gone": gone, "compared_with": last.batch_id}
+    told = [f"{words}: {', '.join(names)}" for words, names in (("new", new), ("gone", gone)) if names]
+    return Judgement(
+        passed=not told,
+        words=f"Compared with the last file of {layout.profile} ({last.batch_id}), "
+        + (f"columns are {'; '.join(told)}." if told else "the columns are the same."),
+        numbers=numbers,
+    )
+
+
+def usual_counts(line: Line, batch_id: str) -> Judgement:
+    """The rows of the file, and the share of them that is rejected, are what its sender's files have."""
+    verdict = _verdict(line, batch_id)
+    if ledger.batch(line.engine, batch_id).parent_batch_id is not None:
+        return Judgement(passed=True, words="Corrected rows that came back are compared with nothing.")
+    past = history.before(line.engine, batch_id)
+    usual = history.usual(past)
+    if usual is None:
+        return Judgement(
+            passed=True, words=f"Its sender's {len(past)} earlier files are too few to say what is usual."
+        )
+    odd = usual.oddities(verdict.rows_read, verdict.error_rate)
+    return Judgement(
+        passed=not odd,
+        words=f"Compared with the last {usual.files} files of its sender, "
+        + (f"{' and '.join(odd)}." if odd else "it is as usual."),
+        numbers={
+            "rows_read": verdict.rows_read,
+            "rows_usual": round(usual.rows),
+            "error_rate": round(verdict.error_rate, 4),
+            "error_rate_usual": round(usual.rejected_rate, 4),
+        },
+    )
+
+
+def control_totals(line: Line, batch_id: str) -> Judgement:
+    """What the ledger says was loaded is what a recount of the table finds."""
+    recount = stages.recount(line, batch_id)
+    return Judgement(
+        passed=recount.agrees,
+        words=recount.in_words,
+        numbers={"rows_in_table": recount.rows, "rows_in_ledger": recount.rows_expected},
+    )
+
+
+def keys_unique(line: Line, batch_id: str) -> Judgement:
+    """No line of the batch's invoices stands in the table twice."""
+    if rows_in_target.identity_is_kept(line.engine):
+        return Judgement(passed=True, words="A constraint of the table keeps every identity unique.")
+    twice = rows_in_target.identities_held_twice(line.engine, batch_id)
+    return Judgement(
+        passed=twice == 0,
+        severe=True,
+        words=(
+            f"{contract.TARGET} lacks its constraint {rows_in_target.IDENTITY_CONSTRAINT}, and {twice:,} "
+            f"identities of this batch's invoices stand there more than once. Remove the doubles and add the "
+            f"constraint again."
+        ),
+        numbers={"identities_held_twice": twice},
+    )
+
+
+def subtotals(line: Line, batch_id: str) -> Judgement:
+    """The lines of each invoice add up to the subtotal that the file gives for it."""
+    layout = ledger.batch(line.engine, batch_id).layout
+    if layout is None or "subtotal" not in layout.mapping:
+        return Judgement(passed=True, words="The file gives no subtotals.")
+    found = rows_in_target.subtotals(line.engine, batch_id)
+    examples = "; ".join(
+        f"{e.invoice_number}: lines {e.lines:,.2f}, subtotal {e.stated:,.2f}" for e in found.examples
+    )
+    return Judgement(
+        passed=found.disagree == 0,
+        words=(
+            f"The lines of {found.disagree:,} of {found.invoices:,} invoices do not add up to their "
+            f"subtotal; lines that were rejected, or are in another file, are missing there ({examples})."
+            if found.disagree
+            else f"The lines of {found.invoices:,} invoices add up to their subtotals."
+        ),
+        numbers={"invoices": found.invoices, "invoices_that_disagree": found.disagree},
+    )
+
+
+def nothing_lost(line: Line, batch_id: str) -> Judgement:
+    """The conservation law: every row read is loaded, rejected, or named as not processed."""
+    receipt = ledger.receipt(line.engine, batch_id)
+    loaded = receipt.rows_inserted + receipt.rows_updated + receipt.rows_unchanged
+    accounted = loaded + receipt.rows_rejected + receipt.rows_unprocessed
+    return Judgement(
+        passed=accounted == receipt.rows_read and receipt.rows_unprocessed == 0,
+        severe=True,
+        words=(
+            f"{receipt.rows_read:,} rows read: {loaded:,} loaded, {receipt.rows_rejected:,} rejected, "
+            f"{receipt.rows_unprocessed:,} not processed."
+        ),
+        numbers={"rows_read": receipt.rows_read, "rows_accounted_for": accounted},
+    )
+
+
+INSPECTIONS: tuple[Inspection, ...] = (
+    Inspection("shape", "validated_invoices", shape),
+    Inspection("usual_counts", "validated_invoices", usual_counts),
+    Inspection("error_rate", "validated_invoices", error_rate, blocking=True),
+    Inspection("control_totals", contract.TARGET, control_totals),
+    Inspection("keys_unique", contract.TARGET, keys_unique),
+    Inspection("subtotals", contract.TARGET, subtotals),
+    Inspection("nothing_lost", "upload_receipts", nothing_lost),
+)
+
+
+def of(asset: str) -> tuple[Inspection, ...]:
+    """Return the inspections of an asset; the one that may block comes last."""
+    return tuple(inspection for inspection in INSPECTIONS if inspection.asset == asset)
