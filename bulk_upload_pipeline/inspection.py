@@ -7,34 +7,19 @@ write it here and name it in `INSPECTIONS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import contract, history, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import target as rows_in_target
 from bulk_upload_pipeline.exceptions import NoVerdictError
 from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.model import Judgement
 from bulk_upload_pipeline.profiles import GENERIC
 
 if TYPE_CHECKING:
     from bulk_upload_pipeline.model import Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What an inspection found.
-
-    Attributes:
-        severe: Whether a failure is an error; else it is a warning.
-        words: One or two sentences for an operator.
-        numbers: What it was judged by: plain values, for the event log.
-    """
-
-    passed: bool
-    words: str
-    severe: bool = False
-    numbers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

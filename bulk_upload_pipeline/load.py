@@ -29,6 +29,7 @@ from bulk_upload_pipeline.merging import (
     lies_in_a_row,
 )
 from bulk_upload_pipeline.model import LoadResult, Totals
+from bulk_upload_pipeline.stale import touch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,6 +213,7 @@ class _Load:
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 if copy(cursor, TARGET, Text(rows, self.batch_id, self._check)) != rows.num_rows:
                     raise _SwallowedError
+                touch(cursor, pc.unique(rows["invoice_date"]).drop_null().to_pylist())
                 self._note(cursor, index, "copy", LoadResult(inserted=rows.num_rows, totals=_totals(rows)))
         except _SwallowedError:
             return False

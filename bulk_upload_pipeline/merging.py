@@ -19,6 +19,7 @@ from bulk_upload_pipeline import contract, findings
 from bulk_upload_pipeline.copying import ROW, VALUES, Text, copy
 from bulk_upload_pipeline.former import former_rows
 from bulk_upload_pipeline.model import LoadResult, Severity, Totals
+from bulk_upload_pipeline.stale import TOUCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,9 +69,11 @@ WITH placed AS (
     INSERT INTO {TARGET} ({", ".join(ROW)})
     SELECT {", ".join(map(_staged, ROW))} FROM {_STAGED} AS s
     ON CONFLICT ({", ".join(contract.IDENTITY)}) DO NOTHING
-    RETURNING row_number, quantity, item_total
+    RETURNING row_number, invoice_date, quantity, item_total
 ), gone AS (
     DELETE FROM {_STAGED} AS s USING placed WHERE s.row_number = placed.row_number
+), touched AS (
+    {TOUCH} SELECT DISTINCT invoice_date FROM placed WHERE invoice_date IS NOT NULL
 )
 SELECT count(*), 0, 0, 0, coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) FROM placed
 """  # noqa: S608 - names of the contract only, here and below
@@ -107,7 +110,13 @@ _UPDATE = f"""{_MATCHED}, locked AS MATERIALIZED (
         {", ".join(f"{name} = {_staged(name)}" for name in (*VALUES, "upload_batch_id", "row_number"))},
         updated_at = now()
     FROM locked JOIN {_STAGED} AS s ON s.row_number = locked.row_number WHERE t.id = locked.id
-    RETURNING s.row_number, t.quantity, t.item_total
+    RETURNING s.row_number, t.invoice_date, t.quantity, t.item_total
+), dates AS (
+    SELECT invoice_date FROM changed
+    UNION SELECT (former ->> 'invoice_date')::date FROM locked
+    JOIN changed ON changed.row_number = locked.row_number
+), touched AS (
+    {TOUCH} SELECT invoice_date FROM dates WHERE invoice_date IS NOT NULL
 ), kept AS (
     INSERT INTO {FORMER} AS f (batch_id, target_id, former_batch_id, former)
     SELECT %(batch_id)s, id, former_batch_id, former

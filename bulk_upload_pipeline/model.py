@@ -337,6 +337,22 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What somebody who looks at a batch, or at a table, has to say about it.
+
+    Attributes:
+        words: One or two sentences for an operator.
+        severe: Whether a failure is an error; else it is a warning.
+        numbers: What it was judged by: plain values, for the event log.
+    """
+
+    passed: bool
+    words: str
+    severe: bool = False
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The final account of a batch: what was read, loaded and rejected, and why.
 

@@ -10,6 +10,7 @@ from bulk_upload_pipeline.copying import VALUES
 from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.former import former_rows
 from bulk_upload_pipeline.holding import holding
+from bulk_upload_pipeline.stale import TOUCH
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -32,6 +33,13 @@ SELECT DISTINCT t.upload_batch_id FROM {_FORMER} AS f JOIN {_TARGET} AS t ON t.i
 WHERE %(batch_id)s IN (f.batch_id, f.former_batch_id) AND t.upload_batch_id IS DISTINCT FROM %(batch_id)s
   AND (f.batch_id = %(batch_id)s OR f.batch_id = t.upload_batch_id)
 ORDER BY 1
+"""  # noqa: S608
+
+_DATES = f"""
+{TOUCH} SELECT invoice_date FROM (
+    SELECT invoice_date FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s
+    UNION SELECT (former ->> 'invoice_date')::date FROM {_FORMER} WHERE batch_id = %(batch_id)s
+) AS dates WHERE invoice_date IS NOT NULL
 """  # noqa: S608
 
 _RESTORED = (*VALUES, "upload_batch_id", "row_number", "updated_at")
@@ -80,6 +88,7 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     later = [name or "(changed by hand)" for (name,) in cursor.fetchall()]
     if later:
         raise RevertRefusedError(batch_id, later)
+    cursor.execute(_DATES, named)
     cursor.execute(_RESTORE, named)
     restored = cursor.rowcount
     # The rows that were restored belong to others again, so that those that it inserted are left.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,14 @@ DATABASE_URL = "BULK_UPLOAD_DATABASE_URL"
 DAGSTER_DATABASE_URL = "BULK_UPLOAD_DAGSTER_DATABASE_URL"
 MAX_ERROR_RATE = "BULK_UPLOAD_MAX_ERROR_RATE"
 CHUNK_ROWS = "BULK_UPLOAD_CHUNK_ROWS"
+FIRST_DAY = "BULK_UPLOAD_FIRST_DAY"
 
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 50_000
 LONGEST_CHUNK = 1_000_000
+DEFAULT_FIRST_DAY = date(2010, 1, 1)
+EARLIEST_DAY = date(1990, 1, 1)
+"""No invoice that loads is older: a rule of the contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Settings:
         database_url: PostgreSQL of the invoices; None means the embedded one.
         dagster_database_url: PostgreSQL of Dagster's storage; None means database `dagster` on the same
             server.
+        first_day: First partition of `daily_sales`; older days are counted, but have no partition.
     """
 
     home: Home
@@ -85,6 +91,7 @@ class Settings:
     dagster_database_url: str | None = None
     max_error_rate: float = DEFAULT_MAX_ERROR_RATE
     chunk_rows: int = DEFAULT_CHUNK_ROWS
+    first_day: date = DEFAULT_FIRST_DAY
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -99,6 +106,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         dagster_database_url=environment.get(DAGSTER_DATABASE_URL) or None,
         max_error_rate=_rate(environment),
         chunk_rows=_chunk_rows(environment),
+        first_day=_first_day(environment),
     )
 
 
@@ -123,3 +131,19 @@ def _chunk_rows(environment: Mapping[str, str]) -> int:
     if not 1 <= rows <= LONGEST_CHUNK:
         raise SettingInvalidError(CHUNK_ROWS, stated, f"a whole number from 1 to {LONGEST_CHUNK:,}")
     return rows
+
+
+def _first_day(environment: Mapping[str, str]) -> date:
+    stated = environment.get(FIRST_DAY)
+    if not stated:
+        return DEFAULT_FIRST_DAY
+    today = datetime.now(UTC).date()
+    try:
+        day = date.fromisoformat(stated)
+    except ValueError:
+        day = date.max
+    if not EARLIEST_DAY <= day <= today:
+        raise SettingInvalidError(
+            FIRST_DAY, stated, f"a day from {EARLIEST_DAY} to today, such as 2010-01-01"
+        )
+    return day

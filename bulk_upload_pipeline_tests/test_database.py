@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from bulk_upload_pipeline import database, former
+from bulk_upload_pipeline import database, former, sales, stale
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -70,7 +70,7 @@ def test_an_address_names_host_and_database_and_no_user(url, shown):
 
 
 def test_a_migrated_database_equals_the_tables(engine):
-    assert former.former_rows.metadata is metadata
+    assert former.former_rows.metadata is stale.stale_dates.metadata is sales.daily_sales.metadata is metadata
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,

@@ -5,6 +5,9 @@ import pytest
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs.partitions import batches, days
+
+SALES = dg.AssetKey("daily_sales")
 
 
 def asset_node(key):
@@ -23,6 +26,7 @@ def test_the_assets_are_those_of_the_line_and_depend_on_each_other_so():
         "processing_errors": {"upload"},
         "mangalam_invoices": {"validated_invoices"},
         "upload_receipts": {"mangalam_invoices", "processing_errors"},
+        "daily_sales": {"mangalam_invoices"},
     }
 
 
@@ -31,10 +35,10 @@ def test_every_asset_is_described_grouped_owned_and_of_a_kind():
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description, key
-        assert node.group_name == "invoices"
+        assert node.group_name == ("sales" if key == SALES else "invoices")
         assert node.owners == ["team:back-office"]
         assert [tag for tag in node.tags if tag.startswith("dagster/kind/")], key
-        assert node.partitions_def.name == "batches"
+        assert node.partitions_def == (days if key == SALES else batches)
 
 
 def test_the_checks_are_these_and_only_the_gate_blocks():
@@ -51,11 +55,15 @@ def test_the_checks_are_these_and_only_the_gate_blocks():
         "mangalam_invoices.keys_unique": False,
         "mangalam_invoices.subtotals": False,
         "upload_receipts.nothing_lost": False,
+        "daily_sales.sums_agree": False,
+        "daily_sales.refreshed": False,
     }
 
 
-def test_jobs_and_sensors_have_the_names_of_the_design():
-    assert {job.name for job in defs.jobs} == {"load_batch", "drop_file"}
+def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
+    assert {job.name for job in defs.jobs} == {"load_batch", "drop_file", "refresh_daily_sales"}
+    schedules = {schedule.name: schedule.default_status for schedule in defs.schedules}
+    assert schedules == dict.fromkeys(["daily_sales_refresh"], dg.DefaultScheduleStatus.RUNNING)
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
     assert sensors == dict.fromkeys(
         ["inbox_sensor", "reaper", "batch_failed", "batch_cancelled"], dg.DefaultSensorStatus.RUNNING
@@ -67,6 +75,11 @@ def test_every_run_holds_the_line_by_which_the_reaper_knows_that_it_lives(job):
     steps = defs.resolve_job_def(job).graph.nodes
     assert steps
     assert any("line" in step.definition.required_resource_keys for step in steps)
+
+
+def test_any_range_of_days_is_one_run():
+    assert asset_node("daily_sales").backfill_policy == dg.BackfillPolicy.single_run()
+    assert defs.resolve_schedule_def("daily_sales_refresh").cron_schedule == "0 * * * *"
 
 
 def test_the_job_of_a_batch_takes_it_down_the_whole_line():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,14 @@ def test_every_variable_is_read(tmp_path):
             "BULK_UPLOAD_DAGSTER_DATABASE_URL": "postgresql://h/e",
             "BULK_UPLOAD_MAX_ERROR_RATE": "0.2",
             "BULK_UPLOAD_CHUNK_ROWS": "1000",
+            "BULK_UPLOAD_FIRST_DAY": "1990-01-01",
         }
     )
     assert settings.home.inbox == tmp_path / "inbox"
     assert settings.database_url == "postgresql://h/d"
     assert settings.dagster_database_url == "postgresql://h/e"
     assert (settings.max_error_rate, settings.chunk_rows) == (0.2, 1000)
+    assert settings.first_day == date(1990, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,9 @@ def test_every_variable_is_read(tmp_path):
         ("BULK_UPLOAD_CHUNK_ROWS", "0"),
         ("BULK_UPLOAD_CHUNK_ROWS", "many"),
         ("BULK_UPLOAD_CHUNK_ROWS", "-5"),
+        ("BULK_UPLOAD_FIRST_DAY", "1989-12-31"),
+        ("BULK_UPLOAD_FIRST_DAY", "2999-01-01"),
+        ("BULK_UPLOAD_FIRST_DAY", "yesterday"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_what_may_stand_there(name, value):

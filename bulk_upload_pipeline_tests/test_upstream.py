@@ -126,6 +126,50 @@ def test_an_event_that_a_step_logs_materializes_another_asset_for_its_partition(
         assert instance.get_materialized_partitions(dg.AssetKey("receipt")) == {"a"}
 
 
+DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")
+
+
+def test_a_range_of_partitions_is_one_run_with_metadata_of_each_key_and_is_a_beta():
+    """Decides `defs.sales`: a back-fill of a year is one run and one statement."""
+    with pytest.warns(match="backfill_policy"):
+
+        @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
+        def by_day(context: dg.AssetExecutionContext):
+            for key in context.partition_keys:
+                context.add_asset_metadata({"day": key}, partition_key=key)
+            return dg.MaterializeResult()
+
+    tags = {
+        "dagster/asset_partition_range_start": "2024-01-30",
+        "dagster/asset_partition_range_end": "2024-01-31",
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([by_day], instance=instance, tags=tags)
+        events = result.asset_materializations_for_node("by_day")
+    assert [(e.partition, e.metadata["day"].value) for e in events] == [
+        ("2024-01-30", "2024-01-30"),
+        ("2024-01-31", "2024-01-31"),
+    ]
+
+
+def test_a_check_that_a_step_logs_belongs_to_its_asset_although_the_annotation_does_not_name_it():
+    """Decides how one run says of many batches what it found."""
+
+    @dg.op
+    def look(context: dg.OpExecutionContext):
+        context.log_event(
+            dg.AssetCheckEvaluation(dg.AssetKey("thing"), "light", passed=True, metadata={}, partition="a")
+        )
+
+    @dg.job
+    def looking():
+        look()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        (event,) = looking.execute_in_process(instance=instance).get_asset_check_evaluations()
+    assert (event.check_name, event.partition, event.passed) == ("light", "a", True)
+
+
 def test_warnings_are_errors_in_these_tests():
     with pytest.raises(UserWarning):
         warnings.warn("loud", UserWarning, stacklevel=1)

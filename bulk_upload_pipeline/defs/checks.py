@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import cast
 
 import dagster as dg
 
 from bulk_upload_pipeline import inspection
 from bulk_upload_pipeline.defs.partitions import batches
-from bulk_upload_pipeline.inspection import Inspection, Judgement
+from bulk_upload_pipeline.inspection import Inspection
 from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.model import Judgement
 
 
 def _spec(inspected: Inspection) -> dg.AssetCheckSpec:
@@ -46,6 +48,11 @@ def evaluation(line: Line, inspected: Inspection, batch_id: str) -> dg.AssetChec
         partition=batch_id,
         blocking=inspected.blocking,
     )
+
+
+def log_evaluation(context: dg.OpExecutionContext, evaluated: dg.AssetCheckEvaluation) -> None:
+    """Write the event of a check that was made outside of its own step: `log_event` takes it, untold."""
+    context.log_event(cast("dg.AssetObservation", evaluated))
 
 
 def _checks_of(asset: str) -> dg.AssetChecksDefinition:

@@ -1,6 +1,7 @@
 """Facts of the line as Dagster metadata that reads well in the UI."""
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import dagster as dg
 from bulk_upload_pipeline import contract, report
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Batch, CodeCount, LoadResult, Progress, Receipt, Verdict
+from bulk_upload_pipeline.sales import Day, as_numbers, daily_sales
 
 Metadata = dict[str, Any]
 
@@ -26,6 +28,20 @@ def column_schema() -> dg.TableSchema:
             for column in contract.COLUMNS
         ]
     )
+
+
+def sales_schema() -> dg.TableSchema:
+    """Return the columns of `daily_sales`."""
+    return dg.TableSchema(
+        [dg.TableColumn(column.name, str(column.type).lower()) for column in daily_sales.columns]
+    )
+
+
+def of_day(day: Day) -> Metadata:
+    """Return the figures of a day. The UI plots floats; the exact figures are in the table."""
+    return {
+        name: float(value) if isinstance(value, Decimal) else value for name, value in as_numbers(day).items()
+    }
 
 
 def of_upload(batch: Batch) -> Metadata:
