@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
+from datetime import date, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from bulk_upload_pipeline import cluster, processes
 from bulk_upload_pipeline_tests import real_files
@@ -132,3 +134,51 @@ def test_ctrl_c_stops_all_of_it(up):
     assert not processes.marked(up.home.root)
     assert cluster.postmaster_of(cluster.cluster_in(up.home.postgres)) is None
     assert up.told[-1] == "Stopped.\n"
+
+
+LAUNCH = """
+mutation ($job: String!) {
+  launchRun(executionParams: {
+    selector: {repositoryName: "__repository__", repositoryLocationName: "bulk_upload_pipeline", jobName: $job}
+    runConfigData: {}
+  }) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } }
+}
+"""
+BACKFILL = """
+mutation ($days: [String!]!) {
+  launchPartitionBackfill(backfillParams: {assetSelection: [{path: ["daily_sales"]}], partitionNames: $days}) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+  }
+}
+"""
+OF_BACKFILL = """
+query ($tags: [ExecutionTag!]!) {
+  runsOrError(filter: {tags: $tags}) { ... on Runs { results { status } } }
+}
+"""
+NET = "SELECT count(*), sum(quantity), sum(item_total) FROM public.mangalam_invoices"
+COUNTED = "SELECT sum(lines), sum(quantity), sum(sales + credits) FROM public.daily_sales"
+
+
+def test_the_hourly_job_counts_what_was_loaded_and_a_person_back_fills_a_range_as_one_run(up):
+    launched = up.ask(LAUNCH, job="refresh_daily_sales")["launchRun"]
+    run_id = launched["run"]["runId"]
+    wait_until(lambda: up.run(run_id)[0] in ("SUCCESS", "FAILURE"))
+    assert up.run(run_id) == ("SUCCESS", "refresh_daily_sales")
+    assert up.rows(NET) == up.rows(COUNTED)
+    days = [str(day) for (day,) in up.rows("SELECT invoice_date FROM public.daily_sales ORDER BY 1")]
+    assert up.materialized("daily_sales", days[0])["run"] == run_id
+
+    first, last = date.fromisoformat(days[0]), date.fromisoformat(days[9])
+    whole = [(first + timedelta(n)).isoformat() for n in range((last - first).days + 1)]
+    counted = up.rows(COUNTED)
+    with up.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM daily_sales WHERE invoice_date <= :last"), {"last": last})
+    back_fill = up.ask(BACKFILL, days=whole)["launchPartitionBackfill"]["backfillId"]
+    tags = [{"key": "dagster/backfill", "value": back_fill}]
+
+    def statuses():
+        return [run["status"] for run in up.ask(OF_BACKFILL, tags=tags)["runsOrError"]["results"]]
+
+    wait_until(lambda: statuses() == ["SUCCESS"])
+    assert up.rows(COUNTED) == counted
