@@ -15,7 +15,7 @@ The tour, in the order in which a file meets the rooms:
 * `line` strings the verbs together; `defs/` shows it to Dagster, `cli` and its `commands/` to people at a
   terminal.
 * `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists
-  what of it does not fit, and `patience` is how tables are changed that others use.
+  what of it does not fit, `patience` is how tables are changed that others use, and `roles` says who may.
 * `holding` lets one worker at a time touch a batch; `liveness` tells a run that is worked on from one whose
   worker is gone, which `defs/recovery` picks up.
 * `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.

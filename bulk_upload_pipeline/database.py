@@ -18,6 +18,7 @@ from bulk_upload_pipeline.exceptions import (
     OldDatabaseError,
     SettingInvalidError,
     TransientError,
+    UpgradeForbiddenError,
 )
 from bulk_upload_pipeline.patience import patiently
 from bulk_upload_pipeline.settings import DATABASE_URL
@@ -32,6 +33,7 @@ OLDEST_SERVER = 15
 APPLICATION_NAME = "bulk-upload"
 CONNECT_TIMEOUT_S = 10
 SECONDS_BETWEEN_ASKING = 0.5
+INSUFFICIENT_PRIVILEGE = "42501"
 _MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _CONNECTION = {
@@ -109,6 +111,7 @@ def migrate(url: str | sa.URL) -> None:
         DatabaseTooNewError: A newer version of this package has migrated it already.
         OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
+        UpgradeForbiddenError: It is out of date, and this user may not change it.
     """
     engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, poolclass=sa.NullPool)
     try:
@@ -119,6 +122,10 @@ def migrate(url: str | sa.URL) -> None:
         patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
     except OperationalError as error:
         raise DatabaseUnavailableError(address(url), first_line(error)) from error
+    except ProgrammingError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise UpgradeForbiddenError(address(url), first_line(error)) from error
 
 
 def _check_server(connection: sa.Connection, shown: str) -> None:

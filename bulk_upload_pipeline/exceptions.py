@@ -183,6 +183,16 @@ class AdoptionRefusedError(BulkUploadError):
         )
 
 
+class UpgradeForbiddenError(BulkUploadError):
+    """The tables need an upgrade that this role may not do."""
+
+    def __init__(self, address: str, cause: str) -> None:
+        super().__init__(
+            f"PostgreSQL at {address} must be brought up to date, which this user may not do ({cause}). Run "
+            f"`bulk-upload db upgrade` as the owner of the tables; in the containers, start `init` again."
+        )
+
+
 class DatabaseBusyError(TransientError):
     """Others hold a table that must be changed."""
 

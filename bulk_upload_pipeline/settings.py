@@ -19,6 +19,9 @@ DAGSTER_DATABASE_URL = "BULK_UPLOAD_DAGSTER_DATABASE_URL"
 MAX_ERROR_RATE = "BULK_UPLOAD_MAX_ERROR_RATE"
 CHUNK_ROWS = "BULK_UPLOAD_CHUNK_ROWS"
 FIRST_DAY = "BULK_UPLOAD_FIRST_DAY"
+ADMIN_DATABASE_URL = "BULK_UPLOAD_ADMIN_DATABASE_URL"
+ROLE_PASSWORD = "BULK_UPLOAD_{}_PASSWORD"  # noqa: S105 - the name of a variable
+ROLES = ("OWNER", "LOADER", "READER", "DAGSTER")
 
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 50_000
@@ -147,3 +150,22 @@ def _first_day(environment: Mapping[str, str]) -> date:
             FIRST_DAY, stated, f"a day from {EARLIEST_DAY} to today, such as 2010-01-01"
         )
     return day
+
+
+def read_provisioning(environment: Mapping[str, str] = os.environ) -> tuple[str, dict[str, str]]:
+    """Return the administrator's URL and the password of each of `ROLES`, by its name in small letters.
+
+    Raises:
+        SettingInvalidError: A variable is not set.
+    """
+    url = environment.get(ADMIN_DATABASE_URL)
+    if not url:
+        raise SettingInvalidError(
+            ADMIN_DATABASE_URL, "", "the URL of the server as a role that may create others"
+        )
+    passwords = {role.lower(): environment.get(ROLE_PASSWORD.format(role), "") for role in ROLES}
+    for role, password in passwords.items():
+        if not password:
+            name = ROLE_PASSWORD.format(role.upper())
+            raise SettingInvalidError(name, "", f"the password that the role of the {role} gets")
+    return url, passwords

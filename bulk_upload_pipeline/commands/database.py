@@ -10,7 +10,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import as_json, open_line
-from bulk_upload_pipeline.settings import read_settings
+from bulk_upload_pipeline.settings import read_provisioning, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -75,6 +75,22 @@ def db_check(as_json: bool) -> None:
     else:
         terminal.print_misfits(found)
     sys.exit(1 if found else 0)
+
+
+@db.command("provision")
+def db_provision() -> None:
+    """Make roles and databases on a server of one's own, and bring the tables up to date. Safe to run twice.
+
+    BULK_UPLOAD_ADMIN_DATABASE_URL names the server and a role that may create others; the variables
+    BULK_UPLOAD_OWNER_PASSWORD, ..._LOADER_PASSWORD, ..._READER_PASSWORD and ..._DAGSTER_PASSWORD hold what
+    the roles bulk_upload_owner (changes tables), bulk_upload_loader (loads files), bulk_upload_reader (reads)
+    and bulk_upload_dagster (Dagster's own database) log in with.
+    """
+    from bulk_upload_pipeline import roles
+
+    url, passwords = read_provisioning()
+    roles.provision(url, roles.Passwords(**passwords), on_step=lambda why: terminal.say(f"{why} ..."))
+    terminal.say("The server is ready.")
 
 
 @db.command("url")

@@ -1,0 +1,160 @@
+"""A server that is shared: every role can do its work, and nothing else."""
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+from dagster_postgres.run_storage import PostgresRunStorage
+
+from bulk_upload_pipeline import database, embedded, revert, roles
+from bulk_upload_pipeline.cli import main
+from bulk_upload_pipeline.exceptions import UpgradeForbiddenError
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests import old_system
+from bulk_upload_pipeline_tests.world import csv_of, drop, ephemeral, good_row, line_at, receipt, run
+
+PASSWORDS = roles.Passwords("owner's", "loader's", "reader's", "dagster's")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with embedded.in_use(tmp_path_factory.mktemp("server") / "postgres") as url:
+        roles.provision(url, PASSWORDS)
+        yield url
+
+
+def as_role(server, role, name="bulk_upload"):
+    return server.set(username=role, database=name)
+
+
+def tell(url, statement):
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        result = connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        return [tuple(row) for row in result] if result.returns_rows else None
+
+
+def test_the_loader_loads_corrects_reverts_and_needs_nobody_else(server, tmp_path):
+    url = as_role(server, roles.LOADER).render_as_string(hide_password=False)
+    database.migrate(url)
+    with line_at(tmp_path, url) as line, ephemeral() as instance:
+        rows = [good_row(number) for number in range(20)]
+        first = drop(line, "first.csv", csv_of([*rows, good_row(20, Quantity="many")]))
+        assert run(line, first, instance).success
+        second = drop(line, "second.csv", csv_of([*rows[:10], good_row(11, **{"Item Name": "Barfi"})]))
+        assert run(line, second, instance).success
+        assert receipt(line, first).state is State.PARTIALLY_LOADED
+        done = receipt(line, second)
+        assert (done.state, done.rows_unchanged, done.rows_updated) == (State.LOADED, 10, 1)
+        assert revert.revert(line.engine, second).restored == 1
+
+
+FORBIDDEN = [
+    "DROP TABLE public.mangalam_invoices",
+    "TRUNCATE public.mangalam_invoices",
+    "ALTER TABLE public.mangalam_invoices ADD COLUMN mine text",
+    "ALTER TABLE public.mangalam_invoices DISABLE TRIGGER ALL",
+    "CREATE TABLE public.mine (a int)",
+    "CREATE TABLE bulk_upload.mine (a int)",
+    "CREATE SCHEMA mine",
+    "CREATE ROLE mine",
+    "UPDATE bulk_upload.alembic_version SET version_num = '0001'",
+    "COPY public.mangalam_invoices TO PROGRAM 'true'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SET ROLE bulk_upload_owner",
+    "SET session_replication_role = replica",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+@pytest.mark.parametrize("role", [roles.LOADER, roles.READER])
+def test_neither_loader_nor_reader_can_change_what_the_tables_are_or_leave_the_database(
+    server, role, statement
+):
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        tell(as_role(server, role), statement)
+    assert database.sqlstate(caught.value) == "42501"
+
+
+def test_the_reader_reads_everything_and_writes_nothing(server):
+    url = as_role(server, roles.READER)
+    tables = tell(
+        url,
+        "SELECT format('%I.%I', table_schema, table_name) FROM information_schema.tables "
+        "WHERE table_schema IN ('public', 'bulk_upload')",
+    )
+    assert len(tables) > 5
+    for (table,) in tables:
+        tell(url, f"SELECT count(*) FROM {table}")
+        for statement in (f"DELETE FROM {table}", f"INSERT INTO {table} DEFAULT VALUES"):
+            with pytest.raises(sa.exc.DBAPIError) as caught:
+                tell(url, statement)
+            assert database.sqlstate(caught.value) in ("42501", "55000")
+    with pytest.raises(sa.exc.DBAPIError):
+        tell(url, "CREATE TEMPORARY TABLE mine (a int)")
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        (roles.LOADER, "dagster"),
+        (roles.READER, "dagster"),
+        (roles.OWNER, "dagster"),
+        (roles.DAGSTER_ROLE, "bulk_upload"),
+    ],
+)
+def test_nobody_enters_the_database_of_another(server, role, name):
+    with pytest.raises(sa.exc.OperationalError, match="permission denied for database"):
+        tell(as_role(server, role, name), "SELECT 1")
+
+
+def test_dagster_keeps_its_storage_in_its_own_database(server):
+    url = as_role(server, roles.DAGSTER_ROLE, "dagster").render_as_string(hide_password=False)
+    assert PostgresRunStorage(url, should_autocreate_tables=True).get_runs_count() == 0
+
+
+def test_passwords_are_kept_as_hashes_and_changed_by_provisioning_again(server, monkeypatch):
+    query = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE 'bulk_upload_%' ORDER BY 1"
+    before = dict(tell(server, query))
+    monkeypatch.setenv("BULK_UPLOAD_ADMIN_DATABASE_URL", server.render_as_string(hide_password=False))
+    for role in ("OWNER", "READER", "DAGSTER"):
+        monkeypatch.setenv(f"BULK_UPLOAD_{role}_PASSWORD", f"{role}'s")
+    result = CliRunner().invoke(main, ["db", "provision"])
+    assert result.exit_code == 2
+    assert "BULK_UPLOAD_LOADER_PASSWORD" in result.stderr
+    monkeypatch.setenv("BULK_UPLOAD_LOADER_PASSWORD", "another")
+    assert CliRunner().invoke(main, ["db", "provision"]).exit_code == 0
+    after = dict(tell(server, query))
+    assert all(hashed.startswith("SCRAM-SHA-256$") for hashed in after.values())
+    assert after.keys() == before.keys() == set(PASSWORDS.by_role())
+    assert after[roles.LOADER] != before[roles.LOADER]
+
+
+def test_a_database_that_needs_an_upgrade_is_left_to_its_owner_with_a_sentence(server):
+    tell(as_role(server, roles.OWNER), "UPDATE bulk_upload.alembic_version SET version_num = '0001'")
+    with pytest.raises(UpgradeForbiddenError, match="as the owner of the tables"):
+        database.migrate(as_role(server, roles.LOADER))
+    head = database.head()
+    tell(as_role(server, roles.OWNER), f"UPDATE bulk_upload.alembic_version SET version_num = '{head}'")
+
+
+def test_a_restored_database_of_the_old_system_is_taken_over_and_its_view_still_works(tmp_path):
+    with embedded.in_use(tmp_path / "postgres") as admin:
+        database.create_database_if_absent(admin.set(database="bulk_upload"))
+        tell(
+            admin.set(database="bulk_upload"),
+            "CREATE ROLE old_service LOGIN; GRANT ALL ON SCHEMA public TO old_service; "
+            "GRANT ALL ON DATABASE bulk_upload TO old_service",
+        )
+        engine = sa.create_engine(as_role(admin, "old_service"), poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            old_system.build(connection)
+        roles.provision(admin, PASSWORDS)
+        # What a trigger of others writes to is theirs to open.
+        tell(admin.set(database="bulk_upload"), "GRANT INSERT ON public.audit TO bulk_upload_loader")
+        url = as_role(admin, roles.LOADER).render_as_string(hide_password=False)
+        with line_at(tmp_path / "home", url) as line, ephemeral() as instance:
+            batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+            assert run(line, batch_id, instance).success
+        counted = "SELECT count(*), sum(items) FROM public.invoice_summary"
+        ((_, lines),) = tell(as_role(admin, roles.READER), counted)
+        assert lines == old_system.ROWS + 1
