@@ -18,5 +18,6 @@ The tour, in the order in which a file meets the rooms:
   what of it does not fit, `patience` is how tables are changed that others use, and `roles` says who may.
 * `holding` lets one worker at a time touch a batch; `liveness` tells a run that is worked on from one whose
   worker is gone, which `defs/recovery` picks up.
+* `guard` decides who may use Dagster's UI, which `defs/ui` serves.
 * `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.
 """

@@ -93,6 +93,9 @@ def dagster_environment(settings: Settings, urls: Urls) -> dict[str, str]:
         variables.DAGSTER_DATABASE_URL: urls.dagster,
         variables.MAX_ERROR_RATE: str(settings.max_error_rate),
         variables.CHUNK_ROWS: str(settings.chunk_rows),
+        variables.UI_PASSWORD: settings.ui_password or "",
+        variables.VIEWER_PASSWORD: settings.viewer_password or "",
+        variables.UI_HOSTS: ",".join(settings.ui_hosts),
         "DAGSTER_HOME": str(home),
         # Runs of many small files write their events in batches: an eighth of the time.
         "DAGSTER_EVENT_BATCH_SIZE": "200",

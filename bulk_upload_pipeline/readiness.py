@@ -28,28 +28,30 @@ class Lack:
     cause: str
 
 
-def unready(host: str, port: int, since: float) -> Lack | None:
+def unready(host: str, port: int, since: float, password: str | None = None) -> Lack | None:
     """Return the first service that is not ready, None when all of them are.
 
     Args:
         host: Of the webserver.
         port: Of the webserver.
         since: Seconds since the epoch; heartbeats of earlier daemons do not count.
+        password: Of the UI, if it has one.
     """
     try:
-        state = _ask(host, port)
+        state = _ask(host, port, password)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Lack("webserver", f"it does not answer: {error}")
     return _code_lacks(state) or _daemon_lacks(state, since)
 
 
-def _ask(host: str, port: int) -> dict[str, Any]:
+def _ask(host: str, port: int, password: str | None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    if password:
+        headers["Authorization"] = f"Bearer {password}"
     # http.client, since urllib would send even this through a proxy that the environment names.
     connection = http.client.HTTPConnection(host, port, timeout=30)
     try:
-        connection.request(
-            "POST", "/graphql", json.dumps({"query": _STATE}), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", "/graphql", json.dumps({"query": _STATE}), headers)
         answer = json.loads(connection.getresponse().read())
     finally:
         connection.close()

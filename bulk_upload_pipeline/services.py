@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 DEFINITIONS = "bulk_upload_pipeline.definitions"
+UI = "bulk_upload_pipeline.defs.ui"
 # Seconds.
 POLL = 0.1
 LOOK_AFTER = 0.5
@@ -46,6 +48,19 @@ RUN_PATIENCE = 30.0
 REVIVAL_PAUSE = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the UI listens, on 127.0.0.1: for people who change things and, if wanted, for viewers."""
+
+    ui: int
+    viewers: int | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """Return them as the UI's options."""
+        return ["--port", str(self.ui), *(["--viewer-port", str(self.viewers)] if self.viewers else [])]
+
+
 @contextmanager
 def up(
     settings: Settings,
@@ -54,6 +69,7 @@ def up(
     prepare: Callable[[Urls], object],
     on_event: Callable[[str], object],
     definitions: str = DEFINITIONS,
+    viewer_port: int | None = None,
 ) -> Generator[Services]:
     """Run all that a home needs for the length of the block: PostgreSQL and Dagster's services.
 
@@ -63,22 +79,24 @@ def up(
         prepare: Called with the databases before the services start: the place for migrations.
         on_event: Told, in a sentence for people and from another thread, what happens to a service.
         definitions: What Dagster loads: a module, or a file that ends in `.py`.
+        viewer_port: Where a UI is served that changes nothing; None for nowhere.
 
     Raises:
         HomeInUseError: Another `up` runs on this home.
-        PortTakenError: Another program listens on the port.
+        PortTakenError: Another program listens on a port.
         ServiceFailedError: A service does not come up.
         BulkUploadError: PostgreSQL cannot be used; see `local.postgres`.
     """
-    with claimed(settings.home, port), postgres(settings) as urls:
+    ports = Ports(port, viewer_port)
+    with claimed(settings.home, ports), postgres(settings) as urls:
         prepare(urls)
-        with services(settings, urls, port, on_event=on_event, definitions=definitions) as running:
+        with services(settings, urls, ports, on_event=on_event, definitions=definitions) as running:
             yield running
 
 
 @contextmanager
-def claimed(home: Home, port: int) -> Generator[None]:
-    """Keep a home and a port for oneself, with nothing left of an `up` that was killed.
+def claimed(home: Home, ports: Ports) -> Generator[None]:
+    """Keep a home and its ports for oneself, with nothing left of an `up` that was killed.
 
     Raises:
         HomeInUseError: Another `up` runs on this home.
@@ -96,7 +114,8 @@ def claimed(home: Home, port: int) -> Generator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         processes.end_all(processes.marked(home.root), SERVICE_PATIENCE)
-        _require_free(port)
+        for port in filter(None, (ports.ui, ports.viewers)):
+            _require_free(port)
         yield
 
 
@@ -104,7 +123,7 @@ def claimed(home: Home, port: int) -> Generator[None]:
 def services(
     settings: Settings,
     urls: Urls,
-    port: int,
+    ports: Ports,
     *,
     on_event: Callable[[str], object],
     definitions: str = DEFINITIONS,
@@ -117,7 +136,7 @@ def services(
     # gRPC has no passwords and runs what it is told: a socket in a private folder lets only us in. The
     # folder is a temporary one, because the path of a home may be too long for a socket.
     sockets = Path(tempfile.mkdtemp(prefix="bulk-upload-"))
-    running = Services(settings, urls, port, sockets / "code", definitions, on_event)
+    running = Services(settings, urls, ports, sockets / "code", definitions, on_event)
     try:
         running.start()
         yield running
@@ -131,6 +150,7 @@ class Services:
 
     Attributes:
         url: Of Dagster's UI.
+        viewer_url: Of the UI that changes nothing.
         logs: The folder of the services' logs.
     """
 
@@ -138,16 +158,18 @@ class Services:
         self,
         settings: Settings,
         urls: Urls,
-        port: int,
+        ports: Ports,
         code_socket: Path,
         definitions: str,
         on_event: Callable[[str], object],
     ) -> None:
         home = settings.home
         self.urls = urls
-        self.url = f"http://{ADDRESS}:{port}"
+        self.url = f"http://{ADDRESS}:{ports.ui}"
+        self.viewer_url = f"http://{ADDRESS}:{ports.viewers}" if ports.viewers else None
         self.logs = home.root / "logs"
-        self._home, self._port, self._socket, self._on_event = home, port, code_socket, on_event
+        self._home, self._ports, self._socket, self._on_event = home, ports, code_socket, on_event
+        self._password = settings.ui_password
         self._postgres = None if settings.database_url else home.postgres
         self._environment = {**dagster_environment(settings, urls), MARK: str(home.root.resolve())}
         self._code_server, self._daemon, self._webserver = self._children(definitions)
@@ -158,7 +180,7 @@ class Services:
         workspace = str(self._home.dagster / "workspace.yaml")
         loads = ["-f" if definitions.endswith(".py") else "-m", definitions]
         code = ["dagster", "api", "grpc", "-s", str(self._socket), *loads, "--location-name", LOCATION]
-        web = ["dagster_webserver", "-h", ADDRESS, "-p", str(self._port), "-w", workspace]
+        web = [UI, "--host", ADDRESS, *self._ports.options, "--workspace", workspace]
         return (
             Child("code server", code, self.logs / "code-server.log"),
             Child("daemon", ["dagster._daemon", "run", "-w", workspace], self.logs / "daemon.log"),
@@ -215,7 +237,7 @@ class Services:
 
     def _what_is_missing(self, since: float) -> tuple[Child, str] | None:
         by_name = {child.name: child for child in (self._code_server, self._daemon, self._webserver)}
-        lacks = unready(ADDRESS, self._port, since)
+        lacks = unready(ADDRESS, self._ports.ui, since, self._password)
         return (by_name[lacks.service], lacks.cause) if lacks else None
 
     def _supervise(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,9 @@ FIRST_DAY = "BULK_UPLOAD_FIRST_DAY"
 ADMIN_DATABASE_URL = "BULK_UPLOAD_ADMIN_DATABASE_URL"
 ROLE_PASSWORD = "BULK_UPLOAD_{}_PASSWORD"  # noqa: S105 - the name of a variable
 ROLES = ("OWNER", "LOADER", "READER", "DAGSTER")
+UI_PASSWORD = "BULK_UPLOAD_UI_PASSWORD"  # noqa: S105 - the name of a variable
+VIEWER_PASSWORD = "BULK_UPLOAD_VIEWER_PASSWORD"  # noqa: S105
+UI_HOSTS = "BULK_UPLOAD_UI_HOSTS"
 
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 50_000
@@ -87,6 +90,9 @@ class Settings:
         dagster_database_url: PostgreSQL of Dagster's storage; None means database `dagster` on the same
             server.
         first_day: First partition of `daily_sales`; older days are counted, but have no partition.
+        ui_password: Asked for by the UI; None asks for none.
+        viewer_password: Asked for by the port for viewers; None means that of the UI.
+        ui_hosts: Names under which the UI answers besides those of this machine.
     """
 
     home: Home
@@ -95,6 +101,9 @@ class Settings:
     max_error_rate: float = DEFAULT_MAX_ERROR_RATE
     chunk_rows: int = DEFAULT_CHUNK_ROWS
     first_day: date = DEFAULT_FIRST_DAY
+    ui_password: str | None = field(default=None, repr=False)
+    viewer_password: str | None = field(default=None, repr=False)
+    ui_hosts: tuple[str, ...] = ()
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -110,6 +119,9 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         max_error_rate=_rate(environment),
         chunk_rows=_chunk_rows(environment),
         first_day=_first_day(environment),
+        ui_password=environment.get(UI_PASSWORD) or None,
+        viewer_password=environment.get(VIEWER_PASSWORD) or None,
+        ui_hosts=_names(environment, UI_HOSTS),
     )
 
 
@@ -169,3 +181,7 @@ def read_provisioning(environment: Mapping[str, str] = os.environ) -> tuple[str,
             name = ROLE_PASSWORD.format(role.upper())
             raise SettingInvalidError(name, "", f"the password that the role of the {role} gets")
     return url, passwords
+
+
+def _names(environment: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in environment.get(variable, "").split(",") if name.strip())

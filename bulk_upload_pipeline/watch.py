@@ -31,7 +31,7 @@ class Stopped(BaseException):
     """Ctrl-C or SIGTERM: leave every block in order, so that nothing of ours keeps running."""
 
 
-def up(settings: Settings, port: int, *, with_sample: bool) -> None:
+def up(settings: Settings, port: int, *, with_sample: bool, viewer_port: int | None = None) -> None:
     """Start everything, tell what happens to files, and stop everything on Ctrl-C or SIGTERM.
 
     Raises:
@@ -43,12 +43,16 @@ def up(settings: Settings, port: int, *, with_sample: bool) -> None:
         with (
             _stopping_on_signals(),
             services.up(
-                settings, port, prepare=lambda urls: migrate(urls.invoices), on_event=terminal.say
+                settings,
+                port,
+                prepare=lambda urls: migrate(urls.invoices),
+                on_event=terminal.say,
+                viewer_port=viewer_port,
             ) as running,
         ):
             if with_sample:
                 drop_samples(settings.home.inbox)
-            _greet(settings, running.url, running.urls.invoices)
+            _greet(settings, running)
             _tell_until_stopped(make_engine(running.urls.invoices))
     except Stopped:
         terminal.say("Stopped.")
@@ -69,10 +73,11 @@ def _stopping_on_signals() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _greet(settings: Settings, url: str, database_url: str) -> None:
-    home = settings.home
+def _greet(settings: Settings, running: services.Services) -> None:
+    home, database_url = settings.home, running.urls.invoices
     for what, where in (
-        ("UI", url),
+        ("UI", running.url),
+        *([("Viewers", running.viewer_url)] if running.viewer_url else []),
         ("Inbox", home.inbox),
         ("Reports", home.reports),
         ("Database", f"{address(database_url)} (`bulk-upload db url` prints the URL)"),

@@ -461,7 +461,7 @@ def test_a_taken_port_is_refused_before_anything_starts(running, tmp_path):
 
 
 def test_killed_services_come_back_and_runs_start_again(running):
-    names = ["api", "dagster._daemon", "dagster_webserver"]
+    names = ["api", "dagster._daemon", "bulk_upload_pipeline.defs.ui"]
     killed = {name: running.process(name) for name in names}
     for victim in killed.values():
         victim.kill()

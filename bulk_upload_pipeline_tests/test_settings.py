@@ -26,6 +26,9 @@ def test_every_variable_is_read(tmp_path):
             "BULK_UPLOAD_MAX_ERROR_RATE": "0.2",
             "BULK_UPLOAD_CHUNK_ROWS": "1000",
             "BULK_UPLOAD_FIRST_DAY": "1990-01-01",
+            "BULK_UPLOAD_UI_PASSWORD": "one",
+            "BULK_UPLOAD_VIEWER_PASSWORD": "two",
+            "BULK_UPLOAD_UI_HOSTS": "ui.example, other.example",
         }
     )
     assert settings.home.inbox == tmp_path / "inbox"
@@ -33,6 +36,9 @@ def test_every_variable_is_read(tmp_path):
     assert settings.dagster_database_url == "postgresql://h/e"
     assert (settings.max_error_rate, settings.chunk_rows) == (0.2, 1000)
     assert settings.first_day == date(1990, 1, 1)
+    assert (settings.ui_password, settings.viewer_password) == ("one", "two")
+    assert settings.ui_hosts == ("ui.example", "other.example")
+    assert "one" not in repr(settings)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What we lean on in Dagster and pandera, each with the decision that took the dependency."""
 
+import asyncio
+import json
 import warnings
 
 import dagster as dg
@@ -173,3 +175,40 @@ def test_a_check_that_a_step_logs_belongs_to_its_asset_although_the_annotation_d
 def test_warnings_are_errors_in_these_tests():
     with pytest.raises(UserWarning):
         warnings.warn("loud", UserWarning, stacklevel=1)
+
+
+def test_the_webserver_is_made_from_a_workspace_of_ours_and_executes_a_query_in_an_address(tmp_path):
+    """Decides `defs.ui`, which makes it in the same way, and the guard around it."""
+    from bulk_upload_pipeline.defs.ui import _dagster_app
+
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        _dagster_app(instance, str(tmp_path / "workspace.yaml"), read_only=True) as app,
+    ):
+        assert answered(app, "GET", "/graphql", b"query={version}")["data"]["version"]
+        changing = {route.path for route in app.routes if "POST" in (getattr(route, "methods", None) or ())}
+    assert {path.partition("/{")[0] for path in changing} == {
+        "/graphql",
+        "/report_asset_materialization",
+        "/report_asset_check",
+        "/report_asset_observation",
+    }
+
+
+def answered(app, method, path, query):
+    """Return the JSON with which an ASGI application answers."""
+    sent = []
+
+    async def serve():
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": []}
+        await app(scope, receive, send)
+
+    asyncio.run(serve())
+    return json.loads(b"".join(message.get("body", b"") for message in sent))
