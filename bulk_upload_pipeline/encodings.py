@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
@@ -31,7 +34,11 @@ _MARKS = (
 """Byte-order marks; that of UTF-32 LE starts with that of UTF-16 LE, so it is tried first."""
 
 _SAMPLE_BYTES = 64 << 10
-_BEYOND_ASCII = re.compile(rb"[^\r\n]*[\x80-\xff][^\r\n]*")
+_LONGEST_SAMPLE = 4096
+_ASCII, _LEAD = 0x7F, 0xC0
+"""The highest byte of ASCII, and the lowest with which UTF-8 begins a longer character."""
+
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 _WESTERN = frozenset(
@@ -64,13 +71,21 @@ class Encoding(NamedTuple):
     confidence: float
 
 
-class _Walked(NamedTuple):
-    """What a walk through a file found out: its lines that are no ASCII, and whether it is all UTF-8."""
+@dataclass(slots=True)
+class _Walked:
+    """What a walk through a file found out.
 
-    utf8: bool
-    multibyte: int
-    stray: int
-    sample: bytes
+    Attributes:
+        utf8: Whether all of it is UTF-8.
+        multibyte: Characters of more than one byte, as UTF-8 writes them.
+        stray: Bytes beyond ASCII that belong to none of those.
+        sample: Some of its lines that are no ASCII.
+    """
+
+    utf8: bool = True
+    multibyte: int = 0
+    stray: int = 0
+    sample: bytearray = field(default_factory=bytearray)
 
 
 def stated_encoding(name: str) -> Encoding:
@@ -108,7 +123,7 @@ def detect(stream: BinaryIO) -> Encoding:
     # Some bytes that are none among many characters that are: a damaged spot, not another encoding.
     if text.multibyte > 10 * text.stray:
         return Encoding("utf-8", round(text.multibyte / (text.multibyte + text.stray), 2))
-    return _guess(text.sample)
+    return _guess(bytes(text.sample))
 
 
 def _utf16_without_mark(head: bytes) -> str | None:
@@ -132,28 +147,38 @@ def _rest_of(stream: BinaryIO, head: bytes) -> Iterator[bytes]:
 def _walk(blocks: Iterable[bytes]) -> _Walked:
     """Look at every byte: ASCII passes at memory speed, the rest is decoded."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    utf8, multibyte, stray, sample = True, 0, 0, bytearray()
+    found = _Walked()
     for block in blocks:
-        if block.isascii() and not (utf8 and decoder.getstate()[0]):
+        if block.isascii() and not (found.utf8 and decoder.getstate()[0]):
             continue
-        if utf8:
-            try:
-                decoder.decode(block)
-            except UnicodeDecodeError:
-                utf8 = False
-        whole = _MULTIBYTE.sub(b"", block)
-        multibyte += (len(block) - len(whole)) // 2
-        stray += sum(map(whole.count, _HIGH_BYTES))
-        for line in _BEYOND_ASCII.finditer(block):
-            if len(sample) >= _SAMPLE_BYTES:
-                break
-            sample += line[0][:4096] + b"\n"
-    if utf8:
-        utf8 = not decoder.getstate()[0]
-    return _Walked(utf8, multibyte, stray, bytes(sample))
+        found.utf8 = found.utf8 and _decodes(decoder, block)
+        if found.utf8:
+            found.multibyte += int(np.count_nonzero(np.frombuffer(block, np.uint8) >= _LEAD))
+        else:
+            whole, characters = _MULTIBYTE.subn(b"", block)
+            found.multibyte += characters
+            found.stray += int(np.count_nonzero(np.frombuffer(whole, np.uint8) > _ASCII))
+        _sample(block, found.sample)
+    found.utf8 = found.utf8 and not decoder.getstate()[0]
+    return found
 
 
-_HIGH_BYTES = tuple(bytes([byte]) for byte in range(0x80, 0x100))
+def _decodes(decoder: codecs.IncrementalDecoder, block: bytes) -> bool:
+    try:
+        decoder.decode(block)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sample(block: bytes, sample: bytearray) -> None:
+    """Add lines of a block that are no ASCII, as long as the sample wants some."""
+    at = 0
+    while len(sample) < _SAMPLE_BYTES and (beyond := _BEYOND_ASCII.search(block, at)):
+        start = max(block.rfind(b"\n", at, beyond.start()) + 1, at)
+        end = block.find(b"\n", beyond.start())
+        at = len(block) if end < 0 else end + 1
+        sample += block[start:at][:_LONGEST_SAMPLE] + b"\n"
 
 
 def _guess(sample: bytes) -> Encoding:
@@ -168,6 +193,21 @@ def _guess(sample: bytes) -> Encoding:
     return Encoding("iso8859-1" if gaps else "cp1252", min(confidence, 0.95))
 
 
+def _as_utf8(decoder: codecs.IncrementalDecoder, raw: bytes, codec: str) -> bytes:
+    """Return what the decoder makes of more bytes, as UTF-8."""
+    if codec == "utf-8":
+        # Mostly it is sound, and need not be written anew: only its ends may hold a part of a character.
+        text = decoder.getstate()[0] + raw
+        try:
+            _, used = codecs.utf_8_decode(text, "strict", False)
+        except UnicodeDecodeError:
+            pass
+        else:
+            decoder.setstate((text[used:], 0))
+            return text[:used]
+    return decoder.decode(raw).encode("utf-8", "replace")
+
+
 def utf8_blocks(stream: BinaryIO, codec: str) -> Iterator[bytes]:
     """Yield a text as UTF-8 without its byte-order mark, some megabytes at a time.
 
@@ -177,7 +217,7 @@ def utf8_blocks(stream: BinaryIO, codec: str) -> Iterator[bytes]:
     first = True
     while raw := stream.read(BLOCK_BYTES):
         plain = codec == "utf-8" and not decoder.getstate()[0] and raw.isascii()
-        block = raw if plain else decoder.decode(raw).encode("utf-8", "replace")
+        block = raw if plain else _as_utf8(decoder, raw, codec)
         if first:
             block, first = block.removeprefix(codecs.BOM_UTF8), not block
         if block:
