@@ -1,0 +1,87 @@
+"""Which encoding a text is in, and its bytes as UTF-8, however it is cut into blocks."""
+
+from __future__ import annotations
+
+import codecs
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulk_upload_pipeline import encodings
+from bulk_upload_pipeline.encodings import detect, stated_encoding, utf8_blocks
+from bulk_upload_pipeline.exceptions import UnreadableError
+
+TEXT = "Rechnung;Kunde\n1;Café Müller, Zürich\n2;Ca' d’Oro – 12 €\n" * 20
+
+
+def as_utf8(content, codec, block=7):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "BLOCK_BYTES", block)
+        return b"".join(utf8_blocks(io.BytesIO(content), codec))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"a", b"\n", b"\xc3", b"\xa9", b"\xe2\x82\xac", b"\xf0\x9f\x8d\xac", b"\xff", b"\x80"]
+        )
+    ),
+    st.integers(1, 9),
+)
+def test_bytes_are_decoded_as_python_decodes_them_at_once_wherever_blocks_end(pieces, block):
+    content = b"".join(pieces)
+    assert as_utf8(content, "utf-8", block).decode() == content.decode("utf-8", "replace")
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=40),
+    st.sampled_from(["utf-8", "utf-16-le", "utf-16-be", "utf-32-le"]),
+    st.integers(1, 9),
+)
+def test_a_text_comes_out_as_it_was_without_its_mark(text, codec, block):
+    mark = "" if text.startswith("\ufeff") else "\ufeff"
+    assert as_utf8((mark + text).encode(codec), codec, block).decode() == text.removeprefix("\ufeff")
+
+
+@pytest.mark.parametrize(
+    ("content", "codec"),
+    [
+        (b"", "utf-8"),
+        (b"plain\n", "utf-8"),
+        (TEXT.encode(), "utf-8"),
+        (codecs.BOM_UTF8 + TEXT.encode(), "utf-8"),
+        (codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"), "utf-16-le"),
+        (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), "utf-16-be"),
+        (codecs.BOM_UTF32_LE + TEXT.encode("utf-32-le"), "utf-32-le"),
+        (TEXT.encode("utf-16-le"), "utf-16-le"),
+        (TEXT.encode("utf-16-be"), "utf-16-be"),
+        (TEXT.encode("cp1252"), "cp1252"),
+    ],
+)
+@pytest.mark.parametrize("block", [50, 1 << 20])
+def test_an_encoding_is_found_by_content(content, codec, block, monkeypatch):
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", block)
+    assert detect(io.BytesIO(content)).codec == codec
+
+
+def test_what_is_marked_or_proven_is_certain_and_a_guess_is_not():
+    assert detect(io.BytesIO(TEXT.encode())).confidence == 1
+    assert detect(io.BytesIO(codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"))).confidence == 1
+    assert detect(io.BytesIO(TEXT.encode("cp1252"))).confidence < 1
+
+
+def test_a_damaged_spot_in_utf_8_is_no_other_encoding():
+    content = TEXT.encode() + b"3;K\xe4se\n"
+    found = detect(io.BytesIO(content))
+    assert found.codec == "utf-8"
+    assert 0.9 < found.confidence < 1
+    assert "K\ufffdse" in as_utf8(content, "utf-8").decode()
+
+
+def test_an_encoding_that_does_not_exist_is_named():
+    with pytest.raises(UnreadableError, match="'klingon'"):
+        stated_encoding("klingon")
+    assert stated_encoding("Windows-1252").codec == "cp1252"
+    assert stated_encoding("utf-8-sig").codec == "utf-8"
