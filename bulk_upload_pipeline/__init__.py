@@ -19,5 +19,7 @@ The tour, in the order in which a file meets the rooms:
 * `holding` lets one worker at a time touch a batch; `liveness` tells a run that is worked on from one whose
   worker is gone, which `defs/recovery` picks up.
 * `guard` decides who may use Dagster's UI, which `defs/ui` serves.
+* `drafting` writes a profile from a new sender's file, `template` an empty file for a profile, and `markdown`
+  the references of findings and columns that lie in `reference/`.
 * `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.
 """

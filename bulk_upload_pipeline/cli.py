@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from bulk_upload_pipeline.commands import batches, database, loading, reference, services, writing
+from bulk_upload_pipeline.commands import batches, database, loading, profiles, reference, services, writing
 from bulk_upload_pipeline.commands.frame import Commands
 
 
@@ -24,6 +24,8 @@ for command in (
     batches.status,
     batches.errors,
     reference.explain,
+    profiles.profiles,
+    writing.template,
     writing.sample,
     database.db,
 ):

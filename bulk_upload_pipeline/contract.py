@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import date
 
     import pandera.pandas as pandera
@@ -47,6 +46,7 @@ class Column:
         required: Whether a row without it is rejected, unless the profile says otherwise.
         identifier: Text that a system may export as a number (`17850.0`).
         unlimited: The SQL type is `text`; `limit` is then a rule and no part of the type.
+        remark: What the column promises beyond its kind, as a sentence.
     """
 
     name: str
@@ -56,41 +56,55 @@ class Column:
     required: bool = False
     identifier: bool = False
     unlimited: bool = False
+    remark: str = ""
 
 
-def _text(name: str, title: str, limit: int, *, required: bool = False) -> Column:
-    return Column(name, Kind.TEXT, title, limit, required)
+def _text(name: str, title: str, limit: int, *, required: bool = False, remark: str = "") -> Column:
+    return Column(name, Kind.TEXT, title, limit, required, remark=remark)
 
 
-def _identifier(name: str, title: str, *, required: bool = False) -> Column:
-    return Column(name, Kind.TEXT, title, 100, required, identifier=True)
+def _identifier(name: str, title: str, *, required: bool = False, remark: str = "") -> Column:
+    return Column(name, Kind.TEXT, title, 100, required, identifier=True, remark=remark)
 
 
-def _amount(name: str, title: str, *, required: bool = False) -> Column:
-    return Column(name, Kind.AMOUNT, title, None, required)
+def _amount(name: str, title: str, *, required: bool = False, remark: str = "") -> Column:
+    return Column(name, Kind.AMOUNT, title, None, required, remark=remark)
 
 
-def _date(name: str, title: str, *, required: bool = False) -> Column:
-    return Column(name, Kind.DATE, title, None, required)
+def _date(name: str, title: str, *, required: bool = False, remark: str = "") -> Column:
+    return Column(name, Kind.DATE, title, None, required, remark=remark)
 
+
+_ONE_OF_THREE = "Item name, SKU or product id: a row needs at least one of the three."
+_LESS = "Counts when the total of the line is checked, as an amount or as a percentage."
 
 COLUMNS: tuple[Column, ...] = (
     _identifier("invoice_number", "Invoice Number", required=True),
-    _date("invoice_date", "Invoice Date", required=True),
+    _date(
+        "invoice_date",
+        "Invoice Date",
+        required=True,
+        remark="Not before 1990-01-01; more than a year ahead is remarked on.",
+    ),
     _text("customer_name", "Customer Name", 500, required=True),
-    _amount("quantity", "Quantity", required=True),
-    _amount("item_price", "Item Price", required=True),
-    _amount("item_total", "Item Total"),
-    _text("item_name", "Item Name", 500),
-    _identifier("sku", "SKU"),
-    _identifier("product_id", "Product ID"),
+    _amount("quantity", "Quantity", required=True, remark="Not zero; a negative one books a credit."),
+    _amount("item_price", "Item Price", required=True, remark="A negative one is remarked on."),
+    _amount(
+        "item_total",
+        "Item Total",
+        remark="Quantity times price, as is or less the discount, but for rounding (0.01, and half a cent for "
+        "each unit). Worked out where the file leaves it empty.",
+    ),
+    _text("item_name", "Item Name", 500, remark=_ONE_OF_THREE),
+    _identifier("sku", "SKU", remark=_ONE_OF_THREE),
+    _identifier("product_id", "Product ID", remark=_ONE_OF_THREE),
     _identifier("invoice_id", "Invoice ID"),
     _identifier("customer_id", "Customer ID"),
     _identifier("purchase_order", "Purchase Order"),
     _identifier("sales_order_number", "Sales Order Number"),
     _text("invoice_status", "Invoice Status", 50),
     _text("usage_unit", "Usage unit", 50),
-    _date("due_date", "Due Date"),
+    _date("due_date", "Due Date", remark="One before the invoice date is remarked on."),
     _date("expected_payment_date", "Expected Payment Date"),
     _date("last_payment_date", "Last Payment Date"),
     _text("brand", "Brand", 200),
@@ -99,8 +113,8 @@ COLUMNS: tuple[Column, ...] = (
     _text("sales_person", "Sales Person", 200),
     Column("item_desc", Kind.TEXT, "Item Desc", 10_000, unlimited=True),
     _amount("mrp", "MRP"),
-    _amount("discount", "Discount"),
-    _amount("discount_amount", "Discount Amount"),
+    _amount("discount", "Discount", remark=_LESS),
+    _amount("discount_amount", "Discount Amount", remark="Counts when the total of the line is checked."),
     _amount("subtotal", "SubTotal"),
     _amount("total", "Total"),
     _amount("balance", "Balance"),
@@ -162,12 +176,17 @@ def pandera_schema(
     return pandera.DataFrameSchema(columns | rules.agreement_columns(), strict=False, coerce=False)
 
 
-def describe(columns: Iterable[Column] = COLUMNS) -> list[dict[str, str]]:
-    """Return name, SQL type and rule of each column, for references and the UI's column tab."""
-    return [
-        {"name": c.name, "type": sql_type(c), "rule": "required" if c.required else "optional"}
-        for c in columns
-    ]
+def rule_in_words(column: Column) -> str:
+    """Return what may stand in a cell of the column, as one or two sentences."""
+    match column.kind:
+        case Kind.TEXT:
+            what = f"Text of at most {column.limit:,} characters."
+        case Kind.AMOUNT:
+            before = AMOUNT_DIGITS - AMOUNT_DECIMALS
+            what = f"Number with at most {before} digits before the decimal point and {AMOUNT_DECIMALS} behind it."
+        case Kind.DATE:
+            what = "Day, such as 2024-12-31."
+    return f"{what} {column.remark}".rstrip()
 
 
 def sql_type(column: Column) -> str:

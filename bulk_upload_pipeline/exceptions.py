@@ -78,6 +78,16 @@ class FileMissingError(BulkUploadError):
         super().__init__(f"There is no file at {path}. Drop it again, or name a file that exists.")
 
 
+class FileUnwritableError(BulkUploadError):
+    """A file that a command was asked to write cannot be written there."""
+
+    exit_code = 2
+
+    def __init__(self, path: Path, cause: str) -> None:
+        self.path = path
+        super().__init__(f"{path} cannot be written: {cause}. Name another file.")
+
+
 class BatchNotFoundError(BulkUploadError):
     """No batch has this id."""
 
@@ -263,6 +273,15 @@ class ProfileInvalidError(BulkUploadError):
 
     def __init__(self, source: str, problem: str) -> None:
         super().__init__(f"The profile {source} cannot be used: {problem}. Correct it and try again.")
+
+
+class ProfileUnknownError(BulkUploadError):
+    """A command names a profile that does not exist."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"There is no profile named {name!r}. Known are {', '.join(known)}.")
 
 
 class SettingInvalidError(BulkUploadError):

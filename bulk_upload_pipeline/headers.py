@@ -17,7 +17,7 @@ from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.profiles import lay_over, normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bulk_upload_pipeline.model import Finding
     from bulk_upload_pipeline.profiles import HeaderMatch, Profile, Profiles
@@ -80,22 +80,45 @@ class HeaderFinder:
                 file_finding("TOO_MANY_COLUMNS", f"{len(names):,} columns; {MOST_COLUMNS} are the most")
             )
         match = self._profiles.match(names) if self.stated is None else lay_over(names, self.stated)
+        self.refuse(match, names)
+        return match
+
+    def refuse(self, match: HeaderMatch, names: Sequence[str]) -> None:
+        """Refuse a header under which no row can be judged.
+
+        Raises:
+            UnreadableError: `NO_HEADER`, `MISSING_COLUMN`, `DUPLICATE_COLUMN`.
+        """
         if match.twice:
             raise UnreadableError(file_finding("DUPLICATE_COLUMN", _twice(match)))
         if match.missing:
             raise UnreadableError(self._missing(match, names))
-        return match
 
     def _missing(self, match: HeaderMatch, names: Sequence[str]) -> Finding:
-        near = _near_misses(match, names)
+        near = self.near_misses(match, names, match.missing)
         if not match.mapping and not near:
             first = ", ".join(names)
             return file_finding(
                 "NO_HEADER", f"the first row is `{first[:100]}{'…' if len(first) > 100 else ''}`"
             )
         titles = ", ".join(f"`{_written(match.profile, name)}`" for name in match.missing)
-        looks = "".join(f"; `{cell}` looks like `{alias}`" for cell, alias in near)
+        looks = "".join(
+            f"; `{cell}` looks like `{_written(match.profile, column)}`" for column, cell in near.items()
+        )
         return file_finding("MISSING_COLUMN", titles + looks)
+
+    def near_misses(self, match: HeaderMatch, names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
+        """Return which of `columns` have a header cell that looks like one of their names, and that cell."""
+        used = set(match.mapping.values())
+        cells = (name for at, name in enumerate(names) if at not in used and len(name) <= _LONGEST_NAME)
+        free = {normalised(cell): cell for cell in cells if normalised(cell)}
+        near: dict[str, str] = {}
+        for column in columns:
+            aliases = (*match.profile.columns.get(column, ()), *self._profiles.generic.columns[column])
+            close = (difflib.get_close_matches(normalised(a), free, n=1, cutoff=_NEAR) for a in aliases)
+            if found := next((keys[0] for keys in close if keys), None):
+                near[column] = free.pop(found)
+        return near
 
 
 def header_names(row: Sequence[str]) -> tuple[str, ...]:
@@ -121,17 +144,3 @@ def _written(profile: Profile, name: str) -> str:
     aliases = profile.columns.get(name, ())
     title = contract.BY_NAME[name].title
     return title if not aliases or title in aliases else aliases[0]
-
-
-def _near_misses(match: HeaderMatch, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return header cells that look like a missing column, each with the name that it looks like."""
-    used = set(match.mapping.values())
-    free = {normalised(name): name for at, name in enumerate(names) if at not in used and name}
-    near: list[tuple[str, str]] = []
-    for column in match.missing:
-        for alias in match.profile.columns.get(column, ()):
-            close = difflib.get_close_matches(normalised(alias), free, n=1, cutoff=_NEAR)
-            if close:
-                near.append((free[close[0]], alias))
-                break
-    return near

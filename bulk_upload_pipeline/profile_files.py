@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -81,6 +81,12 @@ def home_profiles(folder: Path | None) -> list[ProfileFile]:
             names[profile.name] = path
             found.append(ProfileFile(path, profile))
     return found
+
+
+def stated_by(profile: Profile) -> dict[str, Any]:
+    """Return the keys that a profile states besides its names: what differs from a sender who states nothing."""
+    usual = asdict(Profile(name=profile.name, title=profile.title, columns=profile.columns))
+    return {key: value for key, value in asdict(profile).items() if value != usual[key]}
 
 
 def _read_file(path: Path) -> Profile:

@@ -47,7 +47,15 @@ def recognise(
         UnreadableError: No row of it can be judged; the finding says why.
     """
     stated = overrides or Overrides()
-    finder = HeaderFinder(profiles, stated.profile or folder)
+    return recognise_by(HeaderFinder(profiles, stated.profile or folder), path, file_name, stated)
+
+
+def recognise_by(finder: HeaderFinder, path: Path, file_name: str, stated: Overrides) -> Layout:
+    """Return how a file is to be read when `finder` says which row is the header and whose it is.
+
+    Raises:
+        UnreadableError: No row of it can be judged; the finding says why.
+    """
     identified = identify(path, file_name)
     if identified.file_format == "csv":
         return _delimited(path, identified, finder, stated)

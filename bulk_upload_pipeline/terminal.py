@@ -177,3 +177,31 @@ def print_misfits(misfits: Sequence[Misfit]) -> None:
         say(f"{misfit.code}{where}  {rows}{misfit.message}")
         for example in misfit.examples:
             say(f"    {example}")
+
+
+def print_columns(columns: Iterable[Mapping[str, Any]]) -> None:
+    """Print name, type and rule of each column of the contract."""
+    for column in columns:
+        must = "required" if column["required"] else ""
+        say(f"{column['name']:<22} {column['type']:<14} {must:<9} {column['rule']}")
+
+
+def print_column(column: Mapping[str, Any]) -> None:
+    """Print everything about a column of the contract."""
+    must = "required" if column["required"] else "not required"
+    say(f"{column['name']}: {column['title']} ({column['type']}, {must})\n\n{column['rule']}")
+    say(f"Header names: {', '.join(column['header_names'])}")
+
+
+def print_profiles(profiles: Iterable[Mapping[str, Any]]) -> None:
+    """Print a line or two a profile: its name, where it is from, and what it states."""
+    for profile in profiles:
+        names = f"{len(profile['columns'])} columns" if profile["columns"] else "any known header names"
+        say(f"{profile['name']:<20} {profile['title']} ({names}, {profile['source']})")
+        states = ", ".join(f"{key} = {_in_toml(value)}" for key, value in profile["states"].items())
+        if states:
+            say(f"{'':<20} {states}")
+
+
+def _in_toml(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

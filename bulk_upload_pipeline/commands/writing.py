@@ -1,4 +1,4 @@
-"""Files that commands write: `sample`."""
+"""Files that commands write: `sample` and `template`."""
 
 from __future__ import annotations
 
@@ -35,3 +35,24 @@ def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json
     else:
         told = ", ".join(f"{count:,} {code}" for code, count in faults.most_common())
         terminal.say(f"{file}: {manifest.rows:,} rows" + (f", of which faulty: {told}" if told else ""))
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--profile", default="zoho", show_default=True, help="Whose header names it has.")
+@as_json
+def template(file: Path, profile: str, as_json: bool) -> None:
+    """Write an empty FILE (.csv or .xlsx) with the header of a profile, to be filled in by hand."""
+    from bulk_upload_pipeline.exceptions import ProfileUnknownError
+    from bulk_upload_pipeline.profile_files import load_profiles
+    from bulk_upload_pipeline.settings import read_settings
+    from bulk_upload_pipeline.template import write_template
+
+    profiles = load_profiles(read_settings().home.profiles)
+    if profile not in profiles:
+        raise ProfileUnknownError(profile, sorted(known.name for known in profiles))
+    header = write_template(file, profiles[profile])
+    if as_json:
+        terminal.print_json({"file": str(file), "profile": profile, "header": header})
+    else:
+        terminal.say(f"{file}: the {len(header)} columns of {profile}.")

@@ -22,7 +22,7 @@ def column_schema() -> dg.TableSchema:
             dg.TableColumn(
                 column.name,
                 contract.sql_type(column),
-                column.title,
+                f"{column.title}. {contract.rule_in_words(column)}",
                 dg.TableColumnConstraints(nullable=not column.required),
             )
             for column in contract.COLUMNS

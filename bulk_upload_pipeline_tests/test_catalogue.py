@@ -1,0 +1,103 @@
+"""The catalogue of findings and its references: complete, and true to what the code does."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from string import Formatter
+
+import pytest
+from click.testing import CliRunner
+
+import bulk_upload_pipeline
+from bulk_upload_pipeline import contract, markdown
+from bulk_upload_pipeline.cli import main
+from bulk_upload_pipeline.dates import read_date
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.model import Severity
+from bulk_upload_pipeline.numerals import read_number
+from bulk_upload_pipeline.profile_files import shipped_profiles
+from bulk_upload_pipeline.texts import looks_encoded_twice
+
+ROOT = Path(bulk_upload_pipeline.__file__).parent
+
+
+def explain(*arguments):
+    return CliRunner().invoke(main, ["explain", *arguments], env={"BULK_UPLOAD_HOME": "/nowhere"})
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.code)
+def test_an_entry_says_what_it_means_and_what_to_do(entry):
+    assert entry.code == entry.code.upper()
+    assert all((entry.title, entry.explanation, entry.example, entry.fix))
+    for sentence in (entry.message, entry.explanation, entry.fix):
+        assert sentence.endswith((".", "?"))
+    fields = {name for _, name, _, _ in Formatter().parse(entry.message) if name}
+    assert fields <= ({"value"} if entry.whole_file else {"value", "column"})
+    told = explain(entry.code.lower()).stdout
+    assert all(text in told for text in (entry.title, entry.explanation, entry.example, entry.fix))
+
+
+def test_every_code_that_a_room_gives_stands_in_the_catalogue():
+    makers = {"file_finding", "row_findings", "DamagedRow", "_finding"}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in makers:
+                strings = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                codes = [s for s in strings if isinstance(s, str) and s.isupper() and "_" in s]
+                assert set(codes) <= set(CATALOGUE), path.name
+
+
+@pytest.mark.parametrize("code", ["INVALID_NUMBER", "NUMBER_TOO_PRECISE", "NUMBER_TOO_LARGE", "INVALID_DATE"])
+def test_the_examples_of_an_entry_earn_its_code(code):
+    read = (lambda text: read_date(text, None)) if code == "INVALID_DATE" else read_number
+    for example in CATALOGUE[code].example.split(", "):
+        assert read(example) == code, example
+
+
+def test_the_examples_of_other_entries_are_what_they_say():
+    assert all(
+        read_number(text) == "SPREADSHEET_ERROR"
+        for text in CATALOGUE["SPREADSHEET_ERROR"].example.split(", ")
+    )
+    assert read_date(CATALOGUE["AMBIGUOUS_DATE"].example.split()[0], None) == "AMBIGUOUS_DATE"
+    assert looks_encoded_twice(CATALOGUE["DOUBLE_ENCODED_TEXT"].example.split()[0])
+
+
+@pytest.mark.parametrize("command", ["explain --markdown", "explain --columns --markdown"])
+def test_the_references_in_the_package_are_what_the_code_says(command):
+    file = ROOT / "reference" / ("columns.md" if "--columns" in command else "findings.md")
+    now = explain(*command.split()[1:]).stdout
+    assert file.read_text("utf-8") == now, f"Write it anew: bulk-upload {command} > {file}"
+
+
+def test_the_references_name_every_code_every_column_and_every_header_name():
+    findings, columns = markdown.findings_reference(), markdown.columns_reference(shipped_profiles())
+    assert all(f"### {code}\n" in findings for code in CATALOGUE)
+    rows = {row.split("`")[1]: row for row in columns.splitlines() if row.startswith("| `")}
+    assert tuple(rows) == contract.NAMES
+    for profile in shipped_profiles():
+        for column, aliases in profile.columns.items():
+            assert all(f"`{alias}`" in rows[column] for alias in aliases)
+    assert [name for name, row in rows.items() if "| yes |" in row] == list(contract.REQUIRED)
+
+
+@pytest.mark.parametrize("name", ["item_price", "Item Price", "RATE", "unit price"])
+def test_explain_knows_a_column_by_all_its_names(name):
+    facts = json.loads(explain(name, "--json").stdout)
+    assert (facts["name"], facts["type"], facts["required"]) == ("item_price", "numeric(15,4)", True)
+
+
+def test_explain_lists_codes_and_columns_and_names_what_is_near_to_a_wrong_word():
+    assert len(json.loads(explain("--json").stdout)) == len(CATALOGUE)
+    assert len(json.loads(explain("--columns", "--json").stdout)) == len(contract.COLUMNS)
+    assert "NO_DATA_ROWS" in explain().stdout
+    assert "not required" in explain("brand").stdout
+    assert "Did you mean INVALID_NUMBER?" in explain("invald number").stderr
+    assert "Did you mean quantity?" in explain("quantitty").stderr
+    assert explain("nonsense").exit_code == 2
+
+
+def test_a_finding_about_a_whole_file_is_never_a_warning():
+    assert all(e.severity is Severity.ERROR for e in CATALOGUE.values() if e.whole_file)
