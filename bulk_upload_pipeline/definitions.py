@@ -14,11 +14,12 @@ from bulk_upload_pipeline.defs.sales import (
     sums_agree,
 )
 from bulk_upload_pipeline.defs.sensors import SENSORS
+from bulk_upload_pipeline.defs.small_files import load_small_files
 
 defs = dg.Definitions(
     assets=[*ASSETS, daily_sales],
     asset_checks=[*CHECKS, sums_agree, refreshed],
-    jobs=[load_batch, drop_file, refresh_daily_sales],
+    jobs=[load_batch, load_small_files, drop_file, refresh_daily_sales],
     sensors=SENSORS,
     schedules=[daily_sales_refresh],
     resources={"line": line_resource},

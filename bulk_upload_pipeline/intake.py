@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import inbox, ledger
+from bulk_upload_pipeline import inbox, lanes, ledger
 from bulk_upload_pipeline.model import Batch, Overrides, State
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.line import Line
 
 MOST_REQUESTS = 50
-"""Runs requested in one look: each costs Dagster some hundredths of a second, and a look must stay short."""
+"""Big files, and files for the second time, that one look asks runs for: each takes some hundredths of a second."""
 
-MOST_SEEN = 1_000
-"""Files whose fingerprints are remembered until the next look, so that the cursor stays small."""
+MOST_SEEN = 2_000
+"""Files whose fingerprints are remembered until the next look, so that the cursor stays small (70 kB)."""
 
 OVERDUE = timedelta(minutes=2)
 """A requested run that does not exist after so long was lost between the request and the queue."""
@@ -27,11 +27,17 @@ OVERDUE = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run to be started for a batch; `attempt` makes its run key new."""
+    """A batch to be taken down the line; `attempt` makes the key of its run new."""
 
     batch_id: str
     file_name: str
     attempt: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Return what no other request is called."""
+        return f"{self.batch_id}#{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +77,19 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
     unknown = [file for file in look.settled if file.path not in known]
     again = [(file, known[file.path]) for file in look.settled if file.path in known]
     repeated = _request_again(line, again, has_run)
-    new = _register(line, unknown[: MOST_REQUESTS - len(repeated)], Overrides())
+    new = _register(line, _bounded(unknown, MOST_REQUESTS - len(repeated)), Overrides())
     return Survey(
-        requests=(*repeated, *(Request(batch.batch_id, batch.file_name, 1) for batch in new)),
+        requests=(*repeated, *(Request(b.batch_id, b.file_name, 1, b.file_size) for b in new)),
         seen=_remembered(look),
         in_words=_in_words(look, len(again) - len(repeated), len(unknown) - len(new)),
     )
+
+
+def _bounded(files: list[inbox.FoundFile], most_big: int) -> list[inbox.FoundFile]:
+    """Return the files whose turn it is: of the big ones, which cost a run each, only so many."""
+    big = [file for file in files if not lanes.is_small(file.size)]
+    later = set(big[most_big:])
+    return [file for file in files if file not in later]
 
 
 def _register(line: Line, files: list[inbox.FoundFile], overrides: Overrides) -> list[Batch]:
@@ -108,7 +121,7 @@ def _request_again(
         lost = entry.requested_at < overdue and not has_run(entry.batch_id)
         if len(requests) < MOST_REQUESTS and (put_back or lost):
             attempt = ledger.request_again(line.engine, entry.batch_id, file.size, file.fingerprint)
-            requests.append(Request(entry.batch_id, file.path.name, attempt))
+            requests.append(Request(entry.batch_id, file.path.name, attempt, file.size))
     return requests
 
 

@@ -325,6 +325,14 @@ def receipts(
         return [_receipt(row) for row in connection.execute(query.limit(limit))]
 
 
+def states(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, State]:
+    """Return where each of some batches stands."""
+    columns = upload_batches.c
+    query = sa.select(columns.batch_id, columns.state).where(columns.batch_id.in_(batch_ids))
+    with engine.connect() as connection:
+        return {row.batch_id: State(row.state) for row in connection.execute(query)}
+
+
 def unfinished(engine: sa.Engine, batch_id: str) -> bool:
     """Return whether a batch has not ended in one of the exits."""
     return State(_row(engine, batch_id).state) not in FINAL_STATES

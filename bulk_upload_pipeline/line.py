@@ -343,6 +343,28 @@ def load(line: Line, batch_id: str) -> LoadResult:
     return load_staged(line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance)
 
 
+# All stages at once
+
+
+def take(line: Line, batch_id: str, run_id: str | None = None) -> Receipt:
+    """Take a batch down the whole line, from wherever it stands, and return its receipt.
+
+    Raises:
+        FileStillChangingError: Somebody still writes the file; it is back in the inbox.
+        BatchBusyError: Another worker has it.
+    """
+    try:
+        uploaded = upload(line, batch_id, run_id)
+        if uploaded.receipt is not None:
+            return uploaded.receipt
+        if validate(line, batch_id).breaker_tripped:
+            return ledger.receipt(line.engine, batch_id)
+        load(line, batch_id)
+        return close(line, batch_id)
+    except UnreadableError:
+        return ledger.receipt(line.engine, batch_id)
+
+
 # The exits
 
 

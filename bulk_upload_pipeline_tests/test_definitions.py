@@ -61,7 +61,12 @@ def test_the_checks_are_these_and_only_the_gate_blocks():
 
 
 def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
-    assert {job.name for job in defs.jobs} == {"load_batch", "drop_file", "refresh_daily_sales"}
+    assert {job.name for job in defs.jobs} == {
+        "load_batch",
+        "load_small_files",
+        "drop_file",
+        "refresh_daily_sales",
+    }
     schedules = {schedule.name: schedule.default_status for schedule in defs.schedules}
     assert schedules == dict.fromkeys(["daily_sales_refresh"], dg.DefaultScheduleStatus.RUNNING)
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}

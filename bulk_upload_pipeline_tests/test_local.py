@@ -258,7 +258,7 @@ def test_dagster_loads_the_configuration_that_deployments_share(home, monkeypatc
         for name, value in dagster_environment(Settings(home), urls).items():
             monkeypatch.setenv(name, value)
         with dg.DagsterInstance.get() as instance:
-            assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 2
+            assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 3
             assert instance.get_concurrency_config().pool_config.default_pool_limit == 2
             assert instance.run_monitoring_enabled
             assert instance.run_retries_enabled

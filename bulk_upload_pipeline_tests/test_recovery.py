@@ -332,7 +332,8 @@ def after_failure(instance, line, run):
         dagster_event=event,
         resources={"line": line},
     )
-    return recovery.batch_failed(context.for_run_failure())
+    answer = recovery.batch_failed(context.for_run_failure())
+    return answer.run_requests[0] if isinstance(answer, dg.SensorResult) else answer
 
 
 def test_a_batch_that_was_cut_off_gets_another_run_and_its_receipt_when_there_were_too_many(

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from bulk_upload_pipeline import contract, ledger, rejects
+from bulk_upload_pipeline import contract, ledger
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.defs import metadata
+from bulk_upload_pipeline.defs import account, metadata
 from bulk_upload_pipeline.defs.exits import exits, materialize_receipt
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.exceptions import FileStillChangingError
@@ -14,7 +14,6 @@ from bulk_upload_pipeline.line import Line
 
 GROUP = "invoices"
 OWNERS = ["team:back-office"]
-PREVIEW_ROWS = 20
 
 
 @dg.asset(
@@ -75,14 +74,9 @@ def judged_rows(
     batch_id = context.partition_key
     with exits(context, line) as watched:
         verdict = stages.validate(watched, batch_id)
-        codes = rejects.by_code(line.engine, batch_id)
-        preview = rejects.first(line.engine, batch_id, PREVIEW_ROWS)
+        found = account.of_errors(line, batch_id, verdict)
     yield dg.MaterializeResult("validated_invoices", metadata=metadata.of_verdict(verdict, [], []))
-    findings = sum(verdict.findings_by_code.values())
-    yield dg.MaterializeResult(
-        "processing_errors",
-        metadata={"dagster/row_count": findings, **metadata.of_findings(preview, codes)},
-    )
+    yield dg.MaterializeResult("processing_errors", metadata=found)
     if verdict.breaker_tripped:
         # The gate stops the run here, so that the receipt's own step is never reached.
         materialize_receipt(context, line, ledger.receipt(line.engine, batch_id))
@@ -124,17 +118,10 @@ def upload_receipts(
     """The final account of the batch: a row in `bulk_upload.upload_batches` and a folder for the clerk."""
     batch_id = context.partition_key
     with exits(context, line):
-        stages.close(line, batch_id)
-        codes = rejects.by_code(line.engine, batch_id)
-        preview = rejects.first(line.engine, batch_id, PREVIEW_ROWS)
-    receipt = ledger.receipt(line.engine, batch_id)
+        receipt = stages.close(line, batch_id)
+        told = account.of_receipt(line, receipt)
     context.log.info(receipt.reason)
-    return dg.MaterializeResult(
-        metadata={
-            **metadata.of_receipt(receipt, line.reports(batch_id)),
-            **metadata.of_findings(preview, codes),
-        }
-    )
+    return dg.MaterializeResult(metadata=told)
 
 
 ASSETS = [upload, judged_rows, mangalam_invoices, upload_receipts]

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import is_transient, wait_until_it_answers
-from bulk_upload_pipeline.defs import metadata
+from bulk_upload_pipeline.defs import account, metadata
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     BulkUploadError,
@@ -22,10 +22,14 @@ from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Progress, Receipt
 from bulk_upload_pipeline.pace import in_words
 
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
+
 RETRIES = 4
 SECONDS_BEFORE_FIRST = 2.0
 RESTART_PATIENCE = 300.0
 """Seconds for which a step waits for a database that restarts, before each of its retries."""
+
+STOPPED = "It was stopped before it was finished, and can be retried."
 
 
 @contextmanager
@@ -46,19 +50,19 @@ def exits(context: dg.AssetExecutionContext, line: Line) -> Iterator[Line]:
     except FileStillChangingError:
         raise  # the file waits in the inbox again: that is no exit
     except dg.DagsterExecutionInterruptedError:
-        _receipt_of_failure(context, line, "It was stopped before it was finished, and can be retried.")
+        receipt_of_failure(context, line, context.partition_key, STOPPED)
         raise
     except Exception as error:  # the sixth exit is for whatever nobody foresaw
         words = in_one_line(error)
         if is_transient(error) and context.retry_number < RETRIES:
-            raise _retry(context, line, words) from error
-        _receipt_of_failure(context, line, f"It failed and can be retried: {words}")
+            raise retry(context, line, words) from error
+        receipt_of_failure(context, line, context.partition_key, f"It failed and can be retried: {words}")
         if isinstance(error, BulkUploadError):
             raise dg.Failure(description=words, allow_retries=False) from error
         raise
 
 
-def _retry(context: dg.AssetExecutionContext, line: Line, words: str) -> dg.RetryRequested:
+def retry(context: Context, line: Line, words: str) -> dg.RetryRequested:
     """Return the request to try a step again, each time later; no receipt yet, since it has not ended."""
     # Dagster's own storage may be on the server that fails: nothing can be told before that answers.
     wait_until_it_answers(line.engine, RESTART_PATIENCE)
@@ -68,23 +72,26 @@ def _retry(context: dg.AssetExecutionContext, line: Line, words: str) -> dg.Retr
     return dg.RetryRequested(RETRIES, delay)
 
 
-def _receipt_of_failure(context: dg.AssetExecutionContext, line: Line, reason: str) -> None:
+def receipt_of_failure(context: Context, line: Line, batch_id: str, reason: str) -> Receipt | None:
+    """Write and materialize the receipt of exit `failed`; return None where it cannot be written now."""
     try:
-        receipt = stages.fail(line, context.partition_key, reason)
+        receipt = stages.fail(line, batch_id, reason)
         materialize_receipt(context, line, receipt)
     except (SQLAlchemyError, BatchBusyError, OSError) as unwritten:
         # What failed the stage also takes no receipt, or another run works on it: `batch_failed` looks later.
         context.log.warning(f"The receipt could not be written yet: {in_one_line(unwritten)}")
+        return None
+    return receipt
 
 
-def materialize_receipt(context: dg.AssetExecutionContext, line: Line, receipt: Receipt) -> None:
+def materialize_receipt(context: Context, line: Line, receipt: Receipt) -> None:
     """Materialize `upload_receipts` from a step that ends the line before its own step."""
     context.log_event(
         dg.AssetMaterialization(
             "upload_receipts",
             description=receipt.reason,
             partition=receipt.batch_id,
-            metadata=metadata.of_receipt(receipt, line.reports(receipt.batch_id)),
+            metadata=account.of_receipt(line, receipt),
         )
     )
 

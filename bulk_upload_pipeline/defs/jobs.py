@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from bulk_upload_pipeline import inbox
+from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG
 from bulk_upload_pipeline.exceptions import BulkUploadError
 from bulk_upload_pipeline.line import Line
 
@@ -12,6 +13,7 @@ load_batch = dg.define_asset_job(
     "load_batch",
     selection=dg.AssetSelection.groups("invoices") | dg.AssetSelection.checks_for_assets(),
     description="Takes one batch down the whole line. Launching it again resumes what is not finished.",
+    tags={LANE_TAG: BIG},
 )
 
 

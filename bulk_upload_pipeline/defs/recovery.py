@@ -2,7 +2,8 @@
 
 * `reaper` finds runs whose worker is gone and reports them failed; Dagster's run retries start them again.
 * `batch_failed` looks at a failed run that Dagster does not start again: a batch that was cut off gets a new
-  run, and its receipt when too many runs were of no use.
+  run, and its receipt when too many runs were of no use. Of a run that many small files shared, what it had
+  come to gets runs of its own, so that the one that kills its worker stands alone; the rest waits as before.
 * `batch_cancelled` writes the receipt of a batch whose run a person cancelled.
 """
 
@@ -14,6 +15,7 @@ import dagster as dg
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.jobs import load_batch
+from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.liveness import without_worker
@@ -67,28 +69,57 @@ def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
 
 
 @dg.run_failure_sensor(
-    monitored_jobs=[load_batch],
+    monitored_jobs=[load_batch, load_small_files],
     request_job=load_batch,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Starts a batch again whose run was cut off, or writes its receipt in the end.",
 )
 def batch_failed(
     context: dg.RunFailureSensorContext, line: dg.ResourceParam[Line]
-) -> dg.RunRequest | dg.SkipReason:
+) -> dg.SensorResult | dg.SkipReason:
     """A batch that has ended in its exit is left alone, and so is a run that Dagster starts again by itself."""
     run = context.dagster_run
-    batch_id = run.tags.get(PARTITION_TAG)
-    if batch_id is None or run.tags.get(WILL_RETRY_TAG) == "true":
+    if run.tags.get(WILL_RETRY_TAG) == "true":
         return dg.SkipReason(f"Run {run.run_id} is retried.")
-    if not _was_cut_off(ledger.batch(line.engine, batch_id).state):
-        return dg.SkipReason(f"Batch {batch_id} has its receipt.")
+    requests: list[dg.RunRequest] = []
+    reasons: list[str] = []
+    for batch_id in _cut_off(context.instance, line, run):
+        after = _what_follows(context, line, batch_id)
+        if isinstance(after, dg.RunRequest):
+            requests.append(after)
+        else:
+            reasons.append(after)
+    if requests:
+        return dg.SensorResult(run_requests=requests)
+    return dg.SkipReason(" ".join(reasons) or f"What run {run.run_id} had come to has its receipt.")
+
+
+def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str) -> dg.RunRequest | str:
+    """Return the next run of a batch that was cut off, or why there is none."""
+    run = context.dagster_run
     if _runs_of(context.instance, batch_id, UNDER_WAY):
-        return dg.SkipReason(f"Another run works on batch {batch_id}.")
+        return f"Another run works on batch {batch_id}."
     if _runs_of(context.instance, batch_id) < MOST_RUNS:
         return dg.RunRequest(
             run_key=f"{batch_id}#after-{run.run_id}", partition_key=batch_id, tags=_file_tag(run)
         )
     return _end(line, batch_id, f"Its run ended early and can be retried: {context.failure_event.message}")
+
+
+def _cut_off(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
+    """Return the batches that a failed run left on the way, or ended but without the last events."""
+    states = ledger.states(line.engine, batches_of(run))
+    if run.job_name != load_small_files.name:
+        return [batch_id for batch_id, state in states.items() if _was_cut_off(state)]
+    told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
+    return [b for b, state in states.items() if state is not State.WAITING and b not in told]
+
+
+def batches_of(run: dg.DagsterRun) -> list[str]:
+    """Return the batches that a run takes down the line: one, or the many small ones that share it."""
+    if run.job_name == load_small_files.name:
+        return batch_ids_in(run.run_config)
+    return [run.tags[PARTITION_TAG]] if PARTITION_TAG in run.tags else []
 
 
 def _was_cut_off(state: State) -> bool:
@@ -102,19 +133,26 @@ def _file_tag(run: dg.DagsterRun) -> dict[str, str]:
 
 @dg.run_status_sensor(
     run_status=dg.DagsterRunStatus.CANCELED,
-    monitored_jobs=[load_batch],
+    monitored_jobs=[load_batch, load_small_files],
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Writes the receipt of a batch whose run was cancelled.",
 )
 def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[Line]) -> dg.SkipReason:
-    """What is committed stays; launching `load_batch` on the batch finishes it."""
-    batch_id = context.dagster_run.tags.get(PARTITION_TAG)
-    if batch_id is None or _runs_of(context.instance, batch_id, UNDER_WAY):
-        return dg.SkipReason("Another run works on its batch.")
-    state = ledger.batch(line.engine, batch_id).state
-    if state in FINAL_STATES and state is not State.FAILED:
-        return dg.SkipReason(f"Batch {batch_id} had ended before.")
-    return _end(line, batch_id, f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it.")
+    """What is committed stays; launching `load_batch` on the batch finishes it.
+
+    Small files to which a shared run had not come wait in the inbox as before, and get another run.
+    """
+    run = context.dagster_run
+    ended = FINAL_STATES - {State.FAILED}
+    if run.job_name == load_small_files.name:
+        ended |= {State.WAITING}
+    states = ledger.states(line.engine, batches_of(run))
+    reasons = [
+        _end(line, batch_id, f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it.")
+        for batch_id, state in states.items()
+        if state not in ended and not _runs_of(context.instance, batch_id, UNDER_WAY)
+    ]
+    return dg.SkipReason(" ".join(reasons) or "Its batches had ended before, or another run works on them.")
 
 
 def _runs_of(
@@ -123,11 +161,11 @@ def _runs_of(
     return instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=statuses))
 
 
-def _end(line: Line, batch_id: str, reason: str) -> dg.SkipReason:
+def _end(line: Line, batch_id: str, reason: str) -> str:
     try:
-        return dg.SkipReason(stages.fail(line, batch_id, reason).reason)
+        return stages.fail(line, batch_id, reason).reason
     except BatchBusyError as error:
-        return dg.SkipReason(str(error))
+        return str(error)
 
 
 RECOVERY = [reaper, batch_failed, batch_cancelled]

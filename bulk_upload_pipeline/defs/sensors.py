@@ -1,33 +1,43 @@
 """The sensors: files in the inbox become runs; what ends badly is looked after by `recovery`."""
 
+import hashlib
 import json
+from collections.abc import Sequence
+from functools import cached_property
 
 import dagster as dg
 
-from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import intake, lanes
 from bulk_upload_pipeline.defs.jobs import load_batch
+from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.partitions import batches
-from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, RECOVERY
+from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, RECOVERY, UNDER_WAY
+from bulk_upload_pipeline.defs.small_files import batch_ids_in, config_of, load_small_files
 from bulk_upload_pipeline.line import Line
+
+MOST_SHARED_RUNS = 500
 
 
 @dg.sensor(
-    job=load_batch,
+    jobs=[load_batch, load_small_files],
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Looks at the inbox every 5 s and starts a run for each file that has stopped changing.",
+    description=(
+        "Looks at the inbox every 5 s. A big file that has stopped changing gets a run of its own; small ones "
+        "that wait together share one."
+    ),
 )
 def inbox_sensor(
     context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
 ) -> dg.SensorResult | dg.SkipReason:
     """Never reads content: it lists, registers and requests."""
-    survey = intake.survey(line, _seen(context.cursor), lambda batch_id: _has_run(context.instance, batch_id))
+    survey = intake.survey(line, _seen(context.cursor), _Runs(context.instance).has_one_of)
     cursor = json.dumps(survey.seen)
     if not survey.requests:
         context.update_cursor(cursor)
         return dg.SkipReason(survey.in_words)
     return dg.SensorResult(
-        run_requests=[_run_request(request) for request in survey.requests],
+        run_requests=_run_requests(survey.requests),
         dynamic_partitions_requests=[batches.build_add_request([r.batch_id for r in survey.requests])],
         cursor=cursor,
     )
@@ -37,15 +47,47 @@ def _seen(cursor: str | None) -> dict[str, str]:
     return json.loads(cursor) if cursor else {}
 
 
-def _has_run(instance: dg.DagsterInstance, batch_id: str) -> bool:
-    return instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id})) > 0
+class _Runs:
+    """What Dagster knows of runs, asked only when somebody wants to know, and of shared runs only once."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def has_one_of(self, batch_id: str) -> bool:
+        """Return whether a run exists for a batch: its own, or one that it shares."""
+        if batch_id in self._sharing:
+            return True
+        return self._instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id})) > 0
+
+    @cached_property
+    def _sharing(self) -> frozenset[str]:
+        """The batches of shared runs that wait or work."""
+        filters = dg.RunsFilter(job_name=load_small_files.name, statuses=UNDER_WAY)
+        runs = self._instance.get_runs(filters, limit=MOST_SHARED_RUNS)
+        return frozenset(batch_id for run in runs for batch_id in batch_ids_in(run.run_config))
 
 
-def _run_request(request: intake.Request) -> dg.RunRequest:
+def _run_requests(requests: Sequence[intake.Request]) -> list[dg.RunRequest]:
+    alone, together = lanes.share(requests)
+    return [*map(_run_of_one, alone), *map(_run_of_many, together)]
+
+
+def _run_of_one(request: intake.Request) -> dg.RunRequest:
     return dg.RunRequest(
-        run_key=f"{request.batch_id}#{request.attempt}",
+        run_key=request.key,
+        job_name=load_batch.name,
         partition_key=request.batch_id,
-        tags={"file": request.file_name[:200]},
+        tags={"file": request.file_name[:200], LANE_TAG: SMALL if lanes.is_small(request.size) else BIG},
+    )
+
+
+def _run_of_many(requests: Sequence[intake.Request]) -> dg.RunRequest:
+    keys = "\n".join(request.key for request in requests)
+    return dg.RunRequest(
+        run_key=hashlib.sha256(keys.encode()).hexdigest(),
+        job_name=load_small_files.name,
+        run_config=config_of([request.batch_id for request in requests]),
+        tags={"files": str(len(requests))},
     )
 
 

@@ -1,0 +1,180 @@
+"""The lane of the small files: one run takes many of them down the line, each with its own outcome.
+
+Every file has its own verdict, receipt, materializations and checks, under its own partition. A file that is
+bad, unreadable or refused is told of and left behind; the next one is taken. The run fails when the runs of
+such files alone would have failed, but only after all the others are done.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from bulk_upload_pipeline import ledger
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.database import is_transient
+from bulk_upload_pipeline.defs import account
+from bulk_upload_pipeline.defs.checks import log_evaluation
+from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure, retry
+from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
+from bulk_upload_pipeline.defs.resources import line_resource
+from bulk_upload_pipeline.exceptions import FileStillChangingError, in_one_line
+from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State
+
+OP = "take_small_files"
+SECONDS_BETWEEN_LINES = 2.0
+MOST_IN_A_ROW = 3
+"""So many files in a row that the database fails mean that it is away: the rest waits for the retry."""
+
+FAILED_STATES = frozenset({State.REJECTED, State.UNREADABLE, State.FAILED})
+"""Exits in which the run of a file alone fails, too."""
+
+
+class SmallFiles(dg.Config):
+    """The batches that one run takes down the line, in this order."""
+
+    batch_ids: list[str]
+
+
+def config_of(batch_ids: list[str]) -> dict[str, Any]:
+    """Return the run config of a run that takes these batches."""
+    return {"ops": {OP: {"config": {"batch_ids": batch_ids}}}}
+
+
+def batch_ids_in(run_config: Mapping[str, Any]) -> list[str]:
+    """Return the batches of a run config that `config_of` made."""
+    return run_config["ops"][OP]["config"]["batch_ids"]
+
+
+@dg.op(name=OP, description="Takes each file through the same stages as `load_batch`, one after the other.")
+def take_small_files(
+    context: dg.OpExecutionContext, config: SmallFiles, line: dg.ResourceParam[Line]
+) -> None:
+    """What an earlier attempt finished is not repeated."""
+    tally = _Tally(len(config.batch_ids))
+    for batch_id in _unfinished(context, line, config.batch_ids):
+        with _whatever_happens(context, line, batch_id, tally):
+            receipt = stages.take(line, batch_id, context.run_id)
+            _tell(context, line, receipt)
+            tally.count(receipt)
+        if tally.is_time():
+            context.log.info(tally.in_words)
+        if tally.faults_in_a_row == MOST_IN_A_ROW:
+            break
+    context.log.info(tally.in_words)
+    _conclude(context, line, tally)
+
+
+def _unfinished(context: dg.OpExecutionContext, line: Line, batch_ids: list[str]) -> list[str]:
+    """Return the batches to take; what is finished but was not told before a worker was killed, is told."""
+    states = ledger.states(line.engine, batch_ids)
+    finished = {batch_id for batch_id, state in states.items() if state in FINAL_STATES - {State.FAILED}}
+    if finished:
+        told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
+        for batch_id in sorted(finished - told):
+            _tell(context, line, ledger.receipt(line.engine, batch_id))
+    return [batch_id for batch_id in batch_ids if batch_id in states and batch_id not in finished]
+
+
+def _tell(context: dg.OpExecutionContext, line: Line, receipt: Receipt) -> None:
+    for event in account.of_batch(line, receipt):
+        if isinstance(event, dg.AssetCheckEvaluation):
+            log_evaluation(context, event)
+        else:
+            context.log_event(event)
+
+
+@contextmanager
+def _whatever_happens(
+    context: dg.OpExecutionContext, line: Line, batch_id: str, tally: "_Tally"
+) -> Iterator[None]:
+    """Keep what happens to one file from its neighbours; a fault of the database is counted for the retry."""
+    try:
+        yield
+        tally.faults_in_a_row = 0
+    except FileStillChangingError as error:
+        context.log.warning(str(error))
+    except dg.DagsterExecutionInterruptedError:
+        receipt_of_failure(context, line, batch_id, STOPPED)
+        raise
+    except Exception as error:  # the sixth exit is for whatever nobody foresaw
+        words = in_one_line(error)
+        if is_transient(error) and context.retry_number < RETRIES:
+            context.log.warning(f"{batch_id}: {words}")
+            tally.again.append(words)
+            tally.faults_in_a_row += 1
+            return
+        context.log.exception("Batch %s failed.", batch_id)
+        receipt = receipt_of_failure(context, line, batch_id, f"It failed and can be retried: {words}")
+        if receipt is not None:
+            tally.count(receipt)
+
+
+@dataclass
+class _Tally:
+    """What became of the files of one run so far.
+
+    Attributes:
+        again: Why some have to be tried again.
+        failed: Receipts of the exits in which a run fails.
+    """
+
+    files: int
+    states: dict[State, int] = field(default_factory=dict)
+    failed: list[Receipt] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    faults_in_a_row: int = 0
+    told_at: float = field(default_factory=time.monotonic)
+
+    def count(self, receipt: Receipt) -> None:
+        """Add a file that has its receipt."""
+        self.states[receipt.state] = self.states.get(receipt.state, 0) + 1
+        if receipt.state in FAILED_STATES:
+            self.failed.append(receipt)
+
+    def is_time(self) -> bool:
+        """Return whether the last line was long enough ago for another one."""
+        due = time.monotonic() - self.told_at >= SECONDS_BETWEEN_LINES
+        if due:
+            self.told_at = time.monotonic()
+        return due
+
+    @property
+    def in_words(self) -> str:
+        """Return how far the run is, as a line."""
+        done = ", ".join(f"{count:,} {state}" for state, count in sorted(self.states.items()))
+        return f"{sum(self.states.values()):,} of {self.files:,} files{': ' + done if done else ''}"
+
+
+def _conclude(context: dg.OpExecutionContext, line: Line, tally: _Tally) -> None:
+    """End the run as its files ended.
+
+    Raises:
+        dagster.RetryRequested: The database failed, or another worker held a batch.
+        dagster.Failure: Files were rejected, could not be read, or failed for good.
+    """
+    if tally.again:
+        raise retry(context, line, tally.again[0])
+    if tally.failed:
+        first = tally.failed[0]
+        raise dg.Failure(
+            f"{len(tally.failed):,} of {tally.files:,} files are not loaded; all others are. The first: "
+            f"{first.file_name} ({first.state}). {first.reason}",
+            metadata={"not_loaded": [receipt.batch_id for receipt in tally.failed]},
+            allow_retries=False,
+        )
+
+
+@dg.job(
+    description="Takes many small files that waited together down the whole line, in one run.",
+    tags={LANE_TAG: SMALL},
+    # Bound here, since a sensor of two jobs is copied (with a warning) when a job gets its resources later.
+    resource_defs={"line": line_resource},
+)
+def load_small_files() -> None:
+    """A job of one op: a step for each stage of each file would cost more than the files."""
+    take_small_files()

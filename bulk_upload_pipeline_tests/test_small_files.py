@@ -1,0 +1,332 @@
+"""The lane of the small files: many of them in one run, each with its own outcome."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from bulk_upload_pipeline import inspection, intake, ledger
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
+from bulk_upload_pipeline.lanes import MOST_BYTES, MOST_FILES, SMALL_BYTES, share
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests.world import (
+    QUIET,
+    count,
+    csv_of,
+    drop,
+    good_row,
+    line_at,
+    receipt,
+    rows,
+    run,
+)
+
+ASSETS = ("upload", "validated_invoices", "processing_errors", "mangalam_invoices", "upload_receipts")
+GOOD = csv_of(good_row(n) for n in range(20))
+SOME_BAD = csv_of([*(good_row(n) for n in range(30, 40)), good_row(90, Quantity="12abc")])
+WRONG = csv_of([*(good_row(n, Quantity="x") for n in range(5)), *(good_row(n) for n in range(50, 55))])
+UNREADABLE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40
+OTHER = csv_of(good_row(n) for n in range(60, 70))
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
+        yield line
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def take(line, batch_ids, instance):
+    instance.add_dynamic_partitions("batches", batch_ids)
+    return defs.resolve_job_def("load_small_files").execute_in_process(
+        instance=instance,
+        resources={"line": line},
+        run_config={**small_files.config_of(batch_ids), **QUIET},
+        raise_on_error=False,
+    )
+
+
+def drop_six(line):
+    """One file for each exit that a file can take by itself."""
+    contents = {
+        "good.csv": GOOD,
+        "some.csv": SOME_BAD,
+        "wrong.csv": WRONG,
+        "picture.csv": UNREADABLE,
+        "again.csv": GOOD,
+        "other.csv": OTHER,
+    }
+    return {name: drop(line, name, content) for name, content in contents.items()}
+
+
+def states(line, batches):
+    return {name: str(receipt(line, batch_id).state) for name, batch_id in batches.items()}
+
+
+def materializations(instance, asset, batch_id):
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[batch_id]), limit=10
+    ).records
+    return [record.asset_materialization for record in records]
+
+
+def told(instance, batch_id):
+    """What Dagster shows of a batch: the latest metadata of each asset, and the answer of each check."""
+    facts = {}
+    for asset in ASSETS:
+        for event in materializations(instance, asset, batch_id)[:1]:
+            facts[asset] = {name: repr(value.value) for name, value in event.metadata.items()}
+    return facts, evaluations(instance, batch_id)
+
+
+def evaluations(instance, batch_id):
+    answers = {}
+    for run_of in instance.get_runs():
+        events = instance.all_logs(run_of.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        for entry in reversed(events):
+            found = entry.dagster_event.event_specific_data
+            if found.partition == batch_id:
+                metadata = {name: value.value for name, value in found.metadata.items()}
+                answers[found.check_name] = (found.passed, str(found.severity), found.description, metadata)
+    return answers
+
+
+def test_every_file_of_a_run_has_its_own_exit_and_none_hinders_its_neighbours(line, instance):
+    batches = drop_six(line)
+    result = take(line, list(batches.values()), instance)
+    assert states(line, batches) == {
+        "good.csv": "loaded",
+        "some.csv": "partially_loaded",
+        "wrong.csv": "rejected",
+        "picture.csv": "unreadable",
+        "again.csv": "duplicate",
+        "other.csv": "loaded",
+    }
+    assert count(line, "mangalam_invoices") == 40
+    assert receipt(line, batches["again.csv"]).duplicate_of == batches["good.csv"]
+    for batch_id in batches.values():
+        assert (line.reports(batch_id) / "receipt.txt").exists()
+    assert not result.success
+    (failure,) = [e.step_failure_data.user_failure_data for e in result.all_events if e.is_step_failure]
+    assert failure.description.startswith("2 of 6 files are not loaded; all others are. The first: wrong.csv")
+
+
+def test_a_run_whose_files_all_load_succeeds(line, instance):
+    batches = [drop(line, "good.csv", GOOD), drop(line, "some.csv", SOME_BAD)]
+    assert take(line, batches, instance).success
+
+
+def test_dagster_hears_of_a_file_what_it_hears_of_one_with_a_run_of_its_own(line, instance):
+    batches = drop_six(line)
+    take(line, list(batches.values()), instance)
+    shared = {name: anonymous(told(instance, batch_id), batches) for name, batch_id in batches.items()}
+    with line.engine.begin() as connection:
+        connection.execute(sa.text("TRUNCATE bulk_upload.upload_batches, bulk_upload.processing_errors"))
+        connection.execute(sa.text("TRUNCATE mangalam_invoices, bulk_upload.load_chunks"))
+    with dg.DagsterInstance.ephemeral() as other:
+        alone = drop_six(line)
+        for name, batch_id in alone.items():
+            run(line, batch_id, other)
+            assert_alike(shared[name], anonymous(told(other, batch_id), alone))
+
+
+def anonymous(said, batches):
+    """The same with the names of files for the ids of their batches, which are others each time."""
+    text = json.dumps(said)
+    for name, batch_id in batches.items():
+        text = text.replace(batch_id, name)
+    return json.loads(text)
+
+
+def assert_alike(shared, alone):
+    passing = {"seconds", "receipt", "findings", "rejected_rows"}
+    assert shared[1] == alone[1]
+    assert list(shared[0]) == list(alone[0])
+    for asset, facts in alone[0].items():
+        assert {k: v for k, v in shared[0][asset].items() if k not in passing} == {
+            k: v for k, v in facts.items() if k not in passing
+        }, asset
+        assert set(shared[0][asset]) == set(facts)
+
+
+def test_a_duplicate_has_its_receipt_and_nothing_else(line, instance):
+    batches = drop_six(line)
+    take(line, list(batches.values()), instance)
+    facts, checks = told(instance, batches["again.csv"])
+    assert (list(facts), checks) == (["upload_receipts"], {})
+    assert facts["upload_receipts"]["state"] == repr("duplicate")
+
+
+def test_a_run_that_starts_again_takes_only_what_is_not_finished(line, instance):
+    batches = drop_six(line)
+    first = [batches["good.csv"], batches["wrong.csv"]]
+    take(line, first, instance)
+    before = {batch_id: receipt(line, batch_id).finished_at for batch_id in first}
+    take(line, list(batches.values()), instance)
+    assert {batch_id: receipt(line, batch_id).finished_at for batch_id in first} == before
+    assert [len(materializations(instance, "upload_receipts", batch_id)) for batch_id in first] == [1, 1]
+    assert count(line, "mangalam_invoices") == 40
+
+
+def test_a_file_that_was_finished_but_not_told_of_is_told_of_by_the_next_attempt(line, instance):
+    batch_id = drop(line, "good.csv", GOOD)
+    stages.take(line, batch_id)
+    finished_at = receipt(line, batch_id).finished_at
+    assert take(line, [batch_id], instance).success
+    facts, checks = told(instance, batch_id)
+    assert set(facts) == set(ASSETS)
+    assert {name: answer[0] for name, answer in checks.items()} == dict.fromkeys(
+        (inspected.name for inspected in inspection.INSPECTIONS), True
+    )
+    assert receipt(line, batch_id).finished_at == finished_at
+
+
+def test_a_defect_with_one_file_leaves_it_failed_and_the_others_loaded(line, instance):
+    batches = {"good.csv": drop(line, "good.csv", GOOD), "other.csv": drop(line, "other.csv", OTHER)}
+    (line.home.staging / batches["good.csv"]).write_text("in the way")
+    result = take(line, list(batches.values()), instance)
+    assert not result.success
+    assert states(line, batches) == {"good.csv": "failed", "other.csv": "loaded"}
+    (line.home.staging / batches["good.csv"]).unlink()
+    assert take(line, list(batches.values()), instance).success
+    assert states(line, batches) == {"good.csv": "loaded", "other.csv": "loaded"}
+    assert (
+        materializations(instance, "upload_receipts", batches["good.csv"])[0].metadata["state"].value
+        == "loaded"
+    )
+
+
+def test_a_database_fault_is_tried_again_and_the_files_before_it_are_not_repeated(
+    line, instance, monkeypatch
+):
+    monkeypatch.setattr(exits, "SECONDS_BEFORE_FIRST", 0)
+    batches = [drop(line, "good.csv", GOOD), drop(line, "other.csv", OTHER)]
+    taken = []
+    real = stages.take
+
+    def fail_once(line, batch_id, run_id):
+        taken.append(batch_id)
+        if taken == batches:
+            with line.engine.begin() as connection:
+                connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return real(line, batch_id, run_id)
+
+    monkeypatch.setattr(stages, "take", fail_once)
+    assert take(line, batches, instance).success
+    assert taken == [*batches, batches[1]]
+    assert [receipt(line, batch_id).state for batch_id in batches] == [State.LOADED] * 2
+
+
+def test_a_file_that_still_grows_goes_back_to_the_inbox_and_the_others_load(line, instance):
+    path = line.home.inbox / "growing.csv"
+    path.write_text("half")
+    growing = intake.announce(line, path)
+    path.write_text(OTHER)
+    good = drop(line, "good.csv", GOOD)
+    assert take(line, [growing, good], instance).success
+    assert receipt(line, growing).state is State.WAITING
+    assert path.read_text() == OTHER
+    assert receipt(line, good).state is State.LOADED
+
+
+# Which files share a run
+
+
+class File:
+    def __init__(self, size):
+        self.size = size
+
+
+def test_big_files_and_a_small_one_that_waits_alone_have_runs_of_their_own():
+    big, small = File(SMALL_BYTES + 1), File(SMALL_BYTES)
+    assert share([big, small]) == ([big, small], [])
+    alone, together = share([big, small, small])
+    assert (alone, together) == ([big], [[small, small]])
+
+
+@pytest.mark.parametrize(("files", "size"), [(39, 10), (300, 700_000), (10_000, 100), (100, SMALL_BYTES)])
+def test_small_files_are_shared_out_evenly_within_bounds_and_each_once(files, size):
+    items = [File(size) for _ in range(files)]
+    _, groups = share(items)
+    assert [item for group in groups for item in group] == items
+    assert all(len(group) <= MOST_FILES and sum(f.size for f in group) <= MOST_BYTES for group in groups)
+    assert len(groups) >= (2 if files >= 40 else 1)
+
+
+# The sensor
+
+
+def second_look(line, instance):
+    """What the sensor asks for when it sees for the second time what lies in the inbox."""
+    seen = intake.survey(line, {}, lambda _: True).seen
+    context = dg.build_sensor_context(instance=instance, cursor=json.dumps(seen), definitions=defs)
+    return sensors.inbox_sensor(context, line=line)
+
+
+def test_waiting_small_files_become_one_run_and_a_big_one_its_own(line, instance):
+    for number in range(5):
+        (line.home.inbox / f"{number}.csv").write_text(f"file {number}")
+    with (line.home.inbox / "big.csv").open("wb") as file:
+        os.ftruncate(file.fileno(), SMALL_BYTES + 1)
+    first = sensors.inbox_sensor(dg.build_sensor_context(instance=instance, definitions=defs), line=line)
+    assert first.skip_message == "Files in the inbox: 6 still being written or just arrived."
+    result = second_look(line, instance)
+    jobs = {request.job_name: request for request in result.run_requests}
+    assert set(jobs) == {"load_batch", "load_small_files"}
+    batch_ids = small_files.batch_ids_in(jobs["load_small_files"].run_config)
+    assert len(batch_ids) == 5
+    assert jobs["load_batch"].partition_key not in batch_ids
+    assert jobs["load_batch"].tags["bulk_upload/lane"] == "big"
+    added = [key for request in result.dynamic_partitions_requests for key in request.partition_keys]
+    assert sorted(added) == sorted([*batch_ids, jobs["load_batch"].partition_key])
+
+
+def test_a_waiting_file_is_asked_for_again_only_when_no_run_has_it(line, instance):
+    batch_ids = [drop(line, f"{n}.csv", f"file {n}") for n in range(3)]
+    shared = {**small_files.config_of(batch_ids[:2]), **QUIET}
+    instance.create_run_for_job(
+        defs.resolve_job_def("load_small_files"), run_config=shared, status=dg.DagsterRunStatus.STARTED
+    )
+    first = intake.survey(line, {}, lambda _: True)
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bulk_upload.upload_batches SET started_at = now() - interval '1 hour'")
+        )
+    again = intake.survey(line, first.seen, sensors._Runs(instance).has_one_of)
+    assert [request.batch_id for request in again.requests] == [batch_ids[2]]
+
+
+def test_ten_thousand_files_are_looked_at_within_seconds_and_bounded(line, instance):
+    for number in range(10_000):
+        (line.home.inbox / f"{number:05}.csv").write_text("x")
+    result = second_look(line, instance)
+    asked = [len(small_files.batch_ids_in(request.run_config)) for request in result.run_requests]
+    assert (sum(asked), max(asked)) == (intake.MOST_SEEN, MOST_FILES)
+    assert len(result.cursor) < 100_000
+    assert count(line, "bulk_upload.upload_batches") == intake.MOST_SEEN
+    waiting = intake.survey(line, sensors._seen(result.cursor), sensors._Runs(instance).has_one_of)
+    assert "2,000 waiting for their run; 8,000 still being written or just arrived" in waiting.in_words
+
+
+def test_a_batch_that_a_dead_run_left_in_the_middle_goes_on_and_those_it_had_not_come_to_wait(line, instance):
+    batch_ids = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(3)]
+    take(line, batch_ids[:1], instance)
+    stages.upload(line, batch_ids[1])
+    job = defs.resolve_job_def("load_small_files")
+    dead = instance.create_run_for_job(
+        job, run_config=small_files.config_of(batch_ids), status=dg.DagsterRunStatus.FAILURE
+    )
+    assert recovery._cut_off(instance, line, dead) == [batch_ids[1]]
+    assert ledger.states(line.engine, batch_ids)[batch_ids[2]] is State.WAITING
+    assert rows(line, "SELECT count(*) FROM mangalam_invoices") == [(1,)]
