@@ -11,7 +11,8 @@ The tour, in the order in which a file meets the rooms:
   to the target, exactly once), `ledger` (what PostgreSQL knows of batches), `report` (what the clerk
   reads and corrects).
 * `inspection` looks at every batch (with `history` and `target`): what is unusual, what does not add up.
-* `stale` notes the dates that a change touches, `sales` counts them again.
+* `stale` notes the dates that a change touches, `sales` counts them again; `trace` tells what made an invoice
+  what it is.
 * `line` strings the verbs together; `defs/` shows it to Dagster, `cli` and its `commands/` to people at a
   terminal.
 * `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists

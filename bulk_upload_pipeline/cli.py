@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import click
 
-from bulk_upload_pipeline.commands import batches, database, loading, profiles, reference, services, writing
+from bulk_upload_pipeline.commands import (
+    batches,
+    database,
+    loading,
+    profiles,
+    reference,
+    services,
+    tracing,
+    writing,
+)
 from bulk_upload_pipeline.commands.frame import Commands
 
 
@@ -23,6 +32,7 @@ for command in (
     loading.check,
     batches.status,
     batches.errors,
+    tracing.trace,
     reference.explain,
     profiles.profiles,
     writing.template,

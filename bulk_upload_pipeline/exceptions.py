@@ -98,6 +98,19 @@ class BatchNotFoundError(BulkUploadError):
         super().__init__(f"There is no batch {batch_id!r}. `bulk-upload status` lists the batches.")
 
 
+class InvoiceNotFoundError(BulkUploadError):
+    """No batch ever brought, lost or had rejected a line of this invoice."""
+
+    exit_code = 2
+
+    def __init__(self, invoice_number: str) -> None:
+        self.invoice_number = invoice_number
+        super().__init__(
+            f"No line of an invoice {invoice_number!r} was ever loaded or rejected. Write the number as the "
+            f"sender does, with its capitals and leading zeros."
+        )
+
+
 class NoVerdictError(BulkUploadError):
     """The loader found no verdict for a batch, so nothing says that its rows may load."""
 

@@ -42,6 +42,13 @@ _DATES = f"""
 ) AS dates WHERE invoice_date IS NOT NULL
 """  # noqa: S608
 
+_REMEMBER = f"""
+INSERT INTO bulk_upload.reverted_invoices (batch_id, invoice_number, deleted, restored)
+SELECT %(batch_id)s, t.invoice_number, count(*) - count(f.target_id), count(f.target_id)
+FROM {_TARGET} AS t LEFT JOIN {_FORMER} AS f ON f.batch_id = %(batch_id)s AND f.target_id = t.id
+WHERE t.upload_batch_id = %(batch_id)s AND t.invoice_number IS NOT NULL GROUP BY t.invoice_number
+"""  # noqa: S608
+
 _RESTORED = (*VALUES, "upload_batch_id", "row_number", "updated_at")
 _RESTORE = f"""
 UPDATE {_TARGET} AS t SET ({", ".join(_RESTORED)}) = (
@@ -88,7 +95,8 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     later = [name or "(changed by hand)" for (name,) in cursor.fetchall()]
     if later:
         raise RevertRefusedError(batch_id, later)
-    cursor.execute(_DATES, named)
+    for statement in (_DATES, _REMEMBER):
+        cursor.execute(statement, named)
     cursor.execute(_RESTORE, named)
     restored = cursor.rowcount
     # The rows that were restored belong to others again, so that those that it inserted are left.

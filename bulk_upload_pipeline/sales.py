@@ -33,6 +33,17 @@ daily_sales = Table(
 )
 """One row a day that has lines, in schema `public`: the analyst's table."""
 
+COUNTED_FROM: dict[str, tuple[str, ...]] = {
+    "invoice_date": ("invoice_date",),
+    "lines": ("invoice_date",),
+    "invoices": ("invoice_number",),
+    "customers": ("customer_id", "customer_name"),
+    "quantity": ("quantity",),
+    "sales": ("item_total", "quantity"),
+    "credits": ("item_total", "quantity"),
+}
+"""Which columns of the target each figure is counted from."""
+
 STALE_FOR_LONG = timedelta(hours=2)
 """The refresh comes every hour: a date that waits longer was forgotten."""
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from bulk_upload_pipeline import database, former, sales, stale
+from bulk_upload_pipeline import database, former, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -70,7 +70,8 @@ def test_an_address_names_host_and_database_and_no_user(url, shown):
 
 
 def test_a_migrated_database_equals_the_tables(engine):
-    assert former.former_rows.metadata is stale.stale_dates.metadata is sales.daily_sales.metadata is metadata
+    elsewhere = (former.former_rows, stale.stale_dates, sales.daily_sales, trace.reverted_invoices)
+    assert all(table.metadata is metadata for table in elsewhere)
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,

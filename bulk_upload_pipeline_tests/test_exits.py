@@ -82,6 +82,26 @@ def test_a_good_file_is_loaded_whole(line, instance):
     assert files_of(line, batch_id) == ["receipt.json", "receipt.txt"]
 
 
+def lineage(instance, asset, batch_id):
+    """The columns of an asset and batch, with what each came from, as the UI shows it."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[batch_id])
+    (record,) = instance.fetch_materializations(wanted, limit=1).records
+    shown = record.asset_materialization.metadata["dagster/column_lineage"].value
+    return {
+        column: [(dep.asset_key.to_user_string(), dep.column_name) for dep in deps]
+        for column, deps in shown.deps_by_column.items()
+    }
+
+
+def test_the_columns_are_traced_from_the_header_of_the_file_to_the_table(line, instance):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    run(line, batch_id, instance)
+    read = lineage(instance, "validated_invoices", batch_id)
+    assert read["customer_name"] == [("upload", "Customer Name")]
+    assert len(read) == len(HEADER)
+    assert lineage(instance, TARGET, batch_id)["item_total"] == [("validated_invoices", "item_total")]
+
+
 def test_each_row_carries_its_batch_its_row_number_and_what_no_column_is_for(line, instance):
     header = (*HEADER, "Month")
     batch_id = drop(line, "a.csv", csv_of([good_row(1, Month="Dec"), good_row(2)], header))

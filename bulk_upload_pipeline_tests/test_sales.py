@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import database, sales
+from bulk_upload_pipeline import contract, database, sales
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs.partitions import days
 from bulk_upload_pipeline.defs.sales import daily_sales, daily_sales_refresh
@@ -308,12 +308,15 @@ def materialized(instance):
 
 
 def figures_of(instance, day):
-    record = instance.get_latest_materialization_event(dg.AssetKey("daily_sales"))
     events = instance.fetch_materializations(
         dg.AssetRecordsFilter(dg.AssetKey("daily_sales"), asset_partitions=[day]), limit=1
     ).records
-    assert record is not None
     return {name: value.value for name, value in events[0].asset_materialization.metadata.items()}
+
+
+def test_every_figure_is_traced_to_the_columns_it_is_counted_from():
+    assert set(sales.COUNTED_FROM) == {column.name for column in sales.daily_sales.columns} - {"refreshed_at"}
+    assert {name for names in sales.COUNTED_FROM.values() for name in names} <= set(contract.NAMES)
 
 
 def test_a_range_is_one_run_with_the_figures_of_each_day(home, instance, engine, stage):
@@ -327,7 +330,11 @@ def test_a_range_is_one_run_with_the_figures_of_each_day(home, instance, engine,
     )
     assert result.success
     assert materialized(instance) == {"2024-01-01", "2024-01-02", "2024-01-03"}
-    assert figures_of(instance, "2024-01-03") == {
+    shown = figures_of(instance, "2024-01-03")
+    assert shown.pop("dagster/column_lineage").deps_by_column["sales"][0] == dg.TableColumnDep(
+        dg.AssetKey("mangalam_invoices"), "item_total"
+    )
+    assert shown == {
         "lines": 1,
         "invoices": 1,
         "customers": 1,

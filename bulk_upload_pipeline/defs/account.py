@@ -58,7 +58,8 @@ def _of_judging(line: Line, batch_id: str) -> Iterator[Event]:
     batch, verdict = ledger.batch(line.engine, batch_id), ledger.verdict(line.engine, batch_id)
     assert verdict is not None
     yield _materialization("upload", batch_id, metadata.of_upload(batch))
-    yield _materialization("validated_invoices", batch_id, metadata.of_verdict(verdict, [], []))
+    judged = metadata.of_verdict(verdict, [], []) | metadata.of_columns(batch)
+    yield _materialization("validated_invoices", batch_id, judged)
     yield _materialization("processing_errors", batch_id, of_errors(line, batch_id, verdict))
     yield from _checked(line, batch_id, "validated_invoices")
 

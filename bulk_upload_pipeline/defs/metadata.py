@@ -10,7 +10,7 @@ import dagster as dg
 from bulk_upload_pipeline import contract, report
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Batch, CodeCount, LoadResult, Progress, Receipt, Verdict
-from bulk_upload_pipeline.sales import Day, as_numbers, daily_sales
+from bulk_upload_pipeline.sales import COUNTED_FROM, Day, as_numbers, daily_sales
 
 Metadata = dict[str, Any]
 
@@ -39,9 +39,29 @@ def sales_schema() -> dg.TableSchema:
 
 def of_day(day: Day) -> Metadata:
     """Return the figures of a day. The UI plots floats; the exact figures are in the table."""
-    return {
+    figures = {
         name: float(value) if isinstance(value, Decimal) else value for name, value in as_numbers(day).items()
     }
+    return figures | _lineage(contract.TARGET, COUNTED_FROM)
+
+
+def _lineage(upstream: str, columns: Mapping[str, Iterable[str]]) -> Metadata:
+    """Return which columns of `upstream` each column comes from, as the UI's lineage tab shows it."""
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {
+                column: [dg.TableColumnDep(dg.AssetKey(upstream), source) for source in sources]
+                for column, sources in columns.items()
+            }
+        )
+    }
+
+
+def of_columns(batch: Batch) -> Metadata:
+    """Return which column of the file each column of the contract was read from."""
+    layout = batch.layout
+    assert layout is not None
+    return _lineage("upload", {name: [layout.header[at]] for name, at in layout.mapping.items()})
 
 
 def of_upload(batch: Batch) -> Metadata:
@@ -133,6 +153,7 @@ def of_load(result: LoadResult) -> Metadata:
         "rows_unchanged": result.unchanged,
         "rows_refused": result.refused,
         "control_totals": dg.MetadataValue.json(result.totals.as_dict()),
+        **_lineage("validated_invoices", {name: [name] for name in contract.NAMES}),
     }
 
 
