@@ -100,7 +100,14 @@ class _Reader:
         numbers = self._records + 1 + np.searchsorted(order, rows.starts)
         damaged = tuple(self._damaged(stretch, d, self._records + 1 + at) for d, at in _placed(damage, order))
         self._records += len(order)
-        return Piece(rows.cells, numbers, damaged, stretch.bytes_done)
+        return Piece(self._shown_cells(rows.cells), numbers, damaged, stretch.bytes_done)
+
+    def _shown_cells(self, cells: pa.Table) -> pa.Table:
+        """Return cells in which a quoted delimiter is the one of the file again."""
+        if self._delimiter == self._shown:
+            return cells
+        shown = [pc.replace_substring(column, self._delimiter, self._shown) for column in cells.columns]
+        return pa.table(shown, cells.column_names)
 
     def _split(self, stretch: Stretch) -> tuple[_Rows, list[_Damage]]:
         if stretch.apart is not None:
@@ -127,7 +134,8 @@ class _Reader:
                 one.start, None if one.cells is None else len(one.cells), data[one.start : one.end].decode()
             )
             for one in apart
-            if one.cells is None or not fits(one.cells, self.columns)
+            if one.cells is None
+            or (not fits(one.cells, self.columns) and any(cell.strip() for cell in one.cells))
         ]
         return self._with(rows, [one.cells or [] for one in good], [one.start for one in good]), damage
 
@@ -145,7 +153,7 @@ class _Reader:
             if fits(cells, self.columns):
                 good.append(cells)
                 places.append(start)
-            elif one.text.strip():
+            elif any(cell.strip() for cell in cells):
                 damage.append(_Damage(start, one.cells, one.text))
         return self._with(rows, good, places), damage
 

@@ -109,7 +109,7 @@ def draft_profile(
     """
     found_file(path)
     finder = _AnyHeader(profiles, None)
-    layout = recognise_by(finder, path, path.name, stated or Overrides())
+    layout = recognise_by(finder, path, stated or Overrides())
     match = lay_over(layout.header, profiles.generic)
     lacking = [column for column in contract.NAMES if column not in match.mapping]
     suggested = _suggested(finder, match, layout.header, lacking)

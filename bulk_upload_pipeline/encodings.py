@@ -25,13 +25,12 @@ BLOCK_BYTES = 2 << 20
 """Bytes read at once. Arrow reads text fastest in blocks of 1 to 4 MB, which stay in the cache."""
 
 _MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-"""Byte-order marks; that of UTF-32 LE starts with that of UTF-16 LE, so it is tried first."""
+"""Byte-order marks of wide characters; that of UTF-32 LE starts with that of UTF-16 LE, so it is tried first."""
 
 _SAMPLE_BYTES = 64 << 10
 _LONGEST_SAMPLE = 4096
@@ -111,12 +110,11 @@ def detect(stream: BinaryIO) -> Encoding:
         UnreadableError: No encoding makes text of it.
     """
     head = stream.read(BLOCK_BYTES)
-    for mark, codec in _MARKS:
-        if head.startswith(mark):
-            return Encoding(codec, 1.0)
-    wide = _utf16_without_mark(head)
-    if wide is not None:
-        return Encoding(wide, 0.9)
+    if head.startswith(codecs.BOM_UTF8):
+        return Encoding("utf-8", 1.0)
+    found = wide(head)
+    if found is not None:
+        return found
     text = _walk(_rest_of(stream, head))
     if text.utf8:
         return Encoding("utf-8", 1.0)
@@ -124,6 +122,25 @@ def detect(stream: BinaryIO) -> Encoding:
     if text.multibyte > 10 * text.stray:
         return Encoding("utf-8", round(text.multibyte / (text.multibyte + text.stray), 2))
     return _guess(bytes(text.sample))
+
+
+def wide(head: bytes) -> Encoding | None:
+    """Return which encoding of two or four bytes a character a text is in, None for any other.
+
+    Args:
+        head: Its first kilobytes.
+    """
+    for mark, codec in _MARKS:
+        if head.startswith(mark):
+            return Encoding(codec, 1.0)
+    unmarked = _utf16_without_mark(head)
+    return None if unmarked is None else Encoding(unmarked, 0.9)
+
+
+def decoded_head(head: bytes) -> str:
+    """Return the first characters of a text, of which only the ASCII ones are sure."""
+    found = wide(head)
+    return head.decode(found.codec if found else "utf-8", "replace").removeprefix("\ufeff")
 
 
 def _utf16_without_mark(head: bytes) -> str | None:

@@ -122,6 +122,15 @@ _ENTRIES = (
         "Send the file unpacked, or in smaller parts.",
     ),
     _file(
+        "UNSAFE_ARCHIVE",
+        "Packed file refused",
+        "The packed file is refused: {value}.",
+        "Packed files can hide paths that leave their folder, links, and further packed files; none of that "
+        "belongs to an invoice export.",
+        "A .zip inside a .zip.",
+        "Pack the files themselves anew, or send them unpacked.",
+    ),
+    _file(
         "UNKNOWN_ENCODING",
         "Unknown encoding",
         "The text's encoding cannot be told: {value}.",
@@ -196,6 +205,14 @@ _ENTRIES = (
         "A cell starts with a quotation mark that has no partner, so its end cannot be told.",
         'INV-1,"Kaju Katli,4',
         "Close the quotation mark, or double it when it belongs to the text.",
+    ),
+    _error(
+        "DAMAGED_RECORD",
+        "Record that cannot be read",
+        "{value}.",
+        "The record is no JSON object of names and values, or not a whole one.",
+        '{"Invoice Number": "INV-1", "Quantity": }',
+        "Correct the record, or export the file again.",
     ),
     _error(
         "UNDECODABLE_TEXT",

@@ -22,6 +22,7 @@ from bulk_upload_pipeline.model import (
     LoadResult,
     Overrides,
     Receipt,
+    Sheet,
     State,
     Totals,
     Verdict,
@@ -383,8 +384,9 @@ def _update(engine: sa.Engine, batch_id: str, **values: Any) -> sa.Row[Any]:
 
 
 def _layout(stated: dict[str, Any]) -> Layout:
-    lists = {name: tuple(stated[name]) for name in ("header", "sheets")}
-    return Layout(**(stated | lists))
+    sheets = tuple(Sheet(**sheet) for sheet in stated["sheets"])
+    lists = {name: tuple(stated[name]) for name in ("header", "left_out")}
+    return Layout(**(stated | lists | {"sheets": sheets}))
 
 
 def _totals(stated: dict[str, str]) -> Totals:

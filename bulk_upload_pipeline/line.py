@@ -155,7 +155,7 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     if earlier is not None:
         return Uploaded(ledger.batch(line.engine, batch_id), _close_duplicate(line, batch_id, earlier))
     with _ending_unreadable(line, batch_id):
-        layout = _recognise(line.settings, path, batch.file_name, batch.folder, stated)
+        layout = _recognise(line.settings, path, batch.folder, stated)
     ledger.recognised(line.engine, batch_id, layout)
     return Uploaded(ledger.batch(line.engine, batch_id))
 
@@ -187,10 +187,10 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
         raise
 
 
-def _recognise(settings: Settings, path: Path, name: str, folder: str | None, stated: Overrides) -> Layout:
+def _recognise(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:
     from bulk_upload_pipeline.recognise import recognise
 
-    return recognise(path, name, _profiles(settings), folder=folder, overrides=stated)
+    return recognise(path, _profiles(settings), folder=folder, overrides=stated)
 
 
 def archived_file(line: Line, batch: Batch) -> Path:
@@ -528,7 +528,7 @@ def check(
         UnreadableError: No row of it can be judged.
     """
     inbox.found_file(path)
-    layout = _recognise(settings, path, path.name, None, overrides or Overrides())
+    layout = _recognise(settings, path, None, overrides or Overrides())
     with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
         staged = StagedBatch(Path(folder) / "staged")
         verdict = _stage(_judging(settings, path, layout, on_progress), staged, "check")

@@ -136,6 +136,20 @@ class Overrides:
 
 
 @dataclass(frozen=True, slots=True)
+class Sheet:
+    """Which rows of a sheet are records; rows are counted as the spreadsheet shows them, from 1.
+
+    Attributes:
+        header_row: The (last) row of the header; the records begin below it.
+        last_row: The last row of the records; what stands below are totals and notes.
+    """
+
+    name: str
+    header_row: int
+    last_row: int
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """How a file is to be read: what `upload` recognised, as it stands on the receipt.
 
@@ -149,8 +163,9 @@ class Layout:
         encoding: Python codec name of a text file, else None.
         encoding_confidence: 0 to 1; 1 means stated, a byte-order mark, or valid UTF-8.
         delimiter: One character, for delimited text.
-        skip_rows: Physical lines (or sheet rows) above the header.
-        sheets: Excel: names of the sheets that are read, in order.
+        skip_rows: Physical lines above the header.
+        sheets: Spreadsheets: the sheets that are read, in order.
+        left_out: Spreadsheets: rows below the records that are none (totals, notes), as text.
         excel_serials: Whether numbers in date columns may be Excel serial dates.
     """
 
@@ -164,7 +179,8 @@ class Layout:
     encoding_confidence: float = 1.0
     delimiter: str | None = None
     skip_rows: int = 0
-    sheets: tuple[str, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    left_out: tuple[str, ...] = ()
     excel_serials: bool = False
 
     @property
@@ -172,6 +188,14 @@ class Layout:
         """Positions of the columns that no alias knows; their cells go to `extra`."""
         known = set(self.mapping.values())
         return tuple(i for i in range(len(self.header)) if i not in known)
+
+    def place(self, row_number: int) -> tuple[str, int] | None:
+        """Return the sheet and the row in it where a record of a spreadsheet stands; None for other files."""
+        for sheet in self.sheets:
+            if row_number <= sheet.last_row - sheet.header_row:
+                return sheet.name, sheet.header_row + row_number
+            row_number -= sheet.last_row - sheet.header_row
+        return None
 
     def source_name(self, column: str) -> str:
         """Return what the source calls the canonical `column` (the canonical name if it lacks it)."""
@@ -202,7 +226,8 @@ class TextChunk:
 
     Attributes:
         cells: One string column a source column, named "0", "1", ... by position; an empty cell is null.
-        row_numbers: int64, one a row of `cells`, ascending; gaps are the damaged rows.
+        row_numbers: int64, one a row of `cells`, ascending; gaps are the damaged rows, and in a spreadsheet
+            the blank ones.
         damaged: Records of the same stretch of the file that have no cells.
         bytes_done: Bytes of the (uncompressed) source consumed up to the end of this chunk.
     """

@@ -24,13 +24,18 @@ def read_chunks(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChu
     Raises:
         UnreadableError: In the middle of the file it turns out that it cannot be read to its end.
     """
-    match layout.file_format:
-        case "csv":
-            from bulk_upload_pipeline.delimited import read_delimited as read
-        case "parquet":
-            from bulk_upload_pipeline.columnar import read_parquet as read
-        case "json" | "jsonl":
-            from bulk_upload_pipeline.documents import read_documents as read
-        case _:
-            from bulk_upload_pipeline.spreadsheets import read_sheets as read
-    return read(path, layout, chunk_rows)
+    if layout.file_format == "csv":
+        from bulk_upload_pipeline.delimited import read_delimited
+
+        return read_delimited(path, layout, chunk_rows)
+    if layout.file_format == "parquet":
+        from bulk_upload_pipeline.columnar import read_parquet
+
+        return read_parquet(path, layout, chunk_rows)
+    if layout.file_format in ("json", "jsonl"):
+        from bulk_upload_pipeline.documents import read_documents
+
+        return read_documents(path, layout, chunk_rows)
+    from bulk_upload_pipeline.spreadsheets import read_sheets
+
+    return read_sheets(path, layout, chunk_rows)

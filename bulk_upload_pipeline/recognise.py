@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import encodings
 from bulk_upload_pipeline.dialects import delimiter_of, top_of, top_records
-from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.formats import SPREADSHEETS, identify
 from bulk_upload_pipeline.headers import HeaderFinder
 from bulk_upload_pipeline.model import Layout, Overrides
@@ -21,14 +19,11 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.encodings import Encoding
     from bulk_upload_pipeline.formats import Identified
-    from bulk_upload_pipeline.headers import Header
     from bulk_upload_pipeline.profiles import Profiles
-    from bulk_upload_pipeline.spreadsheets import SheetTop
 
 
 def recognise(
     path: Path,
-    file_name: str,
     profiles: Profiles,
     *,
     folder: str | None = None,
@@ -38,7 +33,6 @@ def recognise(
 
     Args:
         path: The file.
-        file_name: The name that its sender gave it, for messages.
         profiles: The senders' formats.
         folder: Profile named by the folder in which it was dropped.
         overrides: What a person states about it.
@@ -47,21 +41,23 @@ def recognise(
         UnreadableError: No row of it can be judged; the finding says why.
     """
     stated = overrides or Overrides()
-    return recognise_by(HeaderFinder(profiles, stated.profile or folder), path, file_name, stated)
+    return recognise_by(HeaderFinder(profiles, stated.profile or folder), path, stated)
 
 
-def recognise_by(finder: HeaderFinder, path: Path, file_name: str, stated: Overrides) -> Layout:
+def recognise_by(finder: HeaderFinder, path: Path, stated: Overrides) -> Layout:
     """Return how a file is to be read when `finder` says which row is the header and whose it is.
 
     Raises:
         UnreadableError: No row of it can be judged; the finding says why.
     """
-    identified = identify(path, file_name)
+    identified = identify(path)
     if identified.file_format == "csv":
         return _delimited(path, identified, finder, stated)
     if identified.file_format in SPREADSHEETS:
         return _spreadsheet(path, identified, finder, stated)
-    return _records_with_names(path, identified, finder)
+    if identified.file_format == "parquet":
+        return _parquet(path, identified, finder)
+    return _documents(path, identified, finder, stated)
 
 
 def _delimited(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
@@ -110,46 +106,45 @@ def _states_otherwise(encoding: str | None, codec: str, wanted: str | None, deli
 
 
 def _spreadsheet(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
-    from bulk_upload_pipeline.spreadsheets import sheet_tops
+    from bulk_upload_pipeline.spreadsheets import recognise_sheets
 
     sheet = stated.sheet or (finder.stated.sheet if finder.stated else None)
-    tops = [top for top in sheet_tops(path, identified) if sheet in (None, top.name)]
-    if not tops:
-        raise UnreadableError(file_finding("NOT_A_TABLE", f"it has no sheet named {sheet!r}"))
-    first, header = _best_header(tops, finder)
+    found = recognise_sheets(path, identified, finder, sheet)
+    match = found.header.match
+    if sheet is None and match.profile.sheet is not None:
+        found = recognise_sheets(path, identified, finder, match.profile.sheet)
+        match = found.header.match
     return Layout(
         file_format=identified.file_format,
-        header=header.names,
-        mapping=header.match.mapping,
-        profile=header.match.profile.name,
+        header=found.header.names,
+        mapping=match.mapping,
+        profile=match.profile.name,
         compression=identified.compression,
         member=identified.member,
-        skip_rows=header.at,
-        sheets=tuple(top.name for top in tops if top is first or _same_header(top, header, finder)),
-        excel_serials=True,
+        sheets=found.sheets,
+        left_out=found.left_out,
+        excel_serials=found.excel_serials,
     )
 
 
-def _best_header(tops: list[SheetTop], finder: HeaderFinder) -> tuple[SheetTop, Header]:
-    """Return the sheet in which most names of columns are known, and its header."""
-    best = max(tops, key=lambda top: max((finder.known(row) for row in top.rows), default=-1))
-    return best, finder.find(best.rows)
+def _parquet(path: Path, identified: Identified, finder: HeaderFinder) -> Layout:
+    from bulk_upload_pipeline.columnar import parquet_header
+
+    return _named(identified, parquet_header(path, identified), finder, None)
 
 
-def _same_header(top: SheetTop, header: Header, finder: HeaderFinder) -> bool:
-    try:
-        return finder.find(top.rows).names == header.names
-    except UnreadableError:
-        return False
+def _documents(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
+    from bulk_upload_pipeline.documents import document_header
+
+    profile = finder.stated
+    encoding = _encoding(path, identified, stated.encoding or (profile.encoding if profile else None))
+    return _named(identified, document_header(path, identified, encoding.codec), finder, encoding)
 
 
-def _records_with_names(path: Path, identified: Identified, finder: HeaderFinder) -> Layout:
+def _named(
+    identified: Identified, names: tuple[str, ...], finder: HeaderFinder, encoding: Encoding | None
+) -> Layout:
     """Return the layout of a format whose records carry the names of their columns."""
-    if identified.file_format == "parquet":
-        from bulk_upload_pipeline.columnar import parquet_header as names_of
-    else:
-        from bulk_upload_pipeline.documents import document_header as names_of
-    names = names_of(path, identified)
     match = finder.match(names)
     return Layout(
         file_format=identified.file_format,
@@ -158,5 +153,6 @@ def _records_with_names(path: Path, identified: Identified, finder: HeaderFinder
         profile=match.profile.name,
         compression=identified.compression,
         member=identified.member,
-        encoding=None if identified.file_format == "parquet" else "utf-8",
+        encoding=encoding.codec if encoding else None,
+        encoding_confidence=encoding.confidence if encoding else 1.0,
     )

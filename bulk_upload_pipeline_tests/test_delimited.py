@@ -182,8 +182,6 @@ def folder(tmp_path_factory):
     block=st.sampled_from([5, 17, 64, 1 << 20]),
 )
 def test_what_csv_writes_is_read_as_csv_reads_it(folder, table, delimiter, end, encoding, quoting, block):
-    # A line end of the text inside a cell stays as it is; a lone one as a cell's only text is written quoted.
-    table = [row for row in table if any(row)]
     sink = io.StringIO()
     writer = csv.writer(sink, delimiter=delimiter, lineterminator=end, quoting=quoting)
     writer.writerows([HEADER, *table])
@@ -195,11 +193,14 @@ def test_what_csv_writes_is_read_as_csv_reads_it(folder, table, delimiter, end, 
         patch.setattr(records, "LONGEST_QUOTED_RECORD", 1_000)
         chunks = list(read_delimited(path, layout, 7))
     rows = pa.concat_tables([c.cells for c in chunks]).to_pylist() if chunks else []
-    expected = [tuple(cell or None for cell in row) for row in table]
+    # Where lines end with CR only, `csv` writes an LF in a cell unquoted: what it reads then is the measure.
+    read_back = list(csv.reader(io.StringIO(sink.getvalue(), newline=""), delimiter=delimiter))[1:]
+    read_back = [row for row in read_back if (any(row) if len(row) == 3 else "".join(row).strip(" \t\v\f"))]
+    expected = [tuple(cell or None for cell in row) for row in read_back if len(row) == 3]
     if not delimiter.isascii():
         expected = [tuple(cell and cell.replace("\x1f", "\ufffd") for cell in row) for row in expected]
     assert [tuple(row.values()) for row in rows] == expected
-    assert not any(chunk.damaged for chunk in chunks)
+    assert sum(len(chunk.damaged) for chunk in chunks) == len(read_back) - len(expected)
 
 
 @settings(max_examples=300, deadline=None)

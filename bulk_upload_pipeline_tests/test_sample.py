@@ -293,7 +293,7 @@ def test_every_faulty_row_has_the_fault_that_is_stated(dirty):
 def found_in(path):
     """Code and column of every finding that the line has, by row number."""
     profiles = load_profiles()
-    layout = recognise(path, path.name, profiles)
+    layout = recognise(path, profiles)
     profile = profiles[layout.profile]
     found = defaultdict(list)
     for chunk in read_chunks(path, layout, 1_000):

@@ -63,7 +63,7 @@ def validate(sample: Path, folder: Path, clock: Clock, chunk_rows: int) -> Stage
     """Take a file through recognising, reading, parsing, judging and staging, one after the other."""
     profiles = load_profiles()
     with clock.of("recognise"):
-        layout = recognise(sample, sample.name, profiles)
+        layout = recognise(sample, profiles)
     profile, today = profiles[layout.profile], datetime.now(UTC).date()
     with Stage(folder) as stage:
         chunks = read_chunks(sample, layout, chunk_rows)
