@@ -38,6 +38,8 @@ def parquet_header(path: Path, identified: Identified) -> tuple[str, ...]:
         UnreadableError: It is damaged or refused.
     """
     with _file(path, identified.compression, identified.member) as file:
+        if file.metadata.num_rows == 0:
+            raise UnreadableError(file_finding("NO_DATA_ROWS"))
         return tuple(file.schema_arrow.names)
 
 

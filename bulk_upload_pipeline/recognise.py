@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import encodings
-from bulk_upload_pipeline.dialects import delimiter_of, top_of, top_records
+from bulk_upload_pipeline.dialects import TOP_BYTES, TOP_RECORDS, delimiter_of, top_of, top_records
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.formats import SPREADSHEETS, identify
 from bulk_upload_pipeline.headers import HeaderFinder
 from bulk_upload_pipeline.model import Layout, Overrides
@@ -17,6 +19,7 @@ from bulk_upload_pipeline.unpack import opened
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bulk_upload_pipeline.dialects import TopRecord
     from bulk_upload_pipeline.encodings import Encoding
     from bulk_upload_pipeline.formats import Identified
     from bulk_upload_pipeline.profiles import Profiles
@@ -70,6 +73,8 @@ def _delimited(path: Path, identified: Identified, finder: HeaderFinder, stated:
     )
     records = top_records(top, delimiter)
     header = finder.find([record.cells for record in records])
+    if _is_whole(top, records) and not any(any(record.cells) for record in records[header.at + 1 :]):
+        raise UnreadableError(file_finding("NO_DATA_ROWS"))
     found = header.match.profile
     if profile is None and _states_otherwise(found.encoding, encoding.codec, found.delimiter, delimiter):
         wanted = Overrides(
@@ -89,6 +94,11 @@ def _delimited(path: Path, identified: Identified, finder: HeaderFinder, stated:
         delimiter=delimiter,
         skip_rows=records[header.at].line,
     )
+
+
+def _is_whole(top: bytes, records: list[TopRecord]) -> bool:
+    """Return whether the first records of a text are all that there are."""
+    return len(top) < TOP_BYTES and len(records) < TOP_RECORDS
 
 
 def _encoding(path: Path, identified: Identified, stated: str | None) -> Encoding:

@@ -94,6 +94,8 @@ def recognise_sheets(
                 sheet, notes = _sheet(top, top.header_row(at), header)
                 sheets.append(sheet)
                 left_out += notes
+        if all(sheet.last_row == sheet.header_row for sheet in sheets):
+            raise UnreadableError(file_finding("NO_DATA_ROWS"))
         return Recognised(header, tuple(sheets), tuple(left_out), book.serials_are_days)
 
 
