@@ -1,0 +1,147 @@
+"""docker/: what the files promise, and the services of the Compose file at work."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from bulk_upload_pipeline import roles
+from bulk_upload_pipeline.sample import write_sample
+from bulk_upload_pipeline_tests.composed import DOCKER, ROOT, Deployment, compose
+from bulk_upload_pipeline_tests.world import csv_of, good_row
+
+PINS = dict(line.split("==") for line in (DOCKER / "constraints.txt").read_text().split())
+
+
+def test_every_dependency_is_pinned_to_a_version_that_the_project_allows():
+    assert all(
+        re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in (DOCKER / "constraints.txt").read_text().split()
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["celery"]]
+    for requirement in map(Requirement, [*needed, *project["build-system"]["requires"]]):
+        pinned = PINS.get(canonicalize_name(requirement.name))
+        assert pinned, requirement
+        assert pinned in requirement.specifier, requirement
+
+
+def test_the_image_runs_as_nobody_special_and_checks_its_health():
+    last = (DOCKER / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK ", last, re.MULTILINE)
+    copied = re.findall(r"^COPY (?:--\S+ )*(.*) \S+$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    for name in (part for line in copied for part in line.split() if not part.startswith("/opt")):
+        assert (ROOT / name).exists(), name
+
+
+def test_only_the_ui_is_published_and_only_on_this_machine_unless_told():
+    file = compose()
+    published = {name: service["ports"] for name, service in file["services"].items() if "ports" in service}
+    assert set(published) == {"caddy"}
+    assert all(port.startswith("${BULK_UPLOAD_UI_BIND:-127.0.0.1}:") for port in published["caddy"])
+    assert file["networks"]["inside"] == {"internal": True}
+    assert file["networks"]["front"] == {"internal": True}
+
+
+def test_no_secret_stands_in_the_environment_and_each_service_has_only_its_own():
+    services = compose()["services"]
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            if "PASSWORD" in variable:
+                assert variable.endswith("_FILE"), (name, variable)
+                assert value.removeprefix("/run/secrets/") in service["secrets"], (name, variable)
+        used = " ".join(map(str, [*service.get("environment", {}).values(), *service.get("command", [])]))
+        assert all(secret in used for secret in service.get("secrets", [])), name
+    holders = [name for name, service in services.items() if "loader_password" in service.get("secrets", [])]
+    assert "webserver" not in holders
+    assert "daemon" not in holders
+
+
+def test_every_service_that_stays_restarts_and_has_a_health_check():
+    for name, service in compose()["services"].items():
+        if name == "init":
+            continue
+        assert service["restart"] == "unless-stopped", name
+        assert service["healthcheck"]["test"][0] == "CMD", name
+
+
+@pytest.mark.parametrize(
+    ("secret", "sentence"), [(None, "cannot be read"), ("", "is empty"), ("a b@c", "letters, digits")]
+)
+def test_a_secret_that_cannot_be_used_is_named(tmp_path, secret, sentence):
+    path = tmp_path / "password"
+    if secret is not None:
+        path.write_text(secret)
+    environment = {
+        "BULK_UPLOAD_DATABASE_PASSWORD_FILE": str(path),
+        "BULK_UPLOAD_DATABASE_URL": "postgresql://u@h/d",
+    }
+    done = subprocess.run([DOCKER / "with-secrets", "true"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert sentence in done.stderr
+    assert str(path) in done.stderr
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    with Deployment(BULK_UPLOAD_CHUNK_ROWS="2000") as running:
+        yield running
+
+
+LOADED = "SELECT count(*) FROM bulk_upload.upload_batches WHERE state IN ('loaded', 'partially_loaded')"
+
+
+@pytest.mark.services
+def test_the_services_come_up_in_order_load_files_and_survive_a_new_container(deployment):
+    assert not deployment.is_healthy("postgres")
+    deployment.start("postgres")
+    deployment.wait_healthy("postgres")
+    for _ in range(2):
+        done = deployment.run("init")
+        assert done.returncode == 0, done.stderr
+    assert not deployment.is_healthy("code")
+    deployment.start("code")
+    deployment.wait_healthy("code")
+    assert not deployment.is_healthy("daemon")
+    assert not deployment.is_healthy("webserver")
+    deployment.start("daemon")
+    deployment.start("webserver")
+    deployment.wait_healthy("daemon")
+    deployment.wait_healthy("webserver")
+    inbox = deployment.data / "inbox"
+    inbox.mkdir(exist_ok=True)
+    (inbox / "small.csv").write_text(csv_of([good_row(number) for number in range(100)]))
+    deployment.wait(lambda: deployment.ask(LOADED) == [(1,)], "code")
+    # A new version: the container is stopped in the middle of a load, and another one starts.
+    rows = 20_000
+    write_sample(deployment.folder / "large.part", rows=rows, seed=7)
+    (deployment.folder / "large.part").rename(inbox / "large.csv")
+    loading = "SELECT 1 FROM bulk_upload.upload_batches WHERE state IN ('validated', 'loading', 'received')"
+    deployment.wait(lambda: deployment.ask(loading), "code")
+    deployment.stop("code")
+    deployment.start("code")
+    deployment.wait_healthy("code")
+    deployment.wait(lambda: deployment.ask(LOADED) == [(2,)], "code")
+    assert deployment.ask("SELECT count(*) FROM public.mangalam_invoices") == [(rows + 100,)]
+    assert deployment.ask(
+        "SELECT sum(rows_inserted), sum(rows_rejected) FROM bulk_upload.upload_batches"
+    ) == [(rows + 100, 0)]
+
+
+@pytest.mark.services
+def test_people_ask_from_within_a_container(deployment):
+    done = deployment.run("code", "bulk-upload", "status", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"small.csv"' in done.stdout
+
+
+@pytest.mark.services
+def test_the_roles_log_in_with_their_passwords_only(deployment):
+    deployment.variables["READER_PASSWORD"], kept = "wrong", deployment.variables["READER_PASSWORD"]
+    with pytest.raises(Exception, match="password authentication failed"):
+        deployment.ask("SELECT 1")
+    deployment.variables["READER_PASSWORD"] = kept
+    assert deployment.ask("SELECT current_user") == [(roles.READER,)]
