@@ -9,7 +9,7 @@ The tour, in the order in which a file meets the rooms:
   `recognise` (what is this file?), `read` (file to chunks of text), `parse` (text to typed columns),
   `validate` (typed chunk to verdict), `stage` (verdicts to Parquet and findings), `load` (staged chunks
   to the target, exactly once), `ledger` (what PostgreSQL knows of batches), `report` (what the clerk
-  reads and corrects).
+  reads and corrects) with its page, `summary`.
 * `inspection` looks at every batch (with `history` and `target`): what is unusual, what does not add up.
 * `stale` notes the dates that a change touches, `sales` counts them again; `trace` tells what made an invoice
   what it is.

@@ -1,7 +1,7 @@
 """The receipt as files: `reports/<batch_id>/`, what a clerk reads, sorts and corrects.
 
-* `receipt.txt`: the account in words, for people.
-* `receipt.json`: the same for programs.
+* `summary.html`: the account for people, one page.
+* `summary.json`: the same for programs.
 * `findings.csv`: every finding, when there is one.
 * `rejected_rows.csv`: the rejected rows, to be corrected and dropped in the inbox again.
 """
@@ -14,17 +14,18 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from bulk_upload_pipeline import summary
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from bulk_upload_pipeline.model import CodeCount, Receipt, Verdict
 
-RECEIPT_TEXT = "receipt.txt"
-RECEIPT_JSON = "receipt.json"
+PAGE = "summary.html"
+SUMMARY = "summary.json"
 FINDINGS = "findings.csv"
 REJECTED_ROWS = "rejected_rows.csv"
 
@@ -41,21 +42,29 @@ def _plain(value: object) -> object:
     return f"{value:f}" if isinstance(value, Decimal) else value
 
 
-def write(folder: Path, receipt: Receipt, codes: Iterable[CodeCount]) -> None:
+def write(folder: Path, receipt: Receipt, codes: Sequence[CodeCount]) -> None:
     """Write the receipt for people and for programs into `folder`, each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / RECEIPT_JSON, json.dumps(as_json(receipt), indent=2, ensure_ascii=False) + "\n")
-    _write_text(folder / RECEIPT_TEXT, in_words(receipt, codes))
+    stated = as_json(receipt) | {"findings": [_finding(code) for code in codes]}
+    _write_text(folder / SUMMARY, json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
+    _write_text(folder / PAGE, summary.page(receipt, codes, files(receipt)))
+
+
+def files(receipt: Receipt) -> tuple[str, ...]:
+    """Return the names of the files that stand beside the page of a receipt."""
+    rejected = (REJECTED_ROWS,) if receipt.rows_rejected else ()
+    return (*rejected, FINDINGS) if receipt.findings_by_code else rejected
+
+
+def _finding(code: CodeCount) -> dict[str, Any]:
+    entry = CATALOGUE[code.code]
+    return dataclasses.asdict(code) | {"title": entry.title, "fix": entry.fix}
 
 
 def tidy(folder: Path, receipt: Receipt) -> None:
     """Remove files of earlier receipts that this one does not have, and what a killed process left unfinished."""
-    stale = set(folder.glob(".*"))
-    if not receipt.findings_by_code:
-        stale.add(folder / FINDINGS)
-    if not receipt.rows_rejected:
-        stale.add(folder / REJECTED_ROWS)
-    for path in stale:
+    stale = {folder / name for name in (FINDINGS, REJECTED_ROWS) if name not in files(receipt)}
+    for path in stale.union(folder.glob(".*")):
         path.unlink(missing_ok=True)
 
 

@@ -79,7 +79,7 @@ def test_a_good_file_is_loaded_whole(line, instance):
     }
     for asset in ("upload", "validated_invoices", "processing_errors", TARGET, "upload_receipts"):
         assert materialized(instance, asset) == {batch_id}
-    assert files_of(line, batch_id) == ["receipt.json", "receipt.txt"]
+    assert files_of(line, batch_id) == ["summary.html", "summary.json"]
 
 
 def lineage(instance, asset, batch_id):
@@ -166,7 +166,7 @@ def test_half_of_the_rows_bad_means_nothing_is_loaded_and_the_run_fails_at_the_g
     assert failed == {"checks_of_validated_invoices"}
     assert materialized(instance, TARGET) == set()
     assert materialized(instance, "upload_receipts") == {batch_id}
-    text = (line.reports(batch_id) / "receipt.txt").read_text()
+    text = (line.reports(batch_id) / "summary.html").read_text()
     assert "10 of 20 rows (50%) have errors" in text
     assert "Not a number" in text
     assert len(rejected_rows(line, batch_id)) == 10
@@ -331,7 +331,7 @@ def test_the_conservation_law_is_kept_by_the_database_itself(line):
 def test_the_receipt_for_programs_says_what_the_database_says(line, instance):
     batch_id = drop(line, "a.csv", csv_of([good_row(1), good_row(2), good_row(3, Quantity="x")]))
     run(line, batch_id, instance)
-    stated = json.loads((line.reports(batch_id) / "receipt.json").read_text())
+    stated = json.loads((line.reports(batch_id) / "summary.json").read_text())
     account = receipt(line, batch_id)
     assert (stated["state"], stated["rows_inserted"], stated["sha256"]) == (
         "partially_loaded",

@@ -426,7 +426,7 @@ def test_a_full_disk_stops_with_one_sentence_and_a_retry_goes_on(line, batch_id)
         stages.close(line, batch_id)
     stages.close(line, batch_id)
     is_loaded_whole(line, batch_id)
-    assert sorted(path.name for path in line.reports(batch_id).iterdir()) == ["receipt.json", "receipt.txt"]
+    assert sorted(path.name for path in line.reports(batch_id).iterdir()) == ["summary.html", "summary.json"]
 
 
 def test_a_full_disk_ends_a_run_with_a_receipt_even_when_its_files_cannot_be_written(
@@ -480,11 +480,11 @@ def test_what_a_worker_left_that_was_killed_after_its_receipt_is_swept(line, ins
 def test_a_report_holds_only_what_its_last_receipt_says(line, instance, batch_id):
     folder = line.reports(batch_id)
     folder.mkdir()
-    for name in ("findings.csv", "rejected_rows.csv", ".receipt.txt", "a note of the clerk.txt"):
+    for name in ("findings.csv", "rejected_rows.csv", ".summary.html", "a note of the clerk.txt"):
         (folder / name).write_text("old")
     run(line, batch_id, instance)
     assert sorted(path.name for path in folder.iterdir()) == [
         "a note of the clerk.txt",
-        "receipt.json",
-        "receipt.txt",
+        "summary.html",
+        "summary.json",
     ]

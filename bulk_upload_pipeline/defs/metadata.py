@@ -161,7 +161,7 @@ def of_receipt(receipt: Receipt, folder: Path) -> Metadata:
     """Return the counts of a receipt, and where its files are."""
     files = {
         name.split(".")[0]: dg.MetadataValue.path(str(folder / name))
-        for name in (report.RECEIPT_TEXT, report.FINDINGS, report.REJECTED_ROWS)
+        for name in (report.PAGE, report.FINDINGS, report.REJECTED_ROWS)
         if (folder / name).exists()
     }
     return {

@@ -1,0 +1,186 @@
+"""The clerk's page: what it says, and that nothing in a file can make it do anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import report, summary
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.model import CodeCount, Receipt, State
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, receipt
+
+THEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
+ACCOUNT = Receipt(
+    batch_id="20261123T093000-nov-1a2b3c4d",
+    file_name="november.csv",
+    file_size=1_234_567,
+    state=State.PARTIALLY_LOADED,
+    reason="1,900 of 2,000 rows are loaded, 100 are rejected.",
+    received_at=THEN,
+    started_at=THEN,
+    finished_at=THEN,
+    rows_read=2_000,
+    rows_inserted=1_500,
+    rows_updated=300,
+    rows_unchanged=100,
+    rows_rejected=100,
+    findings_by_code={"INVALID_NUMBER": 100},
+    control_totals={
+        "read": {"quantity": "8000.0000", "item_total": "1234567.5000"},
+        "loaded": {"quantity": "7600.0000", "item_total": "1200000.2500"},
+    },
+    layout={"header": ["Invoice No", "<b>Batch</b>"], "mapping": {"invoice_number": 0}},
+)
+NOT_A_NUMBER = CodeCount("INVALID_NUMBER", "error", 100, "Quantity", 7, "'12abc' is not a number.")
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        self.text = " ".join("".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def handle_endtag(self, tag):
+        self.texts.append(" " if tag in ("dt", "dd", "td", "th", "h1", "h2", "h3", "p", "b", "li") else "")
+
+    def values(self, name):
+        return [value for _, key, value in self.attributes if key == name]
+
+
+def page(account=ACCOUNT, codes=(NOT_A_NUMBER,)):
+    return summary.page(account, codes, report.files(account))
+
+
+def test_the_page_says_what_came_in_what_loaded_what_did_not_and_how_to_go_on():
+    found = Page(page())
+    entry = CATALOGUE["INVALID_NUMBER"]
+    for words in (
+        "Loaded in part november.csv 1,900 of 2,000 rows are loaded, 100 are rejected.",
+        "Rows read 2,000 Loaded 1,900 Rejected 100 Warnings 0",
+        "1,500 new 300 changed 100 unchanged 100 rejected",
+        f"{entry.title} 100",
+        "Row 7 '12abc' is not a number.",
+        entry.fix,
+        "Item total 1,234,567.50 1,200,000.25 34,567.25",
+        "Quantity 8,000.00 7,600.00 400.00",
+        "Invoice No invoice_number",
+        "<b>Batch</b> extra",
+        "Received 23 Nov 2026, 09:30:00 UTC",
+    ):
+        assert words in found.text
+    assert set(found.values("href")) == {"rejected_rows.csv", "findings.csv"}
+
+
+def test_the_chart_shows_each_share_of_the_rows_at_its_width():
+    bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" width="([\d.]+)" height="4">', page())
+    assert [(kind, float(x), float(width)) for kind, x, width in bars] == [
+        ("new", 0, 75),
+        ("changed", 75, 15),
+        ("same", 90, 5),
+        ("rejected", 95, 5),
+    ]
+
+
+@pytest.mark.parametrize("state", sorted(summary.TITLES))
+def test_every_exit_has_a_page_of_its_own(state):
+    assert summary.TITLES[state] in Page(page(replace(ACCOUNT, state=state))).text
+
+
+def test_the_page_needs_nothing_and_may_do_nothing():
+    text = page()
+    found = Page(text)
+    assert not {"script", "link", "img", "iframe", "form", "base", "object"} & set(found.tags)
+    assert not [name for _, name, _ in found.attributes if name.startswith("on") or name in ("src", "style")]
+    (policy,) = [value for value in found.values("content") if "default-src" in value]
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+HOSTILE = st.text(st.sampled_from("<>\"'&/= abc;\u202e\0\n{}%#-"), min_size=1, max_size=40)
+
+
+@given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+def test_nothing_that_a_file_says_becomes_part_of_the_page(name, reason, example, column):
+    tame, wild = (
+        Page(
+            page(
+                replace(
+                    ACCOUNT,
+                    file_name=n,
+                    reason=r,
+                    profile=n,
+                    encoding=r,
+                    layout={"header": [c], "mapping": {}},
+                ),
+                [replace(NOT_A_NUMBER, example=e)],
+            )
+        )
+        for n, r, e, c in (("a", "b", "c", "d"), (name, reason, example, column))
+    )
+    assert wild.tags == tame.tags
+    assert wild.attributes == tame.attributes
+    shown = "".join(wild.texts)
+    assert "\u202e" not in shown
+    for said in (name, reason, example, column):
+        assert summary._shown(said) in shown
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url) as line:
+        yield line
+
+
+def test_a_report_folder_holds_the_page_the_same_for_programs_and_the_rows_to_correct(line):
+    hostile = good_row(3, Quantity="<script>alert(1)</script>")
+    batch_id = drop(line, "<img src=x>.csv", csv_of([good_row(1), good_row(2), hostile]))
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.load(line, batch_id)
+    account = stages.close(line, batch_id)
+    folder = line.reports(batch_id)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "findings.csv",
+        "rejected_rows.csv",
+        "summary.html",
+        "summary.json",
+    ]
+    found = Page((folder / "summary.html").read_text("utf-8"))
+    assert "<img src=x>.csv" in found.text
+    assert "<script>alert(1)</script>" in found.text
+    assert {"script", "img"}.isdisjoint(found.tags)
+    stated = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert account == receipt(line, batch_id)
+    assert (stated["state"], stated["rows_rejected"], stated["sha256"]) == (
+        "partially_loaded",
+        1,
+        account.sha256,
+    )
+    (finding,) = stated["findings"]
+    assert (finding["code"], finding["count"], finding["example_row"]) == ("INVALID_NUMBER", 1, 3)
+    assert finding["fix"] == CATALOGUE["INVALID_NUMBER"].fix
