@@ -4,6 +4,7 @@ import dagster as dg
 
 from bulk_upload_pipeline.defs.assets import ASSETS
 from bulk_upload_pipeline.defs.checks import CHECKS
+from bulk_upload_pipeline.defs.freshness import files_arrive, freshness_sensor
 from bulk_upload_pipeline.defs.jobs import drop_file, load_batch
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.sales import (
@@ -18,9 +19,9 @@ from bulk_upload_pipeline.defs.small_files import load_small_files
 
 defs = dg.Definitions(
     assets=[*ASSETS, daily_sales],
-    asset_checks=[*CHECKS, sums_agree, refreshed],
+    asset_checks=[*CHECKS, sums_agree, refreshed, files_arrive],
     jobs=[load_batch, load_small_files, drop_file, refresh_daily_sales],
-    sensors=SENSORS,
+    sensors=[*SENSORS, freshness_sensor],
     schedules=[daily_sales_refresh],
     resources={"line": line_resource},
     # One process a run: a step that starts its own would spend most of a small file's time on starting.

@@ -57,6 +57,7 @@ def test_the_checks_are_these_and_only_the_gate_blocks():
         "upload_receipts.nothing_lost": False,
         "daily_sales.sums_agree": False,
         "daily_sales.refreshed": False,
+        "upload.files_arrive": False,
     }
 
 
@@ -71,11 +72,12 @@ def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
     assert schedules == dict.fromkeys(["daily_sales_refresh"], dg.DefaultScheduleStatus.RUNNING)
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
     assert sensors == dict.fromkeys(
-        ["inbox_sensor", "reaper", "batch_failed", "batch_cancelled"], dg.DefaultSensorStatus.RUNNING
+        ["inbox_sensor", "reaper", "batch_failed", "batch_cancelled", "freshness_sensor"],
+        dg.DefaultSensorStatus.RUNNING,
     )
 
 
-@pytest.mark.parametrize("job", ["load_batch", "drop_file", "__ASSET_JOB"])
+@pytest.mark.parametrize("job", ["load_batch", "drop_file", "refresh_daily_sales", "__ASSET_JOB"])
 def test_every_run_holds_the_line_by_which_the_reaper_knows_that_it_lives(job):
     steps = defs.resolve_job_def(job).graph.nodes
     assert steps

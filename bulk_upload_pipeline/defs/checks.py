@@ -35,6 +35,16 @@ def severity(judgement: Judgement) -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if judgement.severe else dg.AssetCheckSeverity.WARN
 
 
+def result(judgement: Judgement) -> dg.AssetCheckResult:
+    """Return a judgement as the result of a check that judges nothing else."""
+    return dg.AssetCheckResult(
+        passed=judgement.passed,
+        severity=severity(judgement),
+        description=judgement.words,
+        metadata=judgement.numbers,
+    )
+
+
 def evaluation(line: Line, inspected: Inspection, batch_id: str) -> dg.AssetCheckEvaluation:
     """Inspect a batch and return the event for it, for a run that takes many batches."""
     judgement = inspected.judge(line, batch_id)

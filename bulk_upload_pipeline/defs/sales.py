@@ -8,7 +8,7 @@ import dagster as dg
 
 from bulk_upload_pipeline import sales
 from bulk_upload_pipeline.defs import metadata
-from bulk_upload_pipeline.defs.checks import log_evaluation, severity
+from bulk_upload_pipeline.defs.checks import log_evaluation, result, severity
 from bulk_upload_pipeline.defs.partitions import days
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Judgement
@@ -58,22 +58,13 @@ def daily_sales(
 @dg.asset_check(asset=daily_sales)
 def sums_agree(line: dg.ResourceParam[Line]) -> dg.AssetCheckResult:
     """Lines, quantity and sums of every day are those of mangalam_invoices, but for days that are stale."""
-    return _result(sales.agreement(line.engine))
+    return result(sales.agreement(line.engine))
 
 
 @dg.asset_check(asset=daily_sales)
 def refreshed(line: dg.ResourceParam[Line]) -> dg.AssetCheckResult:
     """No day has waited for its refresh longer than two hours."""
-    return _result(sales.freshness(line.engine))
-
-
-def _result(judgement: Judgement) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=judgement.passed,
-        severity=severity(judgement),
-        description=judgement.words,
-        metadata=judgement.numbers,
-    )
+    return result(sales.freshness(line.engine))
 
 
 def evaluation(asset: str, check: str, judgement: Judgement) -> dg.AssetCheckEvaluation:

@@ -1,0 +1,81 @@
+"""Senders from whom a file is expected every so often, and from whom none came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy import func
+
+from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.tables import upload_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bulk_upload_pipeline.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A sender whose file is overdue.
+
+    Attributes:
+        since: When its last file came; for one that never sent any, when the first file of all came.
+        expected_every_hours: As its profile says.
+    """
+
+    profile: str
+    since: datetime
+    ever: bool
+    expected_every_hours: float
+
+    @property
+    def in_words(self) -> str:
+        """Return it as a sentence."""
+        last = f"its last came {self.since:%Y-%m-%d %H:%M} UTC" if self.ever else "none ever came"
+        return f"A file of {self.profile} is expected every {self.expected_every_hours:g} hours, and {last}."
+
+
+def silent(engine: sa.Engine, profiles: Iterable[Profile], now: datetime | None = None) -> list[Silent]:
+    """Return the senders whose file is overdue, by name.
+
+    Whatever came counts, loaded or not: a file that cannot be read is told of elsewhere. Before the first
+    file of all nobody is overdue.
+
+    Args:
+        engine: The invoices' database.
+        profiles: All of a home; those without `expected_every_hours` are not waited for.
+        now: The time to judge by, with a zone; the present if None.
+    """
+    expected = {p.name: p.expected_every_hours for p in profiles if p.expected_every_hours is not None}
+    if not expected:
+        return []
+    columns = upload_batches.c
+    sender = func.coalesce(columns.profile, columns.folder)
+    latest = sa.select(sender, func.max(columns.received_at)).where(sender.in_(expected)).group_by(sender)
+    with engine.connect() as connection:
+        last: dict[str, datetime] = {row[0]: row[1] for row in connection.execute(latest)}
+        first = connection.scalar(sa.select(func.min(columns.received_at)))
+    if first is None:
+        return []
+    moment = now or datetime.now(UTC)
+    return [
+        Silent(name, last.get(name, first), name in last, hours)
+        for name, hours in sorted(expected.items())
+        if moment - last.get(name, first) > timedelta(hours=hours)
+    ]
+
+
+def judged(overdue: Sequence[Silent], waited_for: int) -> Judgement:
+    """Return what is to be said of the senders that are overdue, among those that are waited for."""
+    if not waited_for:
+        return Judgement(passed=True, words="No profile says how often a file is expected of it.")
+    words = " ".join(sender.in_words for sender in overdue)
+    return Judgement(
+        passed=not overdue,
+        words=words or f"The files of {waited_for:,} senders came in time.",
+        numbers={"senders_waited_for": waited_for, "senders_silent": [sender.profile for sender in overdue]},
+    )
