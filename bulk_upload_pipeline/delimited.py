@@ -59,7 +59,7 @@ def read_delimited(path: Path, layout: Layout, chunk_rows: int) -> Iterator[Text
 
 
 class _Rows(NamedTuple):
-    """Rows of a stretch, and where the record of each begins (int64)."""
+    """Rows of a stretch, and where the record of each begins (int64), or else what orders them like it."""
 
     cells: pa.Table
     starts: np.ndarray
@@ -117,7 +117,9 @@ class _Reader:
             # A quoted cell with line breaks, in a record that does not come out right: look closer.
             apart, _ = split_apart(stretch.data, self._delimiter, self.columns, len(stretch.data))
             return self._split_apart(stretch.data, apart)
-        return self._settled(table, record_starts(stretch.data), odd)
+        # Where records begin matters only beside others that Arrow did not take; else their order is enough.
+        starts = record_starts(stretch.data) if odd else np.arange(table.num_rows)
+        return self._settled(table, starts, odd)
 
     def _split_apart(self, data: bytes, apart: tuple[Record, ...]) -> tuple[_Rows, list[_Damage]]:
         """Read the lines between the records that were split apart, and put those back in their places."""
@@ -189,7 +191,7 @@ class _Reader:
             return "skip"
 
         names = [str(at) for at in range(width)]
-        if not data.strip(b"\r\n"):
+        if not data.lstrip(b"\r\n"):
             return pa.table([pa.nulls(0, pa.string())] * width, names), odd
         table = pyarrow.csv.read_csv(
             pa.BufferReader(data),

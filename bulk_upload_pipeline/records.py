@@ -162,8 +162,9 @@ def stretches(blocks: Iterable[bytes], delimiter: str, columns: int, *, line: in
         cut = cutter.cut(pending)
         if cut.end:
             done += cut.end
-            yield Stretch(pending[: cut.end], line, done, cut.apart)
-            line += count_lines(pending[: cut.end])
+            data = pending[: cut.end]
+            yield Stretch(data, line, done, cut.apart)
+            line += count_lines(data)
             pending = pending[cut.end :]
         elif len(pending) > LONGEST_LINE:
             raise too_long(line)
@@ -228,17 +229,17 @@ class _Cutter:
 
     def rest(self, data: bytes) -> _Cut:
         """Return the cut of a text behind which nothing comes."""
-        if self._sound(data):
+        if self._sound(data, len(data)):
             return _Cut(len(data))
         return _Cut(len(data), split_apart(data, self._delimiter, self._columns, len(data))[0])
 
     def cut(self, data: bytes) -> _Cut:
         """Return the cut of a text that goes on."""
         last = _last_line(data, len(data))
-        if last and self._sound(data[:last]):
+        if last and self._sound(data, last):
             return _Cut(last)
         closed = self._before_open_record(data)
-        if closed and self._sound(data[:closed]):
+        if closed and self._sound(data, closed):
             return _Cut(closed)
         # Some mark is wrong. What begins in the last part of the text may still go on behind it.
         limit = _last_line(data, len(data) - LONGEST_QUOTED_RECORD)
@@ -255,16 +256,16 @@ class _Cutter:
         start = int(closed[-1]) if len(closed) else 0
         return start if len(data) - start <= LONGEST_QUOTED_RECORD else 0
 
-    def _sound(self, data: bytes) -> bool:
-        """Look at all quotation marks at once.
+    def _sound(self, data: bytes, end: int) -> bool:
+        """Look at all quotation marks before `end` at once.
 
         Reading from the left, each mark opens or closes in turn; the two halves of a doubled mark close and
         open again. So all is well if each mark that opens stands at the start of a cell or behind a closing
         one, and each that closes stands at the end of a cell or before an opening one.
         """
-        if b'"' not in data:
+        if data.find(b'"', 0, end) < 0:
             return True
-        codes = np.frombuffer(data, np.uint8)
+        codes = np.frombuffer(data, np.uint8, end)
         at = np.flatnonzero(codes == _QUOTE)
         if len(at) % 2:
             return False

@@ -37,7 +37,11 @@ def test_every_command_exists_with_its_options(line):
 
 def test_every_variable_is_explained_and_none_that_does_not_exist():
     told = set(re.findall(r"`(BULK_UPLOAD_[A-Z_]+)`", README))
-    known = {value for value in vars(settings).values() if isinstance(value, str) and value.startswith("BULK_UPLOAD_")}
+    known = {
+        value
+        for value in vars(settings).values()
+        if isinstance(value, str) and value.startswith("BULK_UPLOAD_")
+    }
     assert told == {name for name in known if "{" not in name}
 
 
