@@ -36,7 +36,10 @@ class Stage:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.staged = StagedBatch(folder)
-        self._valid = pq.ParquetWriter(self.staged.valid_path, contract.STAGED_SCHEMA, compression="lz4")
+        # Nobody filters staged rows, so that they need no statistics: a quarter of the time of writing.
+        self._valid = pq.ParquetWriter(
+            self.staged.valid_path, contract.STAGED_SCHEMA, compression="lz4", write_statistics=False
+        )
         self._findings = pq.ParquetWriter(self.staged.findings_path, FINDINGS_SCHEMA, compression="zstd")
         self._identities_path = folder / "identities.u64"
         self._identity_rows_path = folder / "identity_rows.i64"
