@@ -1,4 +1,4 @@
-"""What ours is measured against: a bare COPY of rows that somebody has cleaned already."""
+"""What ours is measured against: COPY, by psql, of rows that somebody has cleaned already."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (*contract.NAMES, "line_occurrence", "upload_batch_id", "row_number")
 BATCH = "20250101t000000-reference-00000000"
-_KEY = contract.IDENTITY[:3]
+_IDENTITY = contract.IDENTITY
+_KEY = _IDENTITY[:3]
 
 
 def write_clean_copy(sample: Path, clean: Path) -> None:
@@ -106,18 +107,45 @@ def psql() -> str:
 
 
 def bare_copy(clean: Path, database: sa.URL) -> Measured:
-    r"""Run psql's `\copy` of a clean file into the empty target of `database`, in one connection."""
+    r"""Run psql's `\copy` of a clean file into the target of `database`, in one connection."""
+    return _psql(database, [_copy_into(contract.TARGET)], clean)
+
+
+def merge(clean: Path, database: sa.URL) -> Measured:
+    """Run what a careful person writes by hand: COPY to a temporary table, then one INSERT that updates.
+
+    Rows that are the same are left alone, which is the best case of such a statement.
+    """
+    columns = ", ".join(COLUMNS)
+    updated = [name for name in (*contract.NAMES, "upload_batch_id", "row_number") if name not in _IDENTITY]
+    values = [name for name in contract.NAMES if name not in _IDENTITY]
+    upsert = (
+        f"INSERT INTO {contract.TARGET} AS t ({columns}) SELECT {columns} FROM incoming "
+        f"ON CONFLICT ({', '.join(_IDENTITY)}) DO UPDATE SET "
+        f"{', '.join(f'{name} = excluded.{name}' for name in updated)}, updated_at = now() "
+        f"WHERE ({', '.join(f't.{name}' for name in values)}) "
+        f"IS DISTINCT FROM ({', '.join(f'excluded.{name}' for name in values)})"
+    )
+    create = (
+        f"CREATE TEMPORARY TABLE incoming ON COMMIT DROP AS SELECT {columns} FROM {contract.TARGET} "
+        f"WITH NO DATA"
+    )
+    return _psql(database, ["BEGIN", create, _copy_into("incoming"), upsert, "COMMIT"], clean)
+
+
+def _copy_into(table: str) -> str:
+    return rf"\copy {table} ({', '.join(COLUMNS)}) FROM PSTDIN WITH (FORMAT csv)"
+
+
+def _psql(database: sa.URL, commands: list[str], standard_input: Path) -> Measured:
     url = database.set(drivername="postgresql").render_as_string(hide_password=False)
-    copy = rf"\copy {contract.TARGET} ({', '.join(COLUMNS)}) FROM PSTDIN WITH (FORMAT csv)"
-    command = [
-        psql(),
-        "--no-psqlrc",
-        "--quiet",
-        "--set=ON_ERROR_STOP=1",
-        f"--dbname={url}",
-        f"--command={copy}",
-    ]
-    result = measured(command, standard_input=clean)
+    result = measured(
+        [
+            *(psql(), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--dbname={url}"),
+            *(f"--command={command}" for command in commands),
+        ],
+        standard_input=standard_input,
+    )
     if result.exit_code:
         raise SystemExit(f"psql ended with exit code {result.exit_code}.")
     return result

@@ -14,7 +14,9 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract, local, settings
 from bulk_upload_pipeline.database import create_database_if_absent, migrate
+from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline_tests.benchmarks.reference import write_clean_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,17 +31,40 @@ class World:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @contextmanager
-    def database(self) -> Iterator[sa.URL]:
-        """Yield a fresh database with the empty table, its key and indexes; it is dropped at the end."""
+    def database(self, like: sa.URL | None = None) -> Iterator[sa.URL]:
+        """Yield a fresh database with the empty table, its key and indexes; it is dropped at the end.
+
+        Args:
+            like: A database that nobody is connected to: the fresh one has its rows.
+        """
         url = sa.make_url(self.urls.invoices).set(database=f"bench_{next(self._numbers)}")
-        create_database_if_absent(url, owned=True)
-        migrate(url)
+        if like is None:
+            create_database_if_absent(url, owned=True)
+            migrate(url)
+        else:
+            self._administer(
+                f'CREATE DATABASE "{url.database}" TEMPLATE "{like.database}" STRATEGY FILE_COPY'
+            )
         # What was written before must not be flushed at the cost of what is measured next.
         self._administer("CHECKPOINT")
         try:
             yield url
         finally:
             self._administer(f'DROP DATABASE "{url.database}" WITH (FORCE)')
+
+    def sample(self, rows: int, *, seed: int = 1, dirty: float = 0.0) -> Path:
+        """Return a zoho file of these rows; the same one each time that it is asked for."""
+        path = self.folder / f"zoho-{rows}-{seed}-{dirty}.csv"
+        if not path.exists():
+            write_sample(path, rows=rows, seed=seed, dirty=dirty)
+        return path
+
+    def clean(self, sample: Path) -> Path:
+        """Return the rows of a clean sample as COPY likes them best."""
+        path = sample.with_suffix(".copy")
+        if not path.exists():
+            write_clean_copy(sample, path)
+        return path
 
     def environment(self, database: sa.URL) -> dict[str, str]:
         """Return the variables with which a command works on `database`, in a home of its own."""

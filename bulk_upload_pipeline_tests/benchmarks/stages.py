@@ -1,6 +1,6 @@
 """Each stage of validating on one core, without a database: where the time of a file goes.
 
-python -m bulk_upload_pipeline_tests.benchmarks.bench_stages --rows 300000
+python -m bulk_upload_pipeline_tests.benchmarks.stages --rows 300000
 """
 
 from __future__ import annotations
