@@ -163,6 +163,7 @@ class Layout:
         encoding: Python codec name of a text file, else None.
         encoding_confidence: 0 to 1; 1 means stated, a byte-order mark, or valid UTF-8.
         delimiter: One character, for delimited text.
+        quote: The character around cells that hold a delimiter or a line break, for delimited text.
         skip_rows: Physical lines above the header.
         sheets: Spreadsheets: the sheets that are read, in order.
         left_out: Spreadsheets: rows below the records that are none (totals, notes), as text.
@@ -178,6 +179,7 @@ class Layout:
     encoding: str | None = None
     encoding_confidence: float = 1.0
     delimiter: str | None = None
+    quote: str | None = None
     skip_rows: int = 0
     sheets: tuple[Sheet, ...] = ()
     left_out: tuple[str, ...] = ()

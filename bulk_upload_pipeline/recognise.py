@@ -92,6 +92,7 @@ def _delimited(path: Path, identified: Identified, finder: HeaderFinder, stated:
         encoding=encoding.codec,
         encoding_confidence=encoding.confidence,
         delimiter=delimiter,
+        quote='"',
         skip_rows=records[header.at].line,
     )
 

@@ -1,0 +1,238 @@
+"""The same table of text written in every format that is read."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import struct
+import zipfile
+from datetime import date, datetime
+from xml.sax.saxutils import escape
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xlsxwriter
+
+
+def as_csv(table, *, delimiter=",", encoding="utf-8", end="\r\n", quoting=csv.QUOTE_MINIMAL):
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows(table)
+    return text.getvalue().encode(encoding)
+
+
+def as_json(table):
+    header, *rows = table
+    return json.dumps([dict(zip(header, row, strict=True)) for row in rows], ensure_ascii=False).encode()
+
+
+def as_json_lines(table):
+    header, *rows = table
+    return "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in rows).encode()
+
+
+def as_parquet(table):
+    header, *rows = table
+    columns = [pa.array([cell or None for cell in column]) for column in zip(*rows, strict=True)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, list(header)), sink)
+    return sink.getvalue()
+
+
+def typed(cell):
+    """A cell as a spreadsheet's user would have it: numbers and days as such where nothing of them is lost."""
+    if len(cell) == 10 and cell[4:5] == cell[7:8] == "-" and cell.replace("-", "").isdigit():
+        return date.fromisoformat(cell)
+    plain = cell.removeprefix("-").replace(".", "", 1)
+    if plain.isascii() and plain.isdigit() and len(plain) <= 15 and not cell.lstrip("-").startswith("0"):
+        return float(cell)
+    return cell
+
+
+def as_xlsx(table, *, sheet="Sheet1"):
+    return xlsx_of(
+        {sheet: [[cell if at == 0 else typed(cell) for cell in row] for at, row in enumerate(table)]}
+    )
+
+
+def xlsx_of(sheets, **options):
+    """A workbook of sheets, each a list of rows of values; `None` and empty text are left out."""
+    sink = io.BytesIO()
+    book = xlsxwriter.Workbook(sink, options)
+    day = book.add_format({"num_format": "dd/mm/yyyy"})
+    moment = book.add_format({"num_format": "dd/mm/yyyy hh:mm:ss"})
+    for name, rows in sheets.items():
+        sheet = book.add_worksheet(name)
+        for at, row in enumerate(rows):
+            for column, value in enumerate(row):
+                if isinstance(value, datetime):
+                    sheet.write_datetime(at, column, value, moment)
+                elif isinstance(value, date):
+                    sheet.write_datetime(at, column, datetime.combine(value, datetime.min.time()), day)
+                elif isinstance(value, bool):
+                    sheet.write_boolean(at, column, value)
+                elif isinstance(value, int | float):
+                    sheet.write_number(at, column, value)
+                elif value:
+                    sheet.write_string(at, column, value)
+    book.close()
+    return sink.getvalue()
+
+
+def as_ods(table):
+    rows = "".join(f"<table:table-row>{''.join(map(_ods_cell, row))}</table:table-row>" for row in table)
+    spaces = " ".join(
+        f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+        for name in ("office", "table", "text")
+    )
+    content = (
+        f'<?xml version="1.0" encoding="UTF-8"?><office:document-content {spaces}><office:body>'
+        f'<office:spreadsheet><table:table table:name="Sheet1">{rows}</table:table></office:spreadsheet>'
+        "</office:body></office:document-content>"
+    )
+    kind = b"application/vnd.oasis.opendocument.spreadsheet"
+    manifest = b'<manifest:manifest xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0"/>'
+    return zip_of({"mimetype": kind, "content.xml": content.encode(), "META-INF/manifest.xml": manifest})
+
+
+def _ods_cell(cell):
+    value = typed(cell)
+    if cell == "":
+        return "<table:table-cell/>"
+    if isinstance(value, date):
+        kind = f'office:value-type="date" office:date-value="{cell}"'
+    elif isinstance(value, float):
+        kind = f'office:value-type="float" office:value="{cell}"'
+    else:
+        kind = 'office:value-type="string"'
+    lines = "".join(f"<text:p>{escape(line)}</text:p>" for line in cell.split("\n"))
+    return f"<table:table-cell {kind}>{lines}</table:table-cell>"
+
+
+def as_xlsb(table):
+    """An XLSB of texts and numbers (days as their serials)."""
+    rows = b"".join(
+        _record(0, struct.pack("<II", at, 0) + bytes(17)) + b"".join(map(_xlsb_cell, range(len(row)), row))
+        for at, row in enumerate(table)
+    )
+    area = struct.pack("<IIII", 0, len(table) - 1, 0, len(table[0]) - 1)
+    sheet = _record(129) + _record(148, area) + _record(145) + rows + _record(146) + _record(130)
+    bundle = struct.pack("<II", 0, 1) + _wide("rId1") + _wide("Sheet1")
+    book = _record(131) + _record(143) + _record(156, bundle) + _record(144) + _record(132)
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    links = (
+        f'<Relationships xmlns="{package}/relationships"><Relationship Id="rId1" '
+        f'Type="{office}/worksheet" Target="worksheets/sheet1.bin"/></Relationships>'
+    )
+    return zip_of(
+        {
+            "[Content_Types].xml": f'<Types xmlns="{package}/content-types"/>'.encode(),
+            "xl/workbook.bin": book,
+            "xl/_rels/workbook.bin.rels": links.encode(),
+            "xl/worksheets/sheet1.bin": sheet,
+        }
+    )
+
+
+def _xlsb_cell(column, cell):
+    place = struct.pack("<II", column, 0)
+    value = serial(typed(cell))
+    if isinstance(value, float):
+        return _record(5, place + struct.pack("<d", value))
+    return _record(6, place + _wide(cell)) if cell else b""
+
+
+def _wide(text):
+    return struct.pack("<I", len(text.encode("utf-16-le")) // 2) + text.encode("utf-16-le")
+
+
+def _record(kind, content=b""):
+    number = bytes([kind]) if kind < 128 else bytes([kind & 0x7F | 0x80, kind >> 7])
+    size = len(content)
+    length = bytearray()
+    while True:
+        length.append(size & 0x7F | (0x80 if size > 0x7F else 0))
+        size >>= 7
+        if not size:
+            return number + bytes(length) + content
+
+
+def serial(value):
+    """A day as Excel counts it, any other value as it is."""
+    return float((value - date(1899, 12, 30)).days) if isinstance(value, date) else value
+
+
+def as_xls(table):
+    """A workbook of Excel 97 with texts and numbers (days as their serials)."""
+    cells = b"".join(
+        _xls_cell(at, column, cell) for at, row in enumerate(table) for column, cell in enumerate(row)
+    )
+    bof = struct.pack("<HHHHII", 0x0600, 0x0005, 0x0DBB, 0x07CC, 0, 6)
+    sheet = _biff(0x0809, bof[:2] + b"\x10\0" + bof[4:]) + cells + _biff(0x000A)
+    name = b"Sheet1"
+    bound = 4 + 16 + 4 + 8 + len(name) + 4
+    globals_ = _biff(0x0809, bof) + _biff(0x0085, struct.pack("<IBBBB", bound, 0, 0, len(name), 0) + name)
+    return _compound("Workbook", globals_ + _biff(0x000A) + sheet)
+
+
+def _xls_cell(row, column, cell):
+    value = serial(typed(cell))
+    if isinstance(value, float):
+        return _biff(0x0203, struct.pack("<HHHd", row, column, 0, value))
+    text = cell.encode("utf-16-le")
+    return _biff(0x0204, struct.pack("<HHHHB", row, column, 0, len(text) // 2, 1) + text) if cell else b""
+
+
+def _biff(kind, content=b""):
+    return struct.pack("<HH", kind, len(content)) + content
+
+
+def _compound(name, content):
+    """The container of the old Office: one stream, its table of sectors, its directory."""
+    content = content.ljust(4096, b"\0")
+    sectors = -(-len(content) // 512)
+    # Sectors of the table itself: each holds 128 entries.
+    tables = 1
+    while tables * 128 < sectors + 1 + tables:
+        tables += 1
+    entries = [*range(1, sectors), 0xFFFFFFFE, 0xFFFFFFFE, *[0xFFFFFFFD] * tables]
+    entries += [0xFFFFFFFF] * (tables * 128 - len(entries))
+    directory = _entry("Root Entry", 5, 1, 0xFFFFFFFE, 0) + _entry(name, 2, 0xFFFFFFFF, 0, len(content))
+    header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6)
+    header += bytes(10) + struct.pack("<IIIIIIII", tables, sectors, 0, 4096, 0xFFFFFFFE, 0, 0xFFFFFFFE, 0)
+    places = [sectors + 1 + at for at in range(tables)] + [0xFFFFFFFF] * (109 - tables)
+    table = struct.pack(f"<{len(entries)}I", *entries)
+    return (
+        header
+        + struct.pack("<109I", *places)
+        + content.ljust(sectors * 512, b"\0")
+        + directory.ljust(512, b"\0")
+        + table
+    )
+
+
+def _entry(name, kind, child, start, size):
+    text = name.encode("utf-16-le") + b"\0\0"
+    links = struct.pack("<BBIII", kind, 1, 0xFFFFFFFF, 0xFFFFFFFF, child)
+    return (
+        text.ljust(64, b"\0")
+        + struct.pack("<H", len(text))
+        + links
+        + bytes(36)
+        + struct.pack("<IQ", start, size)
+    )
+
+
+def zip_of(members):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return sink.getvalue()
+
+
+def packed(content):
+    """The content as it is, gzipped, and zipped."""
+    return {"": content, ".gz": gzip.compress(content), ".zip": zip_of({"any name.bin": content})}
