@@ -45,8 +45,9 @@ PLAIN = {
 _GROUP_SPACES = "\u00a0\u2009\u202f"
 _CURRENCY = r"(?:₹|rs\.?|inr\.?|us\$|usd|\$|eur|€|gbp|£)"
 _AFFIXES = re.compile(
-    rf"(?P<open>\()?(?P<sign>[+-])?(?P<money>{_CURRENCY}\s*)?(?P<sign_inside>[+-])?"
-    rf"(?P<figures>[0-9.,][0-9.,{_GROUP_SPACES}]*(?:e[+-]?[0-9]{{1,3}})?)"
+    rf"(?:(?P<money_outside>{_CURRENCY}\s*)?(?P<open>\())?"
+    rf"(?P<sign>[+-])?(?P<money>{_CURRENCY}\s*)?(?P<sign_inside>[+-])?"
+    rf"(?P<figures>[0-9.,](?:[0-9.,{_GROUP_SPACES}]*[0-9.,])?(?:e[+-]?[0-9]{{1,3}})?)"
     rf"(?:(?P<percent>%)|(?P<sign_behind>[+-])|/-)?(?P<money_behind>\s*{_CURRENCY})?(?P<close>\))?",
     re.IGNORECASE,
 )
@@ -122,7 +123,7 @@ def _is_negative(match: re.Match[str]) -> bool | None:
     brackets = [match[name] for name in ("open", "close") if match[name]]
     if len(signs) > 1 or len(brackets) == 1 or (brackets and signs):
         return None
-    if match["money"] and match["money_behind"]:
+    if len([name for name in ("money_outside", "money", "money_behind") if match[name]]) > 1:
         return None
     return bool(brackets) or signs == ["-"]
 
