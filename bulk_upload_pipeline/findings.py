@@ -223,14 +223,6 @@ _ENTRIES = (
         "Type the text anew, or export the file as UTF-8.",
     ),
     _error(
-        "CELL_TOO_LARGE",
-        "Cell too large",
-        "{value}.",
-        "A single cell is larger than any that is read.",
-        "A cell with a whole document in it.",
-        "Shorten the cell.",
-    ),
-    _error(
         "SPREADSHEET_ERROR",
         "Spreadsheet error value",
         "{column} holds the spreadsheet error {value}.",

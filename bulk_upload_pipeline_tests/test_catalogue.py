@@ -39,6 +39,19 @@ def test_an_entry_says_what_it_means_and_what_to_do(entry):
     assert all(text in told for text in (entry.title, entry.explanation, entry.example, entry.fix))
 
 
+def codes_in(path):
+    """Every string of a room that is written as a code is: `LIKE_THIS`."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_every_code_of_the_catalogue_is_given_by_some_room():
+    rooms = [path for path in ROOT.rglob("*.py") if not path.name.startswith(("findings", "sample"))]
+    given = {code for path in rooms for code in codes_in(path)}
+    assert set(CATALOGUE) - given == set()
+
+
 def test_every_code_that_a_room_gives_stands_in_the_catalogue():
     makers = {"file_finding", "row_findings", "DamagedRow", "_finding"}
     for path in ROOT.rglob("*.py"):
