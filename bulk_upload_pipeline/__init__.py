@@ -12,7 +12,7 @@ The tour, in the order in which a file meets the rooms:
   reads and corrects) with its page, `summary`.
 * `inspection` looks at every batch (with `history` and `target`): what is unusual, what does not add up.
 * `stale` notes the dates that a change touches, `sales` counts them again; `trace` tells what made an invoice
-  what it is; `silence` knows whose file is overdue.
+  what it is; `silence` knows whose file is overdue, `again` which batches a night takes again.
 * `line` strings the verbs together; `defs/` shows it to Dagster, `cli` and its `commands/` to people at a
   terminal.
 * `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists

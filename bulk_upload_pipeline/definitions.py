@@ -6,6 +6,7 @@ from bulk_upload_pipeline.defs.assets import ASSETS
 from bulk_upload_pipeline.defs.checks import CHECKS
 from bulk_upload_pipeline.defs.freshness import files_arrive, freshness_sensor
 from bulk_upload_pipeline.defs.jobs import drop_file, load_batch
+from bulk_upload_pipeline.defs.nightly import nightly_backfill
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.sales import (
     daily_sales,
@@ -22,7 +23,7 @@ defs = dg.Definitions(
     asset_checks=[*CHECKS, sums_agree, refreshed, files_arrive],
     jobs=[load_batch, load_small_files, drop_file, refresh_daily_sales],
     sensors=[*SENSORS, freshness_sensor],
-    schedules=[daily_sales_refresh],
+    schedules=[daily_sales_refresh, nightly_backfill],
     resources={"line": line_resource},
     # One process a run: a step that starts its own would spend most of a small file's time on starting.
     executor=dg.in_process_executor,

@@ -223,3 +223,28 @@ def test_a_setting_that_cannot_be_used_is_named(at_terminal):
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "BULK_UPLOAD_MAX_ERROR_RATE" in result.stderr
+
+
+def test_reload_takes_the_batches_of_a_time_again_by_todays_rules(at_terminal, home, tmp_path, database_url):
+    from importlib.resources import files
+
+    mismatched = [good_row(n, **{"Item Total": "51.00"}) for n in range(100, 103)]
+    assert at_terminal("load", a_file(tmp_path, GOOD + mismatched)).exit_code == 1
+    shipped = (files("bulk_upload_pipeline") / "profiles" / "zoho.toml").read_text("utf-8")
+    (home / "profiles" / "zoho.toml").write_text(f'total_mismatch = "warning"\n{shipped}')
+
+    nothing = at_terminal("reload", "--since", "2999-01-01", "--profile", "zoho")
+    assert nothing.stdout == (
+        "No batch of profile zoho that could be taken again was received since 2999-01-01.\n"
+    )
+    result = at_terminal("reload", "--since", "2020-01-01", "--json")
+    assert result.exit_code == 0, result.output
+    (account,) = json.loads(result.stdout)
+    assert (account["state"], account["rows_read"], account["rows_rejected"]) == ("loaded", 23, 0)
+    assert count(database_url) == 23
+
+
+def test_reload_says_what_a_day_looks_like(at_terminal):
+    result = at_terminal("reload", "--since", "last week")
+    assert result.exit_code == 2
+    assert "does not match the format '%Y-%m-%d'" in result.stderr

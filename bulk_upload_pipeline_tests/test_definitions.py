@@ -69,7 +69,9 @@ def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
         "refresh_daily_sales",
     }
     schedules = {schedule.name: schedule.default_status for schedule in defs.schedules}
-    assert schedules == dict.fromkeys(["daily_sales_refresh"], dg.DefaultScheduleStatus.RUNNING)
+    assert schedules == dict.fromkeys(
+        ["daily_sales_refresh", "nightly_backfill"], dg.DefaultScheduleStatus.RUNNING
+    )
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
     assert sensors == dict.fromkeys(
         ["inbox_sensor", "reaper", "batch_failed", "batch_cancelled", "freshness_sensor"],

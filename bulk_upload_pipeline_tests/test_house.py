@@ -12,7 +12,7 @@ import bulk_upload_pipeline
 ROOT = Path(bulk_upload_pipeline.__file__).parent
 ROOMS = sorted(path for path in ROOT.rglob("*.py") if "migrations" not in path.parts)
 VERBS = {"inbox", "recognise", "read", "parse", "validate", "stage", "load", "ledger", "rejects", "report"}
-COMPOSERS = {"line", "intake", "inspection", "drafting"}
+COMPOSERS = {"line", "intake", "inspection", "again", "drafting"}
 KNOW_DAGSTER = {"definitions.py", "cli.py"}
 
 

@@ -1,0 +1,196 @@
+"""Batches that go down the line again: which ones, how the night does it, and what becomes of them."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from bulk_upload_pipeline import again, contract
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.defs.nightly import nightly_backfill
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, line_at, receipt, run
+
+NIGHT = datetime(2026, 11, 25, 2, tzinfo=UTC)
+LENIENT = 'total_mismatch = "warning"\n'
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url) as line:
+        yield line
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """One with a place of its own: the context of a schedule finds no other."""
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield instance
+
+
+def rows(first, bad=0):
+    return [good_row(first + n, **({"Item Total": "51.00"} if n < bad else {})) for n in range(5)]
+
+
+def through(line, name, rows):
+    batch_id = drop(line, name, csv_of(rows))
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.load(line, batch_id)
+    stages.close(line, batch_id)
+    return batch_id
+
+
+def failing(line, name, rows):
+    """A batch whose run died after its verdict."""
+    batch_id = drop(line, name, csv_of(rows))
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.fail(line, batch_id, "The power went.")
+    return batch_id
+
+
+def execute(line, statement, **named):
+    with line.engine.begin() as connection:
+        connection.execute(sa.text(statement), named)
+
+
+def received(line, batch_id, days_ago):
+    execute(
+        line,
+        "UPDATE bulk_upload.upload_batches SET received_at = :at WHERE batch_id = :batch",
+        at=datetime.now(UTC) - timedelta(days=days_ago),
+        batch=batch_id,
+    )
+
+
+def newer_rules(monkeypatch, line):
+    """Rules by which a total that does not agree is no fault any more."""
+    from importlib.resources import files
+
+    monkeypatch.setattr(contract, "RULES_VERSION", contract.RULES_VERSION + 1)
+    shipped = (files("bulk_upload_pipeline") / "profiles" / "zoho.toml").read_text("utf-8")
+    (line.home.profiles / "zoho.toml").write_text(LENIENT + shipped)
+
+
+def due(line):
+    taken, gone = again.due(line)
+    return [each.batch_id for each in taken], [each.batch_id for each in gone]
+
+
+# Which batches
+
+
+def test_a_batch_that_failed_is_due_for_two_weeks(line):
+    old, older = failing(line, "1.csv", rows(0)), failing(line, "2.csv", rows(10))
+    through(line, "3.csv", rows(20))
+    received(line, old, 13)
+    received(line, older, 15)
+    assert due(line) == ([old], [])
+
+
+def test_a_batch_with_unresolved_errors_is_due_when_the_rules_are_newer(line, monkeypatch):
+    batch_id = through(line, "bad.csv", rows(0, bad=2))
+    through(line, "clean.csv", rows(10))
+    through(line, "warned.csv", [good_row(30, Quantity="-4", **{"Item Total": "-50.00"}), *rows(31)])
+    assert due(line) == ([], [])
+    newer_rules(monkeypatch, line)
+    assert due(line) == ([batch_id], [])
+    assert again.due(line)[0][0].why == "judged by rules 1, and today's are 2"
+    execute(line, "UPDATE bulk_upload.processing_errors SET is_resolved = true")
+    assert due(line) == ([], [])
+
+
+def test_the_oldest_come_first_and_a_night_has_its_bounds(line, monkeypatch):
+    batches = [failing(line, f"{n}.csv", rows(10 * n)) for n in range(3)]
+    for days_ago, batch_id in enumerate(batches):
+        received(line, batch_id, days_ago)
+    monkeypatch.setattr(again, "MOST_A_NIGHT", 2)
+    assert due(line) == ([batches[2], batches[1]], [])
+
+
+def test_a_batch_whose_file_is_gone_is_named_instead_of_failing_every_night(line):
+    batch_id = failing(line, "1.csv", rows(0))
+    next((line.home.archive / batch_id).iterdir()).unlink()
+    assert due(line) == ([], [batch_id])
+    assert again.in_words(*again.due(line)) == (
+        f"0 batches are taken again. The files of 1 are not in the archive any more: {batch_id}."
+    )
+
+
+def test_batches_since_a_day_are_all_that_ended_but_for_duplicates(line):
+    content = rows(0)
+    old, new = through(line, "1.csv", content), failing(line, "2.csv", rows(10))
+    duplicate = drop(line, "3.csv", csv_of(content))
+    stages.upload(line, duplicate)
+    assert receipt(line, duplicate).state is State.DUPLICATE
+    received(line, old, 3)
+    today = datetime.now(UTC).date()
+    assert [each.batch_id for each in again.since(line, today)] == [new]
+    assert [each.batch_id for each in again.since(line, today - timedelta(days=3))] == [old, new]
+    assert [each.batch_id for each in again.since(line, date(2020, 1, 1), "zoho")] == [old, new]
+    assert again.since(line, date(2020, 1, 1), "distributor") == []
+
+
+# The night
+
+
+def tick(line, instance, at=NIGHT):
+    return nightly_backfill(
+        dg.build_schedule_context(instance=instance, scheduled_execution_time=at, resources={"line": line})
+    )
+
+
+def test_a_night_takes_what_is_due_and_every_batch_ends_well(line, instance, monkeypatch):
+    failed, rejected = failing(line, "1.csv", rows(0)), through(line, "2.csv", rows(10, bad=2))
+    through(line, "3.csv", rows(20))
+    newer_rules(monkeypatch, line)
+    requests = tick(line, instance)
+    assert [(r.partition_key, r.run_key) for r in requests] == [
+        (failed, f"{failed}@2026-11-25"),
+        (rejected, f"{rejected}@2026-11-25"),
+    ]
+    assert instance.has_dynamic_partition("batches", failed)
+    for request in requests:
+        assert run(line, request.partition_key, instance).success
+    assert [receipt(line, batch_id).state for batch_id in (failed, rejected)] == [State.LOADED, State.LOADED]
+    assert count(line, "mangalam_invoices") == 15
+    assert tick(line, instance).skip_message == "No batch has failed, and none waits for newer rules."
+
+
+def test_a_tick_tells_what_became_of_the_night_before(line, instance):
+    batch_id = failing(line, "1.csv", rows(0))
+    (request,) = tick(line, instance)
+    result = stages_run(line, instance, batch_id, request)
+    assert result.success
+    told = tick(line, instance, NIGHT + timedelta(days=1)).skip_message
+    assert told.startswith("Of the night of 2026-11-25: 1 success. No batch has failed")
+
+
+def stages_run(line, instance, batch_id, request):
+    """Run a request as the daemon does, with the tags of its schedule."""
+    from bulk_upload_pipeline.definitions import defs
+
+    return defs.resolve_job_def("load_batch").execute_in_process(
+        instance=instance,
+        partition_key=batch_id,
+        tags={**request.tags, "dagster/schedule_name": "nightly_backfill"},
+        resources={"line": line},
+        run_config=QUIET,
+        raise_on_error=False,
+    )
+
+
+def test_a_batch_that_is_under_way_already_is_left_alone(line, instance):
+    from bulk_upload_pipeline.definitions import defs
+
+    batch_id = failing(line, "1.csv", rows(0))
+    instance.add_dynamic_partitions("batches", [batch_id])
+    instance.create_run_for_job(
+        defs.resolve_job_def("load_batch"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": batch_id},
+    )
+    assert tick(line, instance).skip_message == "No batch has failed, and none waits for newer rules."
