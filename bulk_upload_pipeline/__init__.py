@@ -17,6 +17,8 @@ The tour, in the order in which a file meets the rooms:
   terminal.
 * `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists
   what of it does not fit, `patience` is how tables are changed that others use, and `roles` says who may.
+* `corrections` lays a corrected file over the batch that it corrects, by the columns of `origin`; `family` knows
+  which rows of which batch were corrected, and `mending` strings them together. `judging` is how a file is judged.
 * `holding` lets one worker at a time touch a batch; `liveness` tells a run that is worked on from one whose
   worker is gone, which `defs/recovery` picks up.
 * `guard` decides who may use Dagster's UI, which `defs/ui` serves.

@@ -141,6 +141,19 @@ class DiskFullError(BulkUploadError):
         )
 
 
+class NothingToRevertError(BulkUploadError):
+    """No row of the batch is loaded."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str, state: str) -> None:
+        self.batch_id, self.state = batch_id, state
+        super().__init__(
+            f"Batch {batch_id} is {state} and has no row in the table, so there is nothing to revert. "
+            f"`bulk-upload status` shows which batches are loaded."
+        )
+
+
 class RevertRefusedError(BulkUploadError):
     """A load cannot be undone because later batches have changed the same rows since."""
 

@@ -189,6 +189,50 @@ _ENTRIES = (
         "--profile zohoo",
         "`bulk-upload profiles` lists the names.",
     ),
+    # A correction
+    _file(
+        "CORRECTION_WITHOUT_BATCH",
+        "Correction of no batch",
+        "The file is a correction, but {value}.",
+        "Its header ends with the columns of a rejected_rows.csv, and nothing says which rows it corrects.",
+        "A rejected_rows.csv whose column _batch_id was emptied.",
+        "Take the rejected_rows.csv of the batch's report again, correct it there, and drop it.",
+    ),
+    _file(
+        "CORRECTION_COLUMNS",
+        "Correction without all columns",
+        "The file is a correction, but lacks the columns {value}.",
+        "A correction needs every column of the file that it corrects, and those that say which row is which. "
+        "Their order does not matter.",
+        "A rejected_rows.csv of which a column was removed.",
+        "Take the rejected_rows.csv of the batch's report again, correct it there, and drop it.",
+    ),
+    _error(
+        "NO_ORIGIN",
+        "Row of unknown origin",
+        "The row cannot be laid over a rejected row: {value}.",
+        "A correction can only change rows that were rejected. Each is known by its cells `_batch_id` and "
+        "`_row_number`, which must stay as they are.",
+        "A row that somebody added to rejected_rows.csv.",
+        "Copy those cells from the report's rejected_rows.csv again; drop new rows in a file of their own.",
+    ),
+    _error(
+        "CORRECTED_TWICE",
+        "Row corrected twice",
+        "Row {value} stands in the correction more than once, so none of its versions counts.",
+        "Two rows of the file say that they correct the same row.",
+        "A row that was copied in a spreadsheet.",
+        "Keep the right one and remove the others.",
+    ),
+    _error(
+        "ALREADY_CORRECTED",
+        "Row corrected already",
+        "The row is loaded already by batch {value}, which stands.",
+        "Another correction has loaded the row, as it is or as a line of another invoice, and it is not loaded "
+        "twice.",
+        "A row whose invoice number was corrected a second time.",
+        "If that correction was wrong, revert its batch first.",
+    ),
     # A row that cannot be laid over the header
     _error(
         "WRONG_FIELD_COUNT",

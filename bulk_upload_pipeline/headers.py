@@ -14,13 +14,14 @@ from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.cells import BLANKS
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.profiles import lay_over, normalised
+from bulk_upload_pipeline.origin import CORRECTION, OWN_COLUMNS, names_own_columns
+from bulk_upload_pipeline.profiles import HeaderMatch, Profile, lay_over, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bulk_upload_pipeline.model import Finding
-    from bulk_upload_pipeline.profiles import HeaderMatch, Profile, Profiles
+    from bulk_upload_pipeline.profiles import Profiles
 
 MOST_COLUMNS = 500
 """No export of invoices is wider; a wider header is a table of something else."""
@@ -52,10 +53,12 @@ class HeaderFinder:
         self.stated = None if stated is None else _with_names(profiles[stated], profiles)
         aliases = (self.stated or profiles.generic).columns.values()
         self._names = frozenset(normalised(alias) for names in aliases for alias in names)
+        self._own = frozenset(map(normalised, OWN_COLUMNS))
 
     def known(self, cells: Sequence[str]) -> int:
         """Return how many different names of columns stand in a row."""
-        return len({normalised(cell) for cell in cells if len(cell) <= _LONGEST_NAME} & self._names)
+        names = {normalised(cell) for cell in cells if len(cell) <= _LONGEST_NAME}
+        return len(names & (self._names | self._own))
 
     def find(self, rows: Sequence[Sequence[str]]) -> Header:
         """Return the header among the first rows of a file.
@@ -79,6 +82,8 @@ class HeaderFinder:
             raise UnreadableError(
                 file_finding("TOO_MANY_COLUMNS", f"{len(names):,} columns; {MOST_COLUMNS} are the most")
             )
+        if names_own_columns(names):
+            return HeaderMatch(Profile(name=CORRECTION), {}, {}, ())
         match = self._profiles.match(names) if self.stated is None else lay_over(names, self.stated)
         self.refuse(match, names)
         return match

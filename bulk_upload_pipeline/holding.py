@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
 
 BUSY_AFTER_S = 5
 """How long to wait for another worker that holds the batch, such as one that is just ending."""
@@ -103,6 +104,25 @@ def alone(engine: sa.Engine, batch_id: str, patience: float | None = None) -> Ge
             connection.invalidate()  # it may be lost already; the lock ends with it
             raise
         connection.execute(_UNLOCK, key)
+
+
+@contextmanager
+def queued(engine: sa.Engine, name: str) -> Generator[None]:
+    """Hold the advisory lock `name` and wait, however long it takes, for whoever holds it."""
+    with closing(connect_alone(engine)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            # The connection stays idle, but outside of a transaction, while others work.
+            cursor.execute("SET idle_session_timeout = 0")
+            # Asked for again and again instead of waited for, so that Ctrl-C is heard meanwhile.
+            while not _is_free(cursor, f"bulk_upload.{name}"):
+                time.sleep(BETWEEN_TRIES_S)
+        yield
+
+
+def _is_free(cursor: Cursor, name: str) -> bool:
+    cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
+    return cursor.fetchone() == (True,)
 
 
 def lock_name(batch_id: str) -> str:

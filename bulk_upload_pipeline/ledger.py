@@ -153,29 +153,54 @@ def received(engine: sa.Engine, batch_id: str, sha256: str, run_id: str | None) 
     )
 
 
-def recognised(engine: sa.Engine, batch_id: str, layout: Layout) -> None:
-    """Note how the file of a batch is laid out."""
+def recognised(engine: sa.Engine, batch_id: str, layout: Layout, parent: str | None = None) -> None:
+    """Note how the file of a batch is laid out, and which batch it corrects."""
+    written = layout.written_as or layout
     _update(
         engine,
         batch_id,
         layout=dataclasses.asdict(layout),
-        file_format=layout.file_format,
-        encoding=layout.encoding,
+        file_format=written.file_format,
+        encoding=written.encoding,
         profile=layout.profile,
+        parent_batch_id=parent,
     )
 
 
 def loaded_with(engine: sa.Engine, sha256: str, besides: str) -> str | None:
-    """Return the first batch that loaded the same bytes, other than `besides`."""
+    """Return the first batch that loaded the same bytes, other than `besides`.
+
+    One of which all chunks are committed is loaded, though its receipt is still to be written.
+    """
     columns = upload_batches.c
+    chunks = sa.select(sa.func.count()).where(load_chunks.c.batch_id == columns.batch_id).scalar_subquery()
+    ready = sa.and_(columns.state == State.LOADING, columns.verdict["chunks"].as_integer() == chunks)
     query = (
         sa.select(columns.batch_id)
-        .where(columns.sha256 == sha256, columns.state.in_(LOADED_STATES), columns.batch_id != besides)
+        .where(columns.sha256 == sha256, columns.batch_id != besides)
+        .where(sa.or_(columns.state.in_(LOADED_STATES), ready))
         .order_by(columns.received_at, columns.batch_id)
         .limit(1)
     )
     with engine.connect() as connection:
         return connection.scalar(query)
+
+
+def has_chunks(engine: sa.Engine, batch_id: str) -> bool:
+    """Return whether chunks of a batch are loaded."""
+    query = sa.select(sa.exists().where(load_chunks.c.batch_id == batch_id))
+    with engine.connect() as connection:
+        return bool(connection.scalar(query))
+
+
+def corrected(engine: sa.Engine, batch_id: str) -> int:
+    """Return how many rejected rows of a batch are loaded by corrections."""
+    errors = processing_errors.c
+    query = sa.select(sa.func.count(errors.row_number.distinct())).where(
+        errors.batch_id == batch_id, errors.is_resolved, errors.resolved_by_batch != batch_id
+    )
+    with engine.connect() as connection:
+        return connection.scalar(query) or 0
 
 
 def keep_verdict(connection: sa.Connection, batch_id: str, verdict: Verdict) -> None:
@@ -260,16 +285,23 @@ def in_target(engine: sa.Engine, batch_id: str) -> tuple[int, Totals]:
 
 
 def close(
-    engine: sa.Engine, batch_id: str, state: State, reason: str, *, duplicate_of: str | None = None
+    engine: sa.Engine,
+    batch_id: str,
+    state: State,
+    reason: str,
+    *,
+    duplicate_of: str | None = None,
+    again: bool = False,
 ) -> Receipt:
     """Write the receipt of a batch: its final state, with the counts that the chunk ledger proves.
 
     Rows that were read but are neither loaded nor rejected are `unprocessed`, so that the conservation law
-    holds in every exit.
+    holds in every exit. The time at which it ended stays when the receipt is written `again`.
     """
     done = committed(engine, batch_id)
     row = _row(engine, batch_id)
-    judged = Verdict(**row.verdict) if row.verdict and state is not State.UNREADABLE else None
+    without_rows = state in (State.UNREADABLE, State.DUPLICATE)
+    judged = Verdict(**row.verdict) if row.verdict and not without_rows else None
     rejected = (judged.rows_rejected if judged else 0) + done.refused
     read = judged.rows_read if judged else done.rows + rejected
     totals = {
@@ -287,10 +319,11 @@ def close(
         rows_unchanged=done.unchanged,
         rows_rejected=rejected,
         rows_unprocessed=read - done.rows - rejected,
+        rows_corrected=min(corrected(engine, batch_id), rejected),
         findings_by_code=_codes(engine, batch_id),
         control_totals=totals,
         duplicate_of=duplicate_of,
-        finished_at=sa.func.now(),
+        finished_at=upload_batches.c.finished_at if again else sa.func.now(),
     )
     return receipt(engine, batch_id)
 
@@ -299,7 +332,7 @@ def _codes(engine: sa.Engine, batch_id: str) -> dict[str, int]:
     errors = processing_errors.c
     query = (
         sa.select(errors.error_code, sa.func.count().label("findings"))
-        .where(errors.batch_id == batch_id)
+        .where(errors.batch_id == batch_id, ~errors.is_resolved)
         .group_by(errors.error_code)
         .order_by(sa.func.count().desc(), errors.error_code)
     )
@@ -332,6 +365,18 @@ def states(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, State]:
     query = sa.select(columns.batch_id, columns.state).where(columns.batch_id.in_(batch_ids))
     with engine.connect() as connection:
         return {row.batch_id: State(row.state) for row in connection.execute(query)}
+
+
+def failed(engine: sa.Engine) -> list[str]:
+    """Return the batches that failed, the oldest first."""
+    columns = upload_batches.c
+    query = (
+        sa.select(columns.batch_id)
+        .where(columns.state == State.FAILED)
+        .order_by(columns.received_at, columns.batch_id)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
 
 
 def unfinished(engine: sa.Engine, batch_id: str) -> bool:
@@ -386,7 +431,9 @@ def _update(engine: sa.Engine, batch_id: str, **values: Any) -> sa.Row[Any]:
 def _layout(stated: dict[str, Any]) -> Layout:
     sheets = tuple(Sheet(**sheet) for sheet in stated["sheets"])
     lists = {name: tuple(stated[name]) for name in ("header", "left_out")}
-    return Layout(**(stated | lists | {"sheets": sheets}))
+    written = stated.get("written_as")
+    nested = {"sheets": sheets, "written_as": None if written is None else _layout(written)}
+    return Layout(**(stated | lists | nested))
 
 
 def _totals(stated: dict[str, str]) -> Totals:

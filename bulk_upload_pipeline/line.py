@@ -7,30 +7,31 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import shutil
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cached_property, wraps
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from bulk_upload_pipeline import contract, holding, inbox, ledger, rejects, report
+from bulk_upload_pipeline import contract, family, holding, inbox, ledger, mending, rejects, report
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     BatchRejectedError,
     DiskFullError,
     FileStillChangingError,
+    NothingToRevertError,
     NoVerdictError,
+    RevertRefusedError,
     UnreadableError,
 )
-from bulk_upload_pipeline.model import Overrides, State, Verdict
-from bulk_upload_pipeline.overlap import in_order
+from bulk_upload_pipeline.holding import queued
+from bulk_upload_pipeline.judging import Judging, plan_of, stage
+from bulk_upload_pipeline.model import LOADED_STATES, LoadResult, Overrides, State, Verdict
+from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
 from bulk_upload_pipeline.staged import StagedBatch
 
@@ -39,17 +40,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from bulk_upload_pipeline.model import (
-        Batch,
-        ChunkVerdict,
-        Finding,
-        Layout,
-        LoadResult,
-        Progress,
-        Receipt,
-        TextChunk,
-    )
-    from bulk_upload_pipeline.profiles import DateOrder, Profile, Profiles
+    from bulk_upload_pipeline.model import Batch, Finding, Layout, Progress, Receipt
+    from bulk_upload_pipeline.profiles import Profiles
     from bulk_upload_pipeline.settings import Home, Settings
 
 
@@ -151,12 +143,15 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     stated = ledger.overrides(line.engine, batch_id)
     path, sha256 = _take(line, batch)
     ledger.received(line.engine, batch_id, sha256, run_id)
-    earlier = None if stated.force else ledger.loaded_with(line.engine, sha256, besides=batch_id)
+    earlier = _twin(line, batch_id)
     if earlier is not None:
         return Uploaded(ledger.batch(line.engine, batch_id), _close_duplicate(line, batch_id, earlier))
+    parent = None
     with _ending_unreadable(line, batch_id):
         layout = _recognise(line.settings, path, batch.folder, stated)
-    ledger.recognised(line.engine, batch_id, layout)
+        if layout.profile == CORRECTION:
+            layout, parent = mending.laid_over(line.engine, path, layout)
+    ledger.recognised(line.engine, batch_id, layout, parent)
     return Uploaded(ledger.batch(line.engine, batch_id))
 
 
@@ -187,6 +182,16 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
         raise
 
 
+def _twin(line: Line, batch_id: str) -> str | None:
+    """Return the batch that loaded the same bytes, unless this one did so itself or is to load anyway."""
+    sha256 = ledger.batch(line.engine, batch_id).sha256
+    if sha256 is None or ledger.overrides(line.engine, batch_id).force:
+        return None
+    if ledger.has_chunks(line.engine, batch_id):
+        return None
+    return ledger.loaded_with(line.engine, sha256, batch_id)
+
+
 def _recognise(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:
     from bulk_upload_pipeline.recognise import recognise
 
@@ -211,92 +216,42 @@ def validate(line: Line, batch_id: str) -> Verdict:
         UnreadableError: Exit `unreadable`, met in the middle of the file; the receipt is written.
     """
     batch = ledger.batch(line.engine, batch_id)
-    if batch.layout is None:
-        raise NoVerdictError(batch_id)
     path = archived_file(line, batch)
-    judging = _judging(line.settings, path, batch.layout, line.on_progress)
-    with (
-        _ending_unreadable(line, batch_id),
-        _returning_what_changes(line, batch),
-        inbox.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
-    ):
-        verdict = _stage(judging, line.staged(batch_id), _plan(judging, batch.sha256))
-    with line.engine.begin() as connection:
-        rejects.keep(connection, batch_id, line.staged(batch_id))
-        ledger.keep_verdict(connection, batch_id, verdict)
+    with mending.one_at_a_time(line.engine, batch):
+        judging = _judging_of(line, batch)
+        with (
+            _ending_unreadable(line, batch_id),
+            _returning_what_changes(line, batch),
+            inbox.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
+        ):
+            verdict = stage(judging, line.staged(batch_id), plan_of(judging, batch.sha256))
+        with line.engine.begin() as connection:
+            rejects.keep(connection, batch_id, line.staged(batch_id))
+            ledger.keep_verdict(connection, batch_id, verdict)
+            mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
         _close(line, batch_id, State.REJECTED, report.why_rejected(verdict))
     return verdict
 
 
-@dataclass(frozen=True)
-class _Judging:
-    """One file on its way through reading, parsing and judging."""
-
-    path: Path
-    layout: Layout
-    profile: Profile
-    chunk_rows: int
-    max_error_rate: float
-    on_progress: Callable[[Progress], None]
-
-    def chunks(self) -> Iterator[TextChunk]:
-        """Read the file from its beginning."""
-        from bulk_upload_pipeline.read import read_chunks
-
-        return read_chunks(self.path, self.layout, self.chunk_rows)
-
-    @cached_property
-    def date_order(self) -> DateOrder | None:
-        """The order on which the dates of the whole file agree: a second reading, only when one is in doubt."""
-        from bulk_upload_pipeline.parse import date_order_of
-
-        return date_order_of(self.chunks(), self.layout)
-
-    def judge(self, chunk: TextChunk) -> tuple[ChunkVerdict, int]:
-        """Return the verdict on a chunk, and the bytes of the file up to its end."""
-        from bulk_upload_pipeline.parse import parse_chunk
-        from bulk_upload_pipeline.validate import judge
-
-        typed = parse_chunk(chunk, self.layout, self.profile, lambda: self.date_order)
-        return judge(typed, self.layout, self.profile, datetime.now(UTC).date()), chunk.bytes_done
+def _judging_of(line: Line, batch: Batch) -> Judging:
+    """Return how the file of a batch is to be judged."""
+    if batch.layout is None:
+        raise NoVerdictError(batch.batch_id)
+    path = archived_file(line, batch)
+    plain = _judging(line.settings, path, batch.layout, line.on_progress)
+    root = family.root_of(line.engine, batch.batch_id)
+    if root == batch.batch_id:
+        return replace(plain, corrected=family.standing(line.engine, root))
+    return mending.mending(plain, line.engine, batch.batch_id, lambda parent: archived_file(line, parent))
 
 
 def _judging(
     settings: Settings, path: Path, layout: Layout, on_progress: Callable[[Progress], None]
-) -> _Judging:
+) -> Judging:
     profile = _profiles(settings)[layout.profile]
     limit = profile.max_error_rate or settings.max_error_rate
-    return _Judging(path, layout, profile, settings.chunk_rows, limit, on_progress)
-
-
-def _plan(judging: _Judging, sha256: str | None) -> str:
-    """Return a digest of all that decides which rows are staged in which chunk."""
-    layout, profile = asdict(judging.layout), asdict(judging.profile)
-    decisive = [sha256, layout, profile, contract.RULES_VERSION, judging.chunk_rows]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _stage(judging: _Judging, staged: StagedBatch, plan: str) -> Verdict:
-    """Judge a whole file and stage what may load.
-
-    Raises:
-        UnreadableError: It turned out unreadable in the middle, or has no rows.
-    """
-    from bulk_upload_pipeline.stage import Stage
-    from bulk_upload_pipeline.validate import prepare
-
-    prepare()
-    size = None if judging.layout.compression else max(judging.path.stat().st_size, 1)
-    pace = Pace("validating", judging.on_progress)
-    with Stage(staged.folder) as stage:
-        for judged, bytes_done in in_order(judging.judge, judging.chunks()):
-            stage.add(judged)
-            pace.advance(judged.rows_read, size and bytes_done / size)
-        verdict = stage.seal(plan, judging.max_error_rate)
-    if verdict.rows_read == 0:
-        raise UnreadableError(catalogue.file_finding("NO_DATA_ROWS"))
-    return verdict
+    return Judging(path, layout, profile, settings.chunk_rows, limit, on_progress)
 
 
 # The gate between validating and loading
@@ -325,6 +280,9 @@ def load(line: Line, batch_id: str) -> LoadResult:
     Staged rows that are gone (the batch was loaded before, or the disk was lost) are staged again: the plan is
     the same, so the chunk ledger still says which of them are in the target.
 
+    Of two files with the same content that come at the same time, one loads; for the other the receipt of exit
+    `duplicate` is written here.
+
     Raises:
         NoVerdictError: Nobody has judged the batch.
         BatchRejectedError: The circuit breaker tripped.
@@ -338,9 +296,16 @@ def load(line: Line, batch_id: str) -> LoadResult:
     batch = ledger.batch(line.engine, batch_id)
     assert batch.layout is not None
     profile = line.profiles()[batch.layout.profile]
-    ledger.loading(line.engine, batch_id)
     pace = Pace("loading", line.on_progress, verdict.rows_valid)
-    return load_staged(line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance)
+    with queued(line.engine, f"content.{batch.sha256}"):
+        earlier = _twin(line, batch_id)
+        if earlier is not None:
+            _close_duplicate(line, batch_id, earlier)
+            return LoadResult()
+        ledger.loading(line.engine, batch_id)
+        return load_staged(
+            line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance
+        )
 
 
 # All stages at once
@@ -370,15 +335,78 @@ def take(line: Line, batch_id: str, run_id: str | None = None) -> Receipt:
 
 @_alone
 def close(line: Line, batch_id: str) -> Receipt:
-    """Write the receipt of a batch whose rows are loaded, and clear its staging folder."""
+    """Write the receipt of a batch whose rows are loaded, and clear its staging folder.
+
+    A correction settles the findings on its rows first, wherever in its family they are, and the receipts of those
+    batches say what is still open. A batch that the breaker stopped follows as a whole when so many of its rows
+    are corrected that it would not be stopped any more.
+    """
+    batch = ledger.batch(line.engine, batch_id)
+    if batch.state is State.DUPLICATE:
+        return ledger.receipt(line.engine, batch_id)
+    _complete_refusals(line, batch)
+    changed = _settle(line, batch, loaded=True)
+    receipt = _close_loaded(line, batch_id)
+    for relative in changed:
+        _close_again(line, relative)
+    return receipt
+
+
+def _complete_refusals(line: Line, batch: Batch) -> None:
+    """Give each row that the database refused its source row, which the loader does not have."""
+    from bulk_upload_pipeline.verbatim import source_rows
+
+    wanted = rejects.without_source(line.engine, batch.batch_id)
+    if wanted:
+        judging = _judging_of(line, batch)
+        with line.engine.begin() as connection:
+            for chunk in judging.chunks():
+                rejects.add_source(
+                    connection, batch.batch_id, source_rows(chunk, judging.layout.header, wanted)
+                )
+
+
+def _settle(line: Line, batch: Batch, *, loaded: bool) -> tuple[str, ...]:
+    """Resolve or reopen the findings that a correction settles; return the other batches that have such."""
+    batch_id = batch.batch_id
+    if batch.parent_batch_id is None and not family.living(line.engine, batch_id):
+        with line.engine.begin() as connection:
+            rejects.forget_repeated(connection, batch_id)
+        return ()
+    root = family.root_of(line.engine, batch_id)
+    with family.locked(line.engine, root):
+        with line.engine.begin() as connection:
+            rejects.forget_repeated(connection, batch_id)
+        changed = family.settle(line.engine, root, batch_id, loaded=loaded)
+    return tuple(relative for relative in changed if relative != batch_id)
+
+
+def _close_loaded(line: Line, batch_id: str, *, again: bool = False) -> Receipt:
     done = ledger.committed(line.engine, batch_id)
     verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
     rejected = verdict.rows_rejected + done.refused
-    codes = dict(verdict.findings_by_code)
-    if done.refused:
-        codes["REFUSED_BY_DATABASE"] = done.refused
-    state = State.PARTIALLY_LOADED if rejected else State.LOADED
-    return _close(line, batch_id, state, report.why_loaded(done.rows, rejected, codes))
+    corrected = ledger.corrected(line.engine, batch_id)
+    codes = {code.code: code.count for code in rejects.by_code(line.engine, batch_id)}
+    state = State.PARTIALLY_LOADED if rejected > corrected else State.LOADED
+    reason = report.why_loaded(done.rows, rejected, corrected, codes)
+    return _close(line, batch_id, state, reason, again=again)
+
+
+def _close_again(line: Line, batch_id: str) -> None:
+    """Bring a receipt up to date of which rows were corrected, or are open again."""
+    state = ledger.batch(line.engine, batch_id).state
+    if state in LOADED_STATES:
+        _close_loaded(line, batch_id, again=True)
+    if state is not State.REJECTED:
+        return
+    verdict = ledger.verdict(line.engine, batch_id)
+    assert verdict is not None
+    now = replace(verdict, rows_corrected=ledger.corrected(line.engine, batch_id))
+    if now.breaker_tripped or ledger.batch(line.engine, batch_id).parent_batch_id:
+        _close(line, batch_id, State.REJECTED, report.why_rejected(now), again=True)
+    elif not validate(line, batch_id).breaker_tripped:
+        load(line, batch_id)
+        close(line, batch_id)
 
 
 @_alone
@@ -419,13 +447,14 @@ def _close(
     *,
     duplicate_of: str | None = None,
     keep_staged: bool = False,
+    again: bool = False,
 ) -> Receipt:
-    receipt = ledger.close(line.engine, batch_id, state, reason, duplicate_of=duplicate_of)
+    receipt = ledger.close(line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again)
     folder = line.reports(batch_id)
     report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
-    if receipt.findings_by_code:
+    if report.FINDINGS in report.files(receipt):
         rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
-    if receipt.rows_rejected:
+    if report.REJECTED_ROWS in report.files(receipt):
         header = tuple(receipt.layout["header"])
         rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
     report.tidy(folder, receipt)
@@ -459,6 +488,48 @@ def _unstage(line: Line, batch_id: str) -> bool:
     except BatchBusyError:
         pass
     return False
+
+
+def revert(line: Line, batch_id: str) -> Receipt:
+    """Undo a load: its rows go, those that it changed are as they were before, and its file can be loaded again.
+
+    Raises:
+        NothingToRevertError: No row of the batch is loaded.
+        RevertRefusedError: Later batches have changed or corrected the same rows since.
+        BatchBusyError: A worker is loading the batch.
+    """
+    from bulk_upload_pipeline import revert as verb
+
+    batch = ledger.batch(line.engine, batch_id)
+    if batch.state not in LOADED_STATES and not ledger.has_chunks(line.engine, batch_id):
+        raise NothingToRevertError(batch_id, batch.state)
+    corrections = () if batch.parent_batch_id else family.living(line.engine, batch_id)
+    if corrections:
+        raise RevertRefusedError(batch_id, corrections)
+    result = verb.revert(line.engine, batch_id)
+    changed = _settle(line, batch, loaded=False)
+    receipt = _close(line, batch_id, State.REVERTED, report.why_reverted(result.deleted, result.restored))
+    for relative in changed:
+        _close_again(line, relative)
+    return receipt
+
+
+def reopen(line: Line, batch_id: str) -> None:
+    """Let the rows that the database refused be tried anew, should the batch be taken down the line again.
+
+    Raises:
+        BatchNotFoundError: There is none with this id.
+    """
+    ledger.batch(line.engine, batch_id)
+    rejects.reopen_refused(line.engine, batch_id)
+
+
+def relatives(line: Line, batch_id: str) -> tuple[Receipt, ...]:
+    """Return the receipts of the other batches in the family of a correction; none for any other batch."""
+    if ledger.batch(line.engine, batch_id).parent_batch_id is None:
+        return ()
+    members = family.members(line.engine, family.root_of(line.engine, batch_id))
+    return tuple(ledger.receipt(line.engine, member) for member in members if member != batch_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,9 +600,12 @@ def check(
     """
     inbox.found_file(path)
     layout = _recognise(settings, path, None, overrides or Overrides())
+    if layout.profile == CORRECTION:
+        why = "`check` does not ask the database which batch it corrects; `load` does"
+        raise UnreadableError(catalogue.file_finding("CORRECTION_WITHOUT_BATCH", why))
     with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
         staged = StagedBatch(Path(folder) / "staged")
-        verdict = _stage(_judging(settings, path, layout, on_progress), staged, "check")
+        verdict = stage(_judging(settings, path, layout, on_progress), staged, "check")
         return Checked(layout, verdict, _first_findings(staged, findings))
 
 

@@ -100,9 +100,12 @@ def _open_ledger(connection: Connection, batch_id: str, plan: str) -> dict[int, 
         )
         committed = dict(cursor.fetchall())
         if not committed:
-            # Refusals are noted with their chunk: without a chunk they belong to another plan.
+            # Refusals are noted with their chunk: without a chunk they belong to another plan, and a row that
+            # is refused again gets a new one.
             cursor.execute(
-                "DELETE FROM bulk_upload.processing_errors WHERE batch_id = %s AND error_code IN (%s, %s)",
+                "UPDATE bulk_upload.processing_errors "
+                "SET is_resolved = true, resolved_at = now(), resolved_by_batch = batch_id "
+                "WHERE batch_id = %s AND error_code IN (%s, %s) AND NOT is_resolved",
                 (batch_id, REFUSED, ALREADY_LOADED),
             )
     return committed

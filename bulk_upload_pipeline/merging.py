@@ -92,7 +92,8 @@ def _matches() -> Iterable[str]:
         on = " AND ".join(f"t.{n} IS NULL" if null else f"t.{n} = s.{n}" for n, null in pairs)
         where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
         yield (
-            f"SELECT s.row_number, s.line_occurrence, t.id, t.quantity, t.item_total, {differs} AS differs "  # noqa: S608
+            f"SELECT s.row_number, s.line_occurrence, t.id, t.quantity, t.item_total, {differs} AS differs, "  # noqa: S608
+            "t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
             f"WHERE {where}"
         )
@@ -101,16 +102,24 @@ def _matches() -> Iterable[str]:
 _MATCHED = f"WITH matched AS MATERIALIZED ({' UNION ALL '.join(_matches())})"
 _SUMS = "coalesce(sum(quantity), 0), coalesce(sum(item_total), 0)"
 
-_UPDATE = f"""{_MATCHED}, locked AS MATERIALIZED (
+
+def _update(which: str) -> str:
+    """Return the statement that settles the matched rows `which` (SQL) by giving them the new values.
+
+    A row that the batch brought in or took over itself, before it was judged anew, counts as what it was then:
+    so the counts of a batch always say what became of the table by it.
+    """
+    return f"""{_MATCHED}, locked AS MATERIALIZED (
     SELECT t.id, s.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former FROM matched
     JOIN {_STAGED} AS s ON s.row_number = matched.row_number JOIN {TARGET} AS t ON t.id = matched.id
-    WHERE matched.differs ORDER BY {_ORDER} FOR UPDATE OF t
+    WHERE matched.differs AND {which} ORDER BY {_ORDER} FOR UPDATE OF t
 ), changed AS (
     UPDATE {TARGET} AS t SET
         {", ".join(f"{name} = {_staged(name)}" for name in (*VALUES, "upload_batch_id", "row_number"))},
         updated_at = now()
     FROM locked JOIN {_STAGED} AS s ON s.row_number = locked.row_number WHERE t.id = locked.id
-    RETURNING s.row_number, t.invoice_date, t.quantity, t.item_total
+    RETURNING t.id, s.row_number, t.invoice_date, t.quantity, t.item_total,
+        locked.former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own
 ), dates AS (
     SELECT invoice_date FROM changed
     UNION SELECT (former ->> 'invoice_date')::date FROM locked
@@ -119,19 +128,28 @@ _UPDATE = f"""{_MATCHED}, locked AS MATERIALIZED (
     {TOUCH} SELECT invoice_date FROM dates WHERE invoice_date IS NOT NULL
 ), kept AS (
     INSERT INTO {FORMER} AS f (batch_id, target_id, former_batch_id, former)
-    SELECT %(batch_id)s, id, former_batch_id, former
+    SELECT %(batch_id)s, locked.id, former_batch_id, former
     FROM locked JOIN changed ON changed.row_number = locked.row_number
     WHERE former_batch_id IS DISTINCT FROM %(batch_id)s
     ON CONFLICT (batch_id, target_id) DO UPDATE
     SET former_batch_id = excluded.former_batch_id, former = excluded.former
 ), settled AS (
-    SELECT row_number, quantity, item_total, true AS updated FROM changed
-    UNION ALL SELECT row_number, quantity, item_total, false FROM matched WHERE NOT differs
+    SELECT id, row_number, quantity, item_total, own, true AS updated FROM changed
+    UNION ALL SELECT id, row_number, quantity, item_total, own, false FROM matched
+    WHERE NOT differs AND {which}
 ), gone AS (
     DELETE FROM {_STAGED} AS s USING settled WHERE s.row_number = settled.row_number
+), told AS (
+    SELECT quantity, item_total, CASE
+        WHEN NOT own AND updated THEN 'updated' WHEN NOT own THEN 'unchanged'
+        WHEN EXISTS (SELECT FROM {FORMER} AS f WHERE f.batch_id = %(batch_id)s AND f.target_id = settled.id)
+        THEN 'updated' ELSE 'inserted' END AS outcome
+    FROM settled
 )
-SELECT 0, count(*) FILTER (WHERE updated), count(*) FILTER (WHERE NOT updated), 0, {_SUMS} FROM settled
+SELECT count(*) FILTER (WHERE outcome = 'inserted'), count(*) FILTER (WHERE outcome = 'updated'),
+    count(*) FILTER (WHERE outcome = 'unchanged'), 0, {_SUMS} FROM told
 """  # noqa: S608
+
 
 _SKIP = f"""{_MATCHED}, gone AS (
     DELETE FROM {_STAGED} AS s USING matched WHERE s.row_number = matched.row_number
@@ -153,7 +171,13 @@ _REJECT = f"""{_MATCHED}, refused AS (
 SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS} FROM kept
 """  # noqa: S608
 
-_SETTLE: dict[OnConflict, str] = {"update": _UPDATE, "skip": _SKIP, "reject": _REJECT}
+_OWN = _update("own")
+_SETTLE: dict[OnConflict, tuple[str, ...]] = {
+    "update": (_update("true"),),
+    # The policy is about rows of others: what the batch wrote itself it may write again.
+    "skip": (_OWN, _SKIP),
+    "reject": (_OWN, _REJECT),
+}
 
 _REFUSE = f"""
 WITH gone AS (DELETE FROM {_STAGED} RETURNING row_number, line_occurrence), refused AS (
@@ -216,7 +240,7 @@ class Merge:
         result = LoadResult()
         for _ in range(_ROUNDS):
             # What exists is settled first: it shall not be refused for a rule that only new rows must meet.
-            for statement in (self._settle, _INSERT):
+            for statement in (*self._settle, _INSERT):
                 result = together(result, self._run(statement, ALREADY_LOADED))
                 if result.rows + result.refused == count:
                     return result

@@ -168,6 +168,8 @@ class Layout:
         sheets: Spreadsheets: the sheets that are read, in order.
         left_out: Spreadsheets: rows below the records that are none (totals, notes), as text.
         excel_serials: Whether numbers in date columns may be Excel serial dates.
+        written_as: Of a correction: how its own file is written. All else then says what its cells mean, as
+            it does for the batch that is corrected.
     """
 
     file_format: str
@@ -184,6 +186,7 @@ class Layout:
     sheets: tuple[Sheet, ...] = ()
     left_out: tuple[str, ...] = ()
     excel_serials: bool = False
+    written_as: Layout | None = None
 
     @property
     def extra_columns(self) -> tuple[int, ...]:
@@ -232,12 +235,14 @@ class TextChunk:
             the blank ones.
         damaged: Records of the same stretch of the file that have no cells.
         bytes_done: Bytes of the (uncompressed) source consumed up to the end of this chunk.
+        findings: What is wrong with rows before any cell is looked at, in the schema `findings.SCHEMA`.
     """
 
     cells: pa.Table
     row_numbers: pa.Int64Array
     damaged: tuple[DamagedRow, ...] = ()
     bytes_done: int = 0
+    findings: pa.Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +315,7 @@ class Verdict:
         chunks: Staged chunks, one Parquet row group each.
         findings_by_code: Findings of each code, errors and warnings.
         max_error_rate: The breaker's limit that was applied, 0 to 1.
+        rows_corrected: Rejected rows that are loaded by corrections; they do not count for the breaker.
     """
 
     plan: str
@@ -323,16 +329,22 @@ class Verdict:
     findings_by_code: dict[str, int] = field(default_factory=dict)
     totals_read: Totals = Totals()
     totals_valid: Totals = Totals()
+    rows_corrected: int = 0
+
+    @property
+    def rows_open(self) -> int:
+        """Return the rejected rows that no correction has loaded."""
+        return self.rows_rejected - self.rows_corrected
 
     @property
     def error_rate(self) -> float:
-        """Return the share of rows read that are rejected (0 for a file without rows)."""
-        return self.rows_rejected / self.rows_read if self.rows_read else 0.0
+        """Return the share of rows read that are rejected and still open (0 for a file without rows)."""
+        return self.rows_open / self.rows_read if self.rows_read else 0.0
 
     @property
     def breaker_tripped(self) -> bool:
         """Return whether so many rows are rejected that nothing of the file may load."""
-        return self.rows_rejected > 0 and self.error_rate >= self.max_error_rate
+        return self.rows_open > 0 and self.error_rate >= self.max_error_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +395,8 @@ class Judgement:
 class Receipt:
     """The final account of a batch: what was read, loaded and rejected, and why.
 
-    `reason` is the one sentence that says why it ended so, in the words of a clerk.
+    `reason` is the one sentence that says why it ended so, in the words of a clerk. `rows_corrected` are those
+    of the rejected rows that corrections have loaded since.
     """
 
     batch_id: str
@@ -405,6 +418,7 @@ class Receipt:
     rows_unchanged: int = 0
     rows_rejected: int = 0
     rows_unprocessed: int = 0
+    rows_corrected: int = 0
     warnings: int = 0
     findings_by_code: dict[str, int] = field(default_factory=dict)
     control_totals: dict[str, Any] = field(default_factory=dict)
@@ -412,3 +426,8 @@ class Receipt:
     run_id: str | None = None
     parent_batch_id: str | None = None
     duplicate_of: str | None = None
+
+    @property
+    def rows_open(self) -> int:
+        """Return the rejected rows that no correction has loaded."""
+        return self.rows_rejected - self.rows_corrected

@@ -74,6 +74,21 @@ def parse_chunk(
     return TypedChunk(rows, pa.concat_tables(tables) if tables else findings.no_findings(), chunk)
 
 
+def identity_columns(chunk: TextChunk, layout: Layout, profile: Profile) -> pa.Table:
+    """Return the columns that say which line a record is, read as `parse_chunk` reads them."""
+    rows = len(chunk.row_numbers)
+    columns = {
+        name: read_texts(
+            as_text(chunk.cells[str(layout.mapping[name])]),
+            float_identifier=name in profile.float_identifiers,
+        ).values
+        if name in layout.mapping and rows
+        else pa.nulls(rows, pa.string())
+        for name in contract.IDENTITY[:3]
+    }
+    return pa.table(columns)
+
+
 def date_order_of(chunks: Iterable[TextChunk], layout: Layout) -> DateOrder | None:
     """Return the order on which all dates that can be read in one order only agree.
 

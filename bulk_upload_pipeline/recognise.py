@@ -14,6 +14,7 @@ from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.formats import SPREADSHEETS, identify
 from bulk_upload_pipeline.headers import HeaderFinder
 from bulk_upload_pipeline.model import Layout, Overrides
+from bulk_upload_pipeline.origin import ROW_NUMBER
 from bulk_upload_pipeline.unpack import opened
 
 if TYPE_CHECKING:
@@ -44,7 +45,15 @@ def recognise(
         UnreadableError: No row of it can be judged; the finding says why.
     """
     stated = overrides or Overrides()
-    return recognise_by(HeaderFinder(profiles, stated.profile or folder), path, stated)
+    # A correction is written by us, or by the clerk's spreadsheet, and not as the folder's sender writes.
+    of_folder = None if _names_own_columns(path) else folder
+    return recognise_by(HeaderFinder(profiles, stated.profile or of_folder), path, stated)
+
+
+def _names_own_columns(path: Path) -> bool:
+    with path.open("rb") as file:
+        top = file.read(TOP_BYTES)
+    return any(ROW_NUMBER.encode(codec) in top for codec in ("utf-8", "utf-16-le", "utf-16-be"))
 
 
 def recognise_by(finder: HeaderFinder, path: Path, stated: Overrides) -> Layout:

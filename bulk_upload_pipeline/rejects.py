@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from psycopg2 import sql
 
 from bulk_upload_pipeline.cells import unique_names
-from bulk_upload_pipeline.model import CodeCount
-from bulk_upload_pipeline.tables import processing_errors
+from bulk_upload_pipeline.model import CodeCount, Severity
+from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
+from bulk_upload_pipeline.tables import load_chunks, processing_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,13 +42,40 @@ _COPIED = (
 
 
 def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch) -> None:
-    """Replace the findings of a batch by those that are staged, in the caller's transaction."""
+    """Replace the findings of a batch by those that are staged, in the caller's transaction.
+
+    Errors of an earlier verdict that are no more are resolved by the batch itself. What the loader found stays
+    as long as its chunks are loaded.
+    """
     errors = processing_errors.c
-    connection.execute(sa.delete(processing_errors).where(errors.batch_id == batch_id, ~errors.is_resolved))
+    validated = (errors.batch_id == batch_id, errors.error_code.not_in(BY_DATABASE))
+    connection.execute(sa.delete(processing_errors).where(*validated, errors.severity == Severity.WARNING))
+    earlier = connection.execute(
+        sa.update(processing_errors)
+        .where(*validated, ~errors.is_resolved)
+        .values(is_resolved=True, resolved_at=sa.func.now(), resolved_by_batch=batch_id)
+    )
     copy = f"COPY bulk_upload.processing_errors ({', '.join(_COPIED)}) FROM STDIN (FORMAT csv)"
     cursor = connection.connection.cursor()
     for batch in staged.finding_batches():
         cursor.copy_expert(copy, _as_csv(batch_id, batch))
+    if earlier.rowcount or connection.scalar(sa.select(sa.exists().where(*validated, errors.is_resolved))):
+        forget_repeated(connection, batch_id)
+
+
+def forget_repeated(connection: sa.Connection, batch_id: str) -> None:
+    """Drop resolved findings on rows that were rejected again since, in the caller's transaction."""
+    errors, again = processing_errors.c, processing_errors.alias("again")
+    rejected_again = (
+        sa.select(again.c.row_number)
+        .where(again.c.batch_id == batch_id, ~again.c.is_resolved, again.c.severity == Severity.ERROR)
+        .where(again.c.row_number == errors.row_number)
+    )
+    connection.execute(
+        sa.delete(processing_errors).where(
+            errors.batch_id == batch_id, errors.is_resolved, rejected_again.exists()
+        )
+    )
 
 
 def keep_file_finding(engine: sa.Engine, batch_id: str, finding: Finding) -> None:
@@ -79,6 +107,48 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
     return [CodeCount(*row) for row in found]
 
 
+def without_source(engine: sa.Engine, batch_id: str) -> list[int]:
+    """Return the rows with a finding that lacks the source row: the loader does not have it."""
+    errors = processing_errors.c
+    query = (
+        sa.select(errors.row_number)
+        .distinct()
+        .where(errors.batch_id == batch_id, errors.error_code.in_(BY_DATABASE), errors.row_data.is_(None))
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
+
+
+def add_source(connection: sa.Connection, batch_id: str, rows: pa.Table) -> None:
+    """Complete findings by the source row (columns `row_number`, `row_data`), in the caller's transaction."""
+    connection.execute(
+        sa.text(
+            "UPDATE bulk_upload.processing_errors AS e SET row_data = CAST(source.row_data AS jsonb) "
+            "FROM unnest(CAST(:numbers AS bigint[]), CAST(:sources AS text[])) "
+            "AS source (row_number, row_data) WHERE e.batch_id = :batch_id AND e.row_data IS NULL "
+            "AND e.row_number = source.row_number"
+        ),
+        {
+            "batch_id": batch_id,
+            "numbers": rows["row_number"].to_pylist(),
+            "sources": rows["row_data"].to_pylist(),
+        },
+    )
+
+
+def reopen_refused(engine: sa.Engine, batch_id: str) -> None:
+    """Let the chunks of which the database refused rows be loaded anew; a row refused again gets a new finding."""
+    errors, chunks = processing_errors.c, load_chunks.c
+    refused = (errors.batch_id == batch_id, errors.error_code.in_(BY_DATABASE), ~errors.is_resolved)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(load_chunks).where(chunks.batch_id == batch_id, chunks.refused > 0))
+        connection.execute(
+            sa.update(processing_errors)
+            .where(*refused)
+            .values(is_resolved=True, resolved_at=sa.func.now(), resolved_by_batch=batch_id)
+        )
+
+
 def first(engine: sa.Engine, batch_id: str, limit: int) -> list[dict[str, Any]]:
     """Return the first findings of a batch, in file order."""
     errors = processing_errors.c
@@ -103,10 +173,6 @@ def write_findings(engine: sa.Engine, batch_id: str, path: Path) -> None:
     _write_csv(engine, query, header, path)
 
 
-OWN_COLUMNS = ("_batch_id", "_row_number", "_line_occurrence", "_errors")
-"""What `rejected_rows.csv` adds to the source's columns: by these a corrected row is known again."""
-
-
 def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path: Path) -> None:
     """Write the rejected rows in the source's own columns and order, to be corrected and dropped again.
 
@@ -120,7 +186,7 @@ def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path
         for position, name in enumerate(names)
     )
     shown = [_harmless(sql.Identifier(f"c{position}")) for position in range(len(names))]
-    shown[0] = sql.SQL("coalesce(raw_text, {})").format(shown[0])
+    shown[0] = sql.SQL("coalesce({}, {})").format(_harmless(sql.Identifier("raw_text")), shown[0])
     query = sql.SQL(
         "SELECT {shown}, {batch_id}, row_number, line_occurrence, errors FROM ("
         "SELECT {source}, row_data->>'_raw' AS raw_text, row_number, line_occurrence, errors FROM ("
@@ -131,7 +197,7 @@ def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path
         "AND row_number IS NOT NULL AND NOT is_resolved GROUP BY row_number) AS rejected "
         "OFFSET 0) AS cells ORDER BY row_number"
     ).format(shown=sql.SQL(", ").join(shown), source=source, batch_id=sql.Literal(batch_id))
-    _write_csv(engine, query, (*header, *OWN_COLUMNS), path)
+    _write_csv(engine, query, (*map(harmless, header), *OWN_COLUMNS), path)
 
 
 def _harmless(cell: sql.Composable) -> sql.Composable:
@@ -140,9 +206,9 @@ def _harmless(cell: sql.Composable) -> sql.Composable:
         "CASE WHEN {cell} ~ {formula} AND {cell} !~ {number} THEN {apostrophe} || {cell} ELSE {cell} END"
     ).format(
         cell=cell,
-        formula=sql.Literal("^[=+@\t\r'-]"),
-        number=sql.Literal("^[+-]?[0-9.,]+$"),
-        apostrophe=sql.Literal("'"),
+        formula=sql.Literal(FORMULA),
+        number=sql.Literal(PLAIN_NUMBER),
+        apostrophe=sql.Literal(MARK),
     )
 
 

@@ -52,8 +52,8 @@ def write(folder: Path, receipt: Receipt, codes: Sequence[CodeCount]) -> None:
 
 def files(receipt: Receipt) -> tuple[str, ...]:
     """Return the names of the files that stand beside the page of a receipt."""
-    rejected = (REJECTED_ROWS,) if receipt.rows_rejected else ()
-    return (*rejected, FINDINGS) if receipt.findings_by_code else rejected
+    rejected = (REJECTED_ROWS,) if receipt.rows_open else ()
+    return (*rejected, FINDINGS) if receipt.findings_by_code or receipt.rows_corrected else rejected
 
 
 def _finding(code: CodeCount) -> dict[str, Any]:
@@ -105,6 +105,7 @@ def _counts(receipt: Receipt) -> list[str]:
         "Updated": receipt.rows_updated,
         "Unchanged": receipt.rows_unchanged,
         "Rejected": receipt.rows_rejected,
+        **({"Corrected": receipt.rows_corrected} if receipt.rows_corrected else {}),
         "Not loaded": receipt.rows_unprocessed,
         "Warnings": receipt.warnings,
     }
@@ -114,21 +115,38 @@ def _counts(receipt: Receipt) -> list[str]:
     return rows
 
 
-def why_loaded(rows: int, rejected: int, codes: dict[str, int]) -> str:
-    """Return the sentence of a batch that is loaded, wholly or in part."""
-    if not rejected:
-        return f"All {rows:,} rows are loaded."
+def why_loaded(rows: int, rejected: int, corrected: int, codes: dict[str, int]) -> str:
+    """Return the sentence of a batch that is loaded, wholly or in part.
+
+    Args:
+        rows: That the batch loaded itself.
+        rejected: That it did not.
+        corrected: Those of the rejected rows that corrections have loaded.
+        codes: Findings that are open, by code.
+    """
+    read, since = rows + rejected, f", {corrected:,} of them as corrected" if corrected else ""
+    if rejected == corrected:
+        return f"All {read:,} rows are loaded{since}."
     return (
-        f"{rows:,} of {rows + rejected:,} rows are loaded, {rejected:,} are rejected{_most_frequent(codes)}. "
-        f"Correct them in {REJECTED_ROWS} and drop that file in the inbox."
+        f"{rows + corrected:,} of {read:,} rows are loaded{since}, {rejected - corrected:,} are "
+        f"rejected{_most_frequent(codes)}. Correct them in {REJECTED_ROWS} and drop that file in the inbox."
+    )
+
+
+def why_reverted(deleted: int, restored: int) -> str:
+    """Return the sentence of a batch whose load was undone."""
+    return (
+        f"The load was undone: {deleted:,} rows are gone, and {restored:,} have their former values again. "
+        f"The same file can be loaded anew."
     )
 
 
 def why_rejected(verdict: Verdict) -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
+    since = " that are not corrected yet" if verdict.rows_corrected else ""
     return (
-        f"{verdict.rows_rejected:,} of {verdict.rows_read:,} rows ({verdict.error_rate:.0%}) have "
-        f"errors{_most_frequent(verdict.findings_by_code)}, and at {verdict.max_error_rate:.0%} nothing of a "
+        f"{verdict.rows_open:,} of {verdict.rows_read:,} rows ({verdict.error_rate:.0%}) have "
+        f"errors{since}{_most_frequent(verdict.findings_by_code)}, and at {verdict.max_error_rate:.0%} nothing of a "
         f"file is loaded. Is it the right file? If so, correct the rows in {REJECTED_ROWS}."
     )
 

@@ -65,6 +65,13 @@ _FORGET = (
     "AND error_code IN ('REFUSED_BY_DATABASE', 'ALREADY_LOADED')",
 )
 
+_REVERTED = """
+UPDATE bulk_upload.upload_batches SET state = 'reverted', rows_inserted = 0, rows_updated = 0, rows_unchanged = 0,
+    rows_unprocessed = rows_read - rows_rejected
+WHERE batch_id = %(batch_id)s
+"""
+"""In the same transaction, so that no receipt says for a moment that rows are loaded which are gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class RevertResult:
@@ -102,6 +109,6 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     # The rows that were restored belong to others again, so that those that it inserted are left.
     cursor.execute(_DELETE, named)
     deleted = cursor.rowcount
-    for statement in _FORGET:
+    for statement in (*_FORGET, _REVERTED):
         cursor.execute(statement, named)
     return RevertResult(deleted, restored)

@@ -73,10 +73,18 @@ class Stage:
         self._totals_read += verdict.totals_read
         self._totals_valid += verdict.totals_valid
 
-    def seal(self, plan: str, max_error_rate: float) -> Verdict:
-        """Finish staging and return the verdict on the whole file."""
+    def seal(self, plan: str, max_error_rate: float, occurrences: pa.Table | None = None) -> Verdict:
+        """Finish staging and return the verdict on the whole file.
+
+        Args:
+            plan: Digest of what decided the staged rows.
+            max_error_rate: The breaker's limit.
+            occurrences: Line occurrences above 1, where they are not counted in this file.
+        """
         self._close()
-        repeated = repeated_lines(self._identities_path, self._identity_rows_path)
+        repeated = occurrences
+        if repeated is None:
+            repeated = repeated_lines(self._identities_path, self._identity_rows_path)
         self._identities_path.unlink()
         self._identity_rows_path.unlink()
         pq.write_table(repeated, self.staged.occurrences_path)

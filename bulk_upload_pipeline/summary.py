@@ -118,7 +118,8 @@ def _shares(receipt: Receipt) -> list[Share]:
         ("new", "new", receipt.rows_inserted),
         ("changed", "changed", receipt.rows_updated),
         ("unchanged", "same", receipt.rows_unchanged),
-        ("rejected", "rejected", receipt.rows_rejected),
+        ("corrected since", "new", receipt.rows_corrected),
+        ("rejected", "rejected", receipt.rows_open),
         ("good, but not loaded", "left", receipt.rows_unprocessed),
     )
     shares: list[Share] = []

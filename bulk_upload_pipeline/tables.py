@@ -106,6 +106,7 @@ upload_batches = Table(
     _count("rows_unchanged"),
     _count("rows_rejected"),
     _count("rows_unprocessed"),
+    _count("rows_corrected"),
     _count("warnings"),
     Column("findings_by_code", JSONB),
     Column("control_totals", JSONB),
@@ -122,6 +123,7 @@ upload_batches = Table(
     Index("upload_batches_state", "state"),
     Index("upload_batches_received", "received_at"),
     Index("upload_batches_source_path", "source_path"),
+    Index("upload_batches_parent", "parent_batch_id"),
     schema=SCHEMA,
 )
 """One row a batch, from the moment its file is seen; in a final state it is the receipt."""

@@ -31,6 +31,7 @@ COLOURS = {
     State.UNREADABLE: "red",
     State.DUPLICATE: "cyan",
     State.FAILED: "bold red",
+    State.REVERTED: "magenta",
 }
 
 WIDEST_LISTING = 220

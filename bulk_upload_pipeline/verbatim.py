@@ -18,6 +18,8 @@ from bulk_upload_pipeline.cells import REPLACEMENT, as_text, bytes_of, unique_na
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bulk_upload_pipeline.model import TextChunk
+
 _SPECIAL = (*b'\\"', *range(0x20))
 """Bytes that may not stand in a JSON string as they are. The backslash comes first: the others bring more."""
 
@@ -40,6 +42,13 @@ def as_json(cells: pa.Table, names: Sequence[str], *, skip_empty: bool = False) 
     keys = [_quoted(name) for name in unique_names(names)]
     columns = [as_text(column) for column in cells.columns]
     return _sparse(columns, keys, len(cells)) if skip_empty else _complete(columns, keys, len(cells))
+
+
+def source_rows(chunk: TextChunk, header: Sequence[str], wanted: Sequence[int]) -> pa.Table:
+    """Return `row_number` and `row_data` of some rows, of those that are in a chunk."""
+    found = pc.is_in(chunk.row_numbers, value_set=pa.array(wanted, pa.int64()))
+    rows = as_json(chunk.cells.filter(found), header)
+    return pa.table({"row_number": chunk.row_numbers.filter(found), "row_data": rows})
 
 
 def _complete(columns: list[pa.StringArray], keys: list[str], rows: int) -> pa.StringArray:

@@ -12,7 +12,8 @@ import bulk_upload_pipeline
 ROOT = Path(bulk_upload_pipeline.__file__).parent
 ROOMS = sorted(path for path in ROOT.rglob("*.py") if "migrations" not in path.parts)
 VERBS = {"inbox", "recognise", "read", "parse", "validate", "stage", "load", "ledger", "rejects", "report"}
-COMPOSERS = {"line", "intake", "inspection", "again", "drafting"}
+VERBS |= {"corrections", "revert"}
+COMPOSERS = {"line", "intake", "inspection", "again", "drafting", "mending", "judging"}
 KNOW_DAGSTER = {"definitions.py", "cli.py"}
 
 

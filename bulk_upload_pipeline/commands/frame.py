@@ -26,6 +26,7 @@ EXIT_CODES = {
     State.UNREADABLE: 2,
     State.WAITING: 3,
     State.FAILED: 3,
+    State.REVERTED: 0,
 }
 
 FILE = click.Path(path_type=Path)

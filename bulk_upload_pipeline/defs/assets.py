@@ -7,7 +7,7 @@ import dagster as dg
 from bulk_upload_pipeline import contract, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import account, metadata
-from bulk_upload_pipeline.defs.exits import exits, materialize_receipt
+from bulk_upload_pipeline.defs.exits import exits, materialize_receipt, tell_batch
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.exceptions import FileStillChangingError
 from bulk_upload_pipeline.line import Line
@@ -120,6 +120,8 @@ def upload_receipts(
     batch_id = context.partition_key
     with exits(context, line):
         receipt = stages.close(line, batch_id)
+        for relative in stages.relatives(line, batch_id):
+            tell_batch(context, line, relative)
         told = account.of_receipt(line, receipt)
     context.log.info(receipt.reason)
     return dg.MaterializeResult(metadata=told)

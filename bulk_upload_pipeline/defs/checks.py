@@ -60,7 +60,9 @@ def evaluation(line: Line, inspected: Inspection, batch_id: str) -> dg.AssetChec
     )
 
 
-def log_evaluation(context: dg.OpExecutionContext, evaluated: dg.AssetCheckEvaluation) -> None:
+def log_evaluation(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, evaluated: dg.AssetCheckEvaluation
+) -> None:
     """Write the event of a check that was made outside of its own step: `log_event` takes it, untold."""
     context.log_event(cast("dg.AssetObservation", evaluated))
 

@@ -11,6 +11,7 @@ from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import is_transient, wait_until_it_answers
 from bulk_upload_pipeline.defs import account, metadata
+from bulk_upload_pipeline.defs.checks import log_evaluation
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     BulkUploadError,
@@ -86,13 +87,25 @@ def receipt_of_failure(context: Context, line: Line, batch_id: str, reason: str)
 
 def materialize_receipt(context: Context, line: Line, receipt: Receipt) -> None:
     """Materialize `upload_receipts` from a step that ends the line before its own step."""
-    context.log_event(
-        dg.AssetMaterialization(
-            "upload_receipts",
-            description=receipt.reason,
-            partition=receipt.batch_id,
-            metadata=account.of_receipt(line, receipt),
-        )
+    context.log_event(receipt_event(line, receipt))
+
+
+def tell_batch(context: Context, line: Line, receipt: Receipt) -> None:
+    """Tell Dagster all of a batch from the step of another one, whose run it shares or which corrects it."""
+    for event in account.of_batch(line, receipt):
+        if isinstance(event, dg.AssetCheckEvaluation):
+            log_evaluation(context, event)
+        else:
+            context.log_event(event)
+
+
+def receipt_event(line: Line, receipt: Receipt) -> dg.AssetMaterialization:
+    """Return a receipt as Dagster's event log keeps it."""
+    return dg.AssetMaterialization(
+        "upload_receipts",
+        description=receipt.reason,
+        partition=receipt.batch_id,
+        metadata=account.of_receipt(line, receipt),
     )
 
 

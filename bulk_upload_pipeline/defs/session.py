@@ -9,12 +9,24 @@ from pathlib import Path
 import dagster as dg
 
 from bulk_upload_pipeline import intake, ledger, local
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
+from bulk_upload_pipeline.defs.exits import receipt_event
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.resources import living
+from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Overrides, Progress, Receipt
 from bulk_upload_pipeline.settings import Settings
+
+PARTITION_TAG = "dagster/partition"
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's log goes to its storage and the UI, not between the lines of a terminal."""
@@ -36,6 +48,35 @@ class Session:
         batch_id = intake.announce(self.line, path, overrides)
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         return self.run(batch_id, listener)
+
+    def retry(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
+        """Take a batch down the line again and return its receipt.
+
+        Raises:
+            BatchNotFoundError: There is none with this id.
+            BatchBusyError: A run of it is under way or waits for its turn.
+        """
+        filters = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=UNDER_WAY)
+        if self.instance.get_runs_count(filters):
+            raise BatchBusyError(batch_id)
+        stages.reopen(self.line, batch_id)
+        self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
+        return self.run(batch_id, listener)
+
+    def revert(self, batch_id: str) -> Receipt:
+        """Undo a load, show it in Dagster, and return the receipt.
+
+        Raises:
+            BatchNotFoundError: There is none with this id.
+            NothingToRevertError: No row of it is loaded.
+            RevertRefusedError: Later batches have changed the same rows since.
+            BatchBusyError: A worker is loading it.
+        """
+        receipt = stages.revert(self.line, batch_id)
+        self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
+        for told in (*stages.relatives(self.line, batch_id), receipt):
+            self.instance.report_runless_asset_event(receipt_event(self.line, told))
+        return receipt
 
     def run(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
         """Run `load_batch` for a batch and return its receipt, whatever the exit was."""

@@ -16,9 +16,7 @@ import dagster as dg
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import is_transient
-from bulk_upload_pipeline.defs import account
-from bulk_upload_pipeline.defs.checks import log_evaluation
-from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure, retry
+from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure, retry, tell_batch
 from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.exceptions import FileStillChangingError, in_one_line
@@ -81,11 +79,8 @@ def _unfinished(context: dg.OpExecutionContext, line: Line, batch_ids: list[str]
 
 
 def _tell(context: dg.OpExecutionContext, line: Line, receipt: Receipt) -> None:
-    for event in account.of_batch(line, receipt):
-        if isinstance(event, dg.AssetCheckEvaluation):
-            log_evaluation(context, event)
-        else:
-            context.log_event(event)
+    for told in (*stages.relatives(line, receipt.batch_id), receipt):
+        tell_batch(context, line, told)
 
 
 @contextmanager

@@ -1,0 +1,271 @@
+"""A batch and its corrections in PostgreSQL: which rows were corrected, by which batch, under which identity.
+
+The corrections of a batch, and those of its corrections, are one family; its `root` is the batch whose file
+came first. Row numbers are the root's throughout the family.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, String, Table
+
+from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.holding import queued
+from bulk_upload_pipeline.tables import SCHEMA, metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+corrected_rows = Table(
+    "corrected_rows",
+    metadata,
+    Column("batch_id", String(100), primary_key=True),
+    Column("row_number", BigInteger, primary_key=True, autoincrement=False),
+    Column("root_batch_id", String(100), nullable=False),
+    Column("identity", BigInteger, nullable=False),
+    Column("line_occurrence", Integer, nullable=False),
+    Column("loaded_at", DateTime(timezone=True)),
+    Index("corrected_rows_root", "root_batch_id", "row_number"),
+    schema=SCHEMA,
+)
+"""One row for each row that a correction brings; `identity` is the hash of the first three values of its key.
+
+`loaded_at` is set as long as the row stands in the target by this correction.
+"""
+
+
+class Rejected(NamedTuple):
+    """A row of a root that was rejected: what its identity was, and whether it has cells at all."""
+
+    row_number: int
+    line_occurrence: int
+    is_raw: bool
+    is_loaded: bool
+    identity: tuple[str | None, ...]
+
+
+class Corrected(NamedTuple):
+    """A row as a correction brings it."""
+
+    row_number: int
+    identity: int
+    line_occurrence: int
+    batch_id: str = ""
+    loaded_at: Any = None
+
+
+_DOWN = (
+    "WITH RECURSIVE kin AS (SELECT batch_id, received_at FROM bulk_upload.upload_batches WHERE batch_id = :root "
+    "UNION SELECT b.batch_id, b.received_at FROM bulk_upload.upload_batches AS b "
+    "JOIN kin ON b.parent_batch_id = kin.batch_id)"
+)
+
+
+def root_of(engine: sa.Engine, batch_id: str) -> str:
+    """Return the batch at which the corrections that lead to `batch_id` began: itself for any other batch."""
+    query = sa.text(
+        "WITH RECURSIVE up AS (SELECT batch_id, parent_batch_id FROM bulk_upload.upload_batches "
+        "WHERE batch_id = :batch_id UNION SELECT b.batch_id, b.parent_batch_id "
+        "FROM bulk_upload.upload_batches AS b JOIN up ON b.batch_id = up.parent_batch_id) "
+        "SELECT batch_id FROM up WHERE parent_batch_id IS NULL"
+    )
+    with engine.connect() as connection:
+        return connection.scalar(query, {"batch_id": batch_id}) or batch_id
+
+
+def members(engine: sa.Engine, root: str) -> tuple[str, ...]:
+    """Return the family of a root, which comes first, the others in the order in which they came."""
+    query = sa.text(f"{_DOWN} SELECT batch_id FROM kin ORDER BY received_at, batch_id")  # noqa: S608
+    with engine.connect() as connection:
+        found = [row.batch_id for row in connection.execute(query, {"root": root})]
+    return (root, *(batch_id for batch_id in found if batch_id != root))
+
+
+def locked(engine: sa.Engine, root: str) -> AbstractContextManager[None]:
+    """Let nobody else bring or settle corrections of a root meanwhile; wait for whoever does."""
+    return queued(engine, f"family.{root}")
+
+
+def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[Rejected]:
+    """Return the rows of a root that were ever rejected, by row number.
+
+    Args:
+        engine: Of the database.
+        root: The batch.
+        keys: Under which key the source row keeps each value of the identity; None for a column it lacks.
+    """
+    values = ", ".join(f"source->>:key{at}" for at in range(len(keys)))
+    query = sa.text(
+        f"SELECT row_number, occurrence, source ? '_raw', loaded, {values} FROM ("  # noqa: S608
+        "SELECT row_number, min(line_occurrence) AS occurrence, "
+        "bool_and(is_resolved AND resolved_by_batch = batch_id) AS loaded, "
+        "(array_agg(row_data ORDER BY id) FILTER (WHERE row_data IS NOT NULL))[1] AS source "
+        "FROM bulk_upload.processing_errors WHERE batch_id = :root AND severity = 'error' "
+        "AND row_number IS NOT NULL GROUP BY row_number) AS rejected ORDER BY row_number"
+    )
+    named = {f"key{at}": "" if key is None else key for at, key in enumerate(keys)}
+    with engine.connect() as connection:
+        found = connection.execute(query, {"root": root, **named})
+        return [
+            Rejected(
+                row[0],
+                row[1] or 1,
+                bool(row[2]),
+                row[3],
+                tuple(None if key is None else value for key, value in zip(keys, row[4:], strict=True)),
+            )
+            for row in found
+        ]
+
+
+def texts(engine: sa.Engine, root: str) -> frozenset[str]:
+    """Return the cells of a root's rejected rows that are not all ASCII."""
+    query = sa.text(
+        "SELECT DISTINCT value FROM bulk_upload.processing_errors, jsonb_each_text(row_data) "
+        "WHERE batch_id = :root AND row_data IS NOT NULL AND octet_length(value) > length(value)"
+    )
+    with engine.connect() as connection:
+        return frozenset(connection.scalars(query, {"root": root}))
+
+
+def corrections(engine: sa.Engine, root: str) -> list[Corrected]:
+    """Return all rows that corrections of a root brought, the one loaded last behind the others."""
+    columns = corrected_rows.c
+    query = (
+        sa.select(
+            columns.row_number,
+            columns.identity,
+            columns.line_occurrence,
+            columns.batch_id,
+            columns.loaded_at,
+        )
+        .where(columns.root_batch_id == root)
+        .order_by(columns.row_number, columns.loaded_at.nulls_first(), columns.batch_id)
+    )
+    with engine.connect() as connection:
+        found: list[Any] = list(connection.execute(query))
+        return [Corrected(*row) for row in found]
+
+
+def standing(engine: sa.Engine, root: str) -> dict[int, str]:
+    """Return the rows of a root that stand in the target by a correction, with the latest that loaded each."""
+    return {row.row_number: row.batch_id for row in corrections(engine, root) if row.loaded_at is not None}
+
+
+def keep(connection: sa.Connection, batch_id: str, root: str, rows: Iterable[Corrected]) -> None:
+    """Keep what a correction brings, in place of what it brought when it was judged before."""
+    stated = list(rows)
+    numbers, identities, occurrences = (
+        zip(*(row[:3] for row in stated), strict=True) if stated else ((), (), ())
+    )
+    connection.execute(
+        sa.text(
+            "DELETE FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id "
+            "AND row_number <> ALL(:numbers) AND loaded_at IS NULL"
+        ),
+        {"batch_id": batch_id, "numbers": list(numbers)},
+    )
+    connection.execute(
+        sa.text(
+            "INSERT INTO bulk_upload.corrected_rows (batch_id, root_batch_id, row_number, identity, "
+            "line_occurrence) SELECT :batch_id, :root, * FROM unnest(CAST(:numbers AS bigint[]), "
+            "CAST(:identities AS bigint[]), CAST(:occurrences AS integer[])) "
+            "ON CONFLICT (batch_id, row_number) DO UPDATE SET identity = excluded.identity, "
+            "line_occurrence = excluded.line_occurrence"
+        ),
+        {
+            "batch_id": batch_id,
+            "root": root,
+            "numbers": list(numbers),
+            "identities": list(identities),
+            "occurrences": list(occurrences),
+        },
+    )
+
+
+_MARK_LOADED = """
+UPDATE bulk_upload.corrected_rows AS c SET loaded_at = CASE WHEN (
+    SELECT count(*) FROM bulk_upload.processing_errors AS e WHERE e.batch_id = c.batch_id
+    AND e.row_number = c.row_number AND e.severity = 'error' AND NOT e.is_resolved) = 0
+    THEN coalesce(c.loaded_at, clock_timestamp()) END
+WHERE c.batch_id = :batch_id
+"""
+
+_MARK_GONE = f"""
+UPDATE bulk_upload.corrected_rows AS c SET loaded_at = NULL
+WHERE c.root_batch_id = :root AND (c.batch_id = :batch_id OR c.row_number IN (
+    SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id
+) AND NOT EXISTS (
+    SELECT FROM public.{contract.TARGET} AS t
+    WHERE t.upload_batch_id = c.batch_id AND t.row_number = c.row_number
+))
+"""  # noqa: S608
+"""A later correction that found a row unchanged did not bring it: with its bringer it is gone."""
+
+_LATEST = f"""{_DOWN}, latest AS (
+    SELECT DISTINCT ON (row_number) c.row_number, c.batch_id, kin.received_at
+    FROM bulk_upload.corrected_rows AS c JOIN kin ON kin.batch_id = c.batch_id
+    WHERE c.root_batch_id = :root AND c.loaded_at IS NOT NULL
+    ORDER BY row_number, c.loaded_at DESC, c.batch_id DESC
+), settled AS (
+    SELECT e.id, latest.batch_id AS by_batch FROM bulk_upload.processing_errors AS e
+    JOIN kin ON kin.batch_id = e.batch_id JOIN latest ON latest.row_number = e.row_number
+    WHERE e.severity = 'error' AND e.batch_id <> latest.batch_id AND kin.received_at < latest.received_at
+)"""  # noqa: S608
+
+_RESOLVE = f"""{_LATEST}
+UPDATE bulk_upload.processing_errors AS e
+SET is_resolved = true, resolved_at = now(), resolved_by_batch = settled.by_batch
+FROM settled WHERE settled.id = e.id AND (NOT e.is_resolved
+    OR e.resolved_by_batch NOT IN (settled.by_batch, e.batch_id))
+RETURNING e.batch_id
+"""  # noqa: S608
+
+_REOPEN = f"""{_LATEST}
+UPDATE bulk_upload.processing_errors AS e
+SET is_resolved = false, resolved_at = NULL, resolved_by_batch = NULL
+FROM kin WHERE kin.batch_id = e.batch_id AND e.is_resolved AND e.resolved_by_batch <> e.batch_id
+AND NOT EXISTS (SELECT FROM settled WHERE settled.id = e.id)
+RETURNING e.batch_id
+"""  # noqa: S608
+
+
+def settle(engine: sa.Engine, root: str, batch_id: str, *, loaded: bool) -> tuple[str, ...]:
+    """Resolve the family's findings on rows that a correction has loaded, and reopen those that it has not.
+
+    Args:
+        engine: Of the database.
+        root: Root of the family.
+        batch_id: The correction that was loaded or reverted.
+        loaded: Whether its rows stand in the target, but for those that have errors.
+
+    Returns:
+        The batches of which findings were resolved or reopened.
+    """
+    with engine.begin() as connection:
+        if loaded:
+            connection.execute(sa.text(_MARK_LOADED), {"batch_id": batch_id})
+        else:
+            connection.execute(sa.text(_MARK_GONE), {"batch_id": batch_id, "root": root})
+        changed = {
+            row.batch_id
+            for statement in (_RESOLVE, _REOPEN)
+            for row in connection.execute(sa.text(statement), {"root": root})
+        }
+    return tuple(sorted(changed))
+
+
+def living(engine: sa.Engine, root: str) -> tuple[str, ...]:
+    """Return the corrections of which rows stand in the target, in the order in which they were loaded."""
+    columns = corrected_rows.c
+    query = (
+        sa.select(columns.batch_id)
+        .where(columns.root_batch_id == root, columns.loaded_at.is_not(None))
+        .group_by(columns.batch_id)
+        .order_by(sa.func.max(columns.loaded_at))
+    )
+    with engine.connect() as connection:
+        return tuple(connection.scalars(query))

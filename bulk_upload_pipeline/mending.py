@@ -1,0 +1,294 @@
+"""Corrections: how a corrected file is laid over the batch that it corrects, judged, and remembered.
+
+Its rows load under the row numbers and line occurrences that they had in the root's file, as rows of the
+correcting batch. What belongs to the sender (columns, profile, order of dates) is the root's.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from bulk_upload_pipeline import corrections, family, ledger
+from bulk_upload_pipeline.cells import unique_names
+from bulk_upload_pipeline.contract import IDENTITY
+from bulk_upload_pipeline.exceptions import BatchNotFoundError, UnreadableError
+from bulk_upload_pipeline.family import Corrected
+from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
+from bulk_upload_pipeline.model import State, TextChunk
+from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import sqlalchemy as sa
+
+    from bulk_upload_pipeline.corrections import Origins
+    from bulk_upload_pipeline.model import Batch, Layout, TypedChunk
+    from bulk_upload_pipeline.profiles import DateOrder, Profile
+
+CHUNK_ROWS = 50_000
+NOTHING_CORRECTED = 1.0
+"""Limit of the breaker for corrections: their rows were chosen because they are wrong, so only a correction of
+which every row is still wrong has nothing to load."""
+
+
+def laid_over(engine: sa.Engine, path: Path, written: Layout) -> tuple[Layout, str]:
+    """Return the layout of a correction and the batch that it corrects.
+
+    Args:
+        engine: Of the database.
+        path: The correction.
+        written: How it is written, as far as its content tells.
+
+    Raises:
+        UnreadableError: `CORRECTION_WITHOUT_BATCH`, `CORRECTION_COLUMNS`.
+    """
+    from bulk_upload_pipeline.read import read_chunks
+
+    def read(layout: Layout) -> Iterator[TextChunk]:
+        return read_chunks(path, layout, CHUNK_ROWS)
+
+    batches = corrections.named(read(written), written).batches
+    if not batches:
+        raise _no_batch("no row of it names a batch")
+    parent = next((p for p, _ in batches.most_common() if _is_known(engine, p)), None)
+    if parent is None:
+        raise _no_batch(f"there is no batch {batches.most_common(1)[0][0]}")
+    root = ledger.batch(engine, family.root_of(engine, parent))
+    if root.state is State.REVERTED:
+        raise _no_batch(f"batch {root.batch_id} was reverted, so that none of its rows is loaded")
+    layout = ledger.batch(engine, parent).layout
+    if layout is None or root.layout is None:
+        raise _no_batch(f"no row of batch {parent} was rejected")
+    if written.encoding is not None and written.encoding_confidence < 1:
+        known = family.texts(engine, root.batch_id)
+        written = corrections.in_its_encoding(written, read, known)
+    return corrections.lay_over(written, layout), parent
+
+
+def _is_known(engine: sa.Engine, batch_id: str) -> bool:
+    try:
+        ledger.batch(engine, batch_id)
+    except BatchNotFoundError:
+        return False
+    return True
+
+
+def _no_batch(why: str) -> UnreadableError:
+    return UnreadableError(file_finding("CORRECTION_WITHOUT_BATCH", why))
+
+
+def one_at_a_time(engine: sa.Engine, batch: Batch) -> AbstractContextManager[None]:
+    """Let the corrections of one root be judged one after the other; nobody else waits."""
+    if batch.parent_batch_id is None:
+        return nullcontext()
+    return family.locked(engine, family.root_of(engine, batch.batch_id))
+
+
+def mending(
+    plain: Judging, engine: sa.Engine, batch_id: str, archived_file: Callable[[Batch], Path]
+) -> Mending:
+    """Return how a correction is judged.
+
+    Args:
+        plain: How its file would be judged for itself.
+        engine: Of the database.
+        batch_id: The correction.
+        archived_file: Says where the file of a batch lies.
+    """
+    root = ledger.batch(engine, family.root_of(engine, batch_id))
+    return Mending(
+        path=plain.path,
+        layout=plain.layout,
+        profile=plain.profile,
+        chunk_rows=plain.chunk_rows,
+        max_error_rate=NOTHING_CORRECTED,
+        on_progress=plain.on_progress,
+        engine=engine,
+        batch_id=batch_id,
+        root=root,
+        root_path=archived_file(root),
+    )
+
+
+def keep(connection: sa.Connection, batch_id: str, judged: Judging) -> None:
+    """Keep what a correction that is judged brings, in the caller's transaction; nothing for another batch."""
+    if isinstance(judged, Mending):
+        family.keep(connection, batch_id, judged.root.batch_id, judged.brought)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mending(Judging):
+    """How a correction is judged.
+
+    Attributes:
+        engine: Of the database that knows the root.
+        batch_id: The correction.
+        root: The batch whose file came first.
+        root_path: That file.
+    """
+
+    engine: sa.Engine
+    batch_id: str
+    root: Batch
+    root_path: Path
+    _brought: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, compare=False)
+
+    def _read(self) -> Iterator[TextChunk]:
+        from bulk_upload_pipeline.read import read_chunks
+
+        assert self.layout.written_as is not None
+        return read_chunks(self.path, self.layout.written_as, self.chunk_rows)
+
+    def _read_root(self) -> Iterator[TextChunk]:
+        from bulk_upload_pipeline.read import read_chunks
+
+        assert self.root.layout is not None
+        return read_chunks(self.root_path, self.root.layout, self.chunk_rows)
+
+    def chunks(self) -> Iterator[TextChunk]:
+        """Read the correction as rows of the root."""
+        return self.origins.relaid(self._read())
+
+    @cached_property
+    def date_order(self) -> DateOrder | None:
+        """The order on which the dates of the root's whole file agree."""
+        from bulk_upload_pipeline.parse import date_order_of
+
+        assert self.root.layout is not None
+        return date_order_of(self._read_root(), self.root.layout)
+
+    @cached_property
+    def origins(self) -> Origins:
+        """The rows that may be corrected."""
+        assert self.root.layout is not None
+        assert self.layout.written_as is not None
+        barred: dict[int, str] = {}
+        mine = {row.row_number: row.loaded_at for row in self._known if row.batch_id == self.batch_id}
+        for row in self._known:
+            earlier = mine.get(row.row_number)
+            if row.loaded_at and row.batch_id != self.batch_id and earlier and earlier < row.loaded_at:
+                barred[row.row_number] = row.batch_id
+        return corrections.Origins(
+            root=self.root.batch_id,
+            layout=self.layout,
+            members=frozenset(family.members(self.engine, self.root.batch_id)),
+            columns=len(self.root.layout.header),
+            rows_read=ledger.receipt(self.engine, self.root.batch_id).rows_read,
+            rejected={row.row_number: row for row in self._rejected},
+            barred=barred,
+            repeated=corrections.named(self._read(), self.layout.written_as).repeated,
+        )
+
+    @cached_property
+    def _known(self) -> list[Corrected]:
+        return family.corrections(self.engine, self.root.batch_id)
+
+    @cached_property
+    def _rejected(self) -> list[family.Rejected]:
+        assert self.root.layout is not None
+        names, mapping = unique_names(self.root.layout.header), self.root.layout.mapping
+        keys = [names[mapping[name]] if name in mapping else None for name in IDENTITY[:3]]
+        return family.rejected(self.engine, self.root.batch_id, keys)
+
+    @cached_property
+    def _before(self) -> dict[int, tuple[int, int]]:
+        """Identity and line occurrence of the rejected rows in the root's file."""
+        assert self.root.layout is not None
+        whole = [row for row in self._rejected if not row.is_raw]
+        cells = pa.table(
+            {
+                str(self.root.layout.mapping[name]): pa.array(
+                    [row.identity[at] for row in whole], pa.string()
+                )
+                for at, name in enumerate(IDENTITY[:3])
+                if name in self.root.layout.mapping
+            }
+        )
+        numbers = pa.array([row.row_number for row in whole], pa.int64())
+        hashes = _identities(TextChunk(cells, numbers), self.root.layout, self.profile)
+        return {
+            row.row_number: (identity, row.line_occurrence)
+            for row, identity in zip(whole, hashes.tolist(), strict=True)
+        }
+
+    @cached_property
+    def _standing(self) -> dict[int, tuple[int, str]]:
+        """Identity under which a rejected row stands in the target by now, and by which other batch."""
+        loaded = {row.row_number for row in self._rejected if row.is_loaded}
+        own = {n: (self._before[n][0], self.root.batch_id) for n in loaded if n in self._before}
+        others = [row for row in self._known if row.loaded_at and row.batch_id != self.batch_id]
+        return own | {row.row_number: (row.identity, row.batch_id) for row in others}
+
+    def parse(self, chunk: TextChunk) -> TypedChunk:
+        """Return the typed rows of a chunk; one that stands as a line of another invoice is not loaded twice."""
+        typed = super().parse(chunk)
+        identities = _hashes(typed.rows)
+        numbers = chunk.row_numbers.to_numpy()
+        self._brought.append((numbers, identities))
+        elsewhere = {
+            number: self._standing[number][1]
+            for number, identity in zip(numbers.tolist(), identities.tolist(), strict=True)
+            if self._standing.get(number, (identity, ""))[0] != identity and number not in self.origins.barred
+        }
+        return with_findings(typed, already_corrected(elsewhere))
+
+    def repeated(self) -> pa.Table:
+        """Return the line occurrences above 1, as they are in the root's file."""
+        rows = [row for row in self.brought if row.line_occurrence > 1]
+        return pa.table(
+            [[row.row_number for row in rows], [row.line_occurrence for row in rows]],
+            schema=OCCURRENCES_SCHEMA,
+        )
+
+    @cached_property
+    def brought(self) -> list[Corrected]:
+        """What the correction brings, by row number; asked for when all of it has been judged."""
+        pairs = [
+            (number, identity)
+            for numbers, identities in self._brought
+            for number, identity in zip(numbers.tolist(), identities.tolist(), strict=True)
+            if number in self.origins.rejected
+        ]
+        pairs.sort()
+        numbers, identities = (
+            (np.array(values, np.int64) for values in zip(*pairs, strict=True)) if pairs else (_NONE, _NONE)
+        )
+        occurrences = corrections.occurrences_of(numbers, identities, self._before, self._known, self._count)
+        return [Corrected(*pair, occurrence) for pair, occurrence in zip(pairs, occurrences, strict=True)]
+
+    def _count(self, identities: np.ndarray) -> dict[int, int]:
+        """Return how often each of some identities stands in the root's file."""
+        assert self.root.layout is not None
+        counted: dict[int, int] = {}
+        for chunk in self._read_root():
+            hashes = _identities(chunk, self.root.layout, self.profile)
+            found, often = np.unique(hashes[np.isin(hashes, identities)], return_counts=True)
+            for identity, count in zip(found.tolist(), often.tolist(), strict=True):
+                counted[identity] = counted.get(identity, 0) + count
+        return counted
+
+
+_NONE = np.empty(0, np.int64)
+
+
+def _identities(chunk: TextChunk, layout: Layout, profile: Profile) -> np.ndarray:
+    from bulk_upload_pipeline.parse import identity_columns
+
+    return _hashes(identity_columns(chunk, layout, profile))
+
+
+def _hashes(rows: pa.Table) -> np.ndarray:
+    """Return the hashes of some rows' identities as signed numbers, which PostgreSQL has."""
+    from bulk_upload_pipeline.validate import identities
+
+    return identities(rows).view(np.int64)

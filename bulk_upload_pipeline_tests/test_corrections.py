@@ -1,0 +1,477 @@
+"""The correction loop: rejected rows come back corrected and load as the lines that they always were."""
+
+from __future__ import annotations
+
+import csv
+import io
+from decimal import Decimal
+
+import pytest
+
+from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, receipt, rows
+
+TARGET = "mangalam_invoices"
+ERRORS = "bulk_upload.processing_errors"
+OWN = ("_batch_id", "_row_number", "_line_occurrence", "_errors")
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
+        yield line
+
+
+def take(line, batch_id):
+    """Take a batch down the line and return its receipt."""
+    try:
+        uploaded = stages.upload(line, batch_id)
+        if uploaded.receipt is None and not stages.validate(line, batch_id).breaker_tripped:
+            stages.load(line, batch_id)
+            stages.close(line, batch_id)
+    except UnreadableError:
+        pass
+    return receipt(line, batch_id)
+
+
+def load(line, name, content):
+    return take(line, drop(line, name, content))
+
+
+def rejected(line, batch_id):
+    path = line.reports(batch_id) / "rejected_rows.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def as_csv(found, header=None, delimiter=","):
+    text = io.StringIO()
+    names = header or list(found[0])
+    writer = csv.DictWriter(text, names, lineterminator="\n", delimiter=delimiter, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def found_codes(line, batch_id):
+    query = (
+        f"SELECT row_number, error_code FROM {ERRORS} WHERE batch_id = :b AND NOT is_resolved ORDER BY 1, 2"
+    )
+    return rows(line, query, b=batch_id)
+
+
+def resolutions(line, batch_id):
+    query = f"SELECT row_number, resolved_by_batch FROM {ERRORS} WHERE batch_id = :b ORDER BY 1"
+    return dict(rows(line, query, b=batch_id))
+
+
+def in_target(line):
+    query = (
+        "SELECT invoice_number, sku, line_occurrence, quantity, upload_batch_id, row_number "
+        f"FROM {TARGET} ORDER BY invoice_number, sku, line_occurrence"
+    )
+    return [(*row[:3], int(row[3]), *row[4:]) for row in rows(line, query)]
+
+
+def with_bad(line, *bad, good=20, header=HEADER):
+    """Load a file of good rows with some bad ones behind them."""
+    return load(line, "parent.csv", csv_of([*(good_row(n) for n in range(1, good + 1)), *bad], header))
+
+
+BAD = good_row(90, Quantity="x")
+
+
+def test_corrected_rows_load_as_the_lines_that_they_were_and_resolve_their_findings(line):
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"), good_row(92, Quantity="z"))
+    assert parent.state is State.PARTIALLY_LOADED
+    first, second, third = rejected(line, parent.batch_id)
+    fixed = [first | {"Quantity": "4"}, second | {"Quantity": "4"}]
+    child = load(line, "fixed.csv", as_csv(fixed))
+    assert (child.state, child.rows_read, child.rows_inserted) == (State.LOADED, 2, 2)
+    assert child.parent_batch_id == parent.batch_id
+    brought = [row for row in in_target(line) if row[4] == child.batch_id]
+    assert brought == [
+        ("INV-000090", "KK-040", 1, 4, child.batch_id, 21),
+        ("INV-000091", "KK-041", 1, 4, child.batch_id, 22),
+    ]
+    assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: child.batch_id, 23: None}
+    after = receipt(line, parent.batch_id)
+    assert (after.state, after.rows_rejected, after.rows_corrected) == (State.PARTIALLY_LOADED, 3, 2)
+    assert "22 of 23 rows are loaded, 2 of them as corrected, 1 are rejected" in after.reason
+    assert after.finished_at == parent.finished_at
+    assert rejected(line, parent.batch_id) == [third]
+    last = load(line, "fixed again.csv", as_csv([third | {"Quantity": "4"}]))
+    after = receipt(line, parent.batch_id)
+    assert (after.state, after.rows_corrected, after.findings_by_code) == (State.LOADED, 3, {})
+    assert not (line.reports(parent.batch_id) / "rejected_rows.csv").exists()
+    assert resolutions(line, parent.batch_id)[23] == last.batch_id
+    assert count(line, TARGET) == 23
+
+
+def test_rows_that_are_still_wrong_come_back_and_a_third_round_resolves_all_the_way_up(line):
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"))
+    one, two = rejected(line, parent.batch_id)
+    child = load(line, "round 1.csv", as_csv([one | {"Quantity": "4"}, two | {"Quantity": "0"}]))
+    assert (child.state, child.rows_inserted, child.rows_rejected) == (State.PARTIALLY_LOADED, 1, 1)
+    assert found_codes(line, child.batch_id) == [(22, "ZERO_QUANTITY")]
+    assert found_codes(line, parent.batch_id) == [(22, "INVALID_NUMBER")]
+    (again,) = rejected(line, child.batch_id)
+    assert (again["_batch_id"], again["_row_number"]) == (child.batch_id, "22")
+    grandchild = load(line, "round 2.csv", as_csv([again | {"Quantity": "five"}]))
+    assert grandchild.state is State.REJECTED
+    (again,) = rejected(line, grandchild.batch_id)
+    last = load(line, "round 3.csv", as_csv([again | {"Quantity": "4"}]))
+    assert last.state is State.LOADED
+    for batch_id in (parent.batch_id, child.batch_id, grandchild.batch_id):
+        assert found_codes(line, batch_id) == []
+        assert resolutions(line, batch_id)[22] == last.batch_id
+        assert rejected(line, batch_id) == []
+    assert receipt(line, child.batch_id).state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    assert in_target(line)[-1] == ("INV-000091", "KK-041", 1, 4, last.batch_id, 22)
+
+
+def test_a_clerk_may_drop_the_same_file_again_with_more_rows_corrected(line):
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"))
+    one, two = rejected(line, parent.batch_id)
+    one["Quantity"] = "4"
+    load(line, "half.csv", as_csv([one, two]))
+    child = load(line, "whole.csv", as_csv([one, two | {"Quantity": "4"}]))
+    assert (child.state, child.rows_inserted, child.rows_unchanged) == (State.LOADED, 1, 1)
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    assert count(line, TARGET) == 22
+
+
+def test_formulas_come_back_as_they_were(line):
+    hostile = {"Item Name": "=SUM(A1)", "Customer Name": "'quoted", "SKU": "-x"}
+    header = (*HEADER, "=Note", "Memo")
+    bad = good_row(90, Quantity="x", **hostile, **{"=Note": "@a", "Memo": "\ttab"})
+    parent = with_bad(line, bad, header=header)
+    (row,) = rejected(line, parent.batch_id)
+    assert (row["Item Name"], row["Customer Name"], row["SKU"]) == ("'=SUM(A1)", "''quoted", "'-x")
+    assert (row["'=Note"], row["Memo"]) == ("'@a", "'\ttab")
+    load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    query = f"SELECT item_name, customer_name, sku, extra FROM {TARGET} WHERE invoice_number = 'INV-000090'"
+    expected = ("=SUM(A1)", "'quoted", "-x", {"=Note": "@a", "Memo": "\ttab"})
+    assert rows(line, query) == [expected]
+
+
+def utf16(text):
+    return text.replace(",", "\t").encode("utf-16")
+
+
+RESAVED = {
+    "as it came": lambda found: as_csv(found).encode("utf-8-sig"),
+    "by a spreadsheet with semicolons": lambda found: as_csv(found, delimiter=";").encode("cp1252"),
+    "as Unicode text": lambda found: as_csv(found, delimiter="\t").encode("utf-16"),
+    "with CRLF and everything quoted": lambda found: as_csv(found).replace("\n", "\r\n").encode(),
+    "with its columns in another order": lambda found: as_csv(found, list(reversed(found[0]))).encode(),
+    "with its rows in another order": lambda found: as_csv(list(reversed(found))).encode(),
+    "without the reasons": lambda found: as_csv(found, list(found[0])[:-1]).encode(),
+    "with row numbers as amounts": lambda found: as_csv(
+        [row | {"_row_number": row["_row_number"] + ".00"} for row in found]
+    ).encode(),
+    "with blank lines below": lambda found: (as_csv(found) + "," * (len(found[0]) - 1) + "\n").encode(),
+}
+
+
+@pytest.mark.parametrize("how", RESAVED)
+def test_a_correction_is_known_again_however_it_was_saved(line, how):
+    parent = with_bad(line, BAD | {"Item Name": "Crème brûlée"}, good_row(91, Quantity="y"))
+    found = [row | {"Quantity": "4"} for row in rejected(line, parent.batch_id)]
+    child = load(line, "fixed.csv", RESAVED[how](found))
+    assert (child.state, child.rows_inserted) == (State.LOADED, 2), child.reason
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    assert rows(line, f"SELECT item_name FROM {TARGET} WHERE row_number = 21") == [("Crème brûlée",)]
+
+
+def test_a_correction_in_a_senders_folder_is_not_read_as_the_sender_writes(line):
+    (line.home.profiles / "semi.toml").write_text(
+        'name = "semi"\ndelimiter = ";"\nencoding = "utf-16"\ndecimal_comma = true\n[columns]\n'
+        + "\n".join(
+            f'{name} = ["{title}"]'
+            for name, title in (
+                ("invoice_number", "No"),
+                ("invoice_date", "Day"),
+                ("customer_name", "Who"),
+                ("quantity", "Qty"),
+                ("item_price", "Price"),
+                ("sku", "Art"),
+            )
+        )
+    )
+    (line.home.inbox / "semi").mkdir()
+    text = (
+        "No;Day;Who;Qty;Price;Art\nA;2024-12-31;S;1;1,5;X\nB;2024-12-31;S;1;1,5;X\nC;2024-12-31;S;x;1,5;X\n"
+    )
+
+    def from_folder(name, content):
+        path = line.home.inbox / "semi" / name
+        path.write_bytes(content)
+        seen = intake.survey(line, {}, lambda _: True).seen
+        (request,) = intake.survey(line, seen, lambda _: True).requests
+        return take(line, request.batch_id)
+
+    parent = from_folder("a.csv", text.encode("utf-16"))
+    assert (parent.profile, parent.rows_inserted) == ("semi", 2), parent.reason
+    (row,) = rejected(line, parent.batch_id)
+    child = from_folder("fixed.csv", as_csv([row | {"Qty": "2,5"}]).encode("utf-8-sig"))
+    assert (child.state, child.profile) == (State.LOADED, "semi")
+    assert rows(line, f"SELECT quantity, item_price FROM {TARGET} WHERE invoice_number = 'C'") == [
+        (Decimal("2.5"), Decimal("1.5"))
+    ]
+
+
+def test_a_column_that_somebody_added_is_kept(line):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    load(line, "fixed.csv", as_csv([row | {"Quantity": "4", "Remark": "asked Mr. Sharma"}]))
+    assert rows(line, f"SELECT extra FROM {TARGET} WHERE row_number = 21") == [
+        ({"Remark": "asked Mr. Sharma"},)
+    ]
+
+
+def test_profile_and_date_order_are_those_of_the_batch_that_is_corrected(line):
+    unambiguous = [good_row(n, **{"Invoice Date": "31/12/2024"}) for n in range(1, 6)]
+    bad = good_row(90, Quantity="x", **{"Invoice Date": "03/04/2024"})
+    parent = load(line, "parent.csv", csv_of([*unambiguous, bad]))
+    (row,) = rejected(line, parent.batch_id)
+    load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    query = f"SELECT invoice_date::text FROM {TARGET} WHERE invoice_number = 'INV-000090'"
+    assert rows(line, query) == [("2024-04-03",)]
+
+
+def test_equal_lines_keep_their_places(line):
+    same = good_row(1)
+    parent = load(line, "parent.csv", csv_of([same, same | {"Quantity": "x"}, same, good_row(2)]))
+    (row,) = rejected(line, parent.batch_id)
+    assert row["_line_occurrence"] == "2"
+    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    assert [row[2:5] for row in in_target(line) if row[0] == "INV-000001"] == [
+        (1, 4, parent.batch_id),
+        (2, 4, child.batch_id),
+        (3, 4, parent.batch_id),
+    ]
+
+
+def test_a_row_whose_invoice_number_was_missing_overwrites_no_line_of_that_invoice(line):
+    header = ["Invoice Number", *HEADER[1:]]
+    lost = [good_row(1, **{"Invoice Number": ""}), good_row(1, **{"Invoice Number": ""})]
+    parent = load(line, "parent.csv", csv_of([good_row(1), *lost, good_row(2), good_row(3)], header))
+    one, two = rejected(line, parent.batch_id)
+    named = {"Invoice Number": "INV-000001", "Item Name": "The lost one"}
+    first = load(line, "fixed.csv", as_csv([one | named]))
+    second = load(line, "fixed too.csv", as_csv([two | named]))
+    assert [row[2:] for row in in_target(line) if row[0] == "INV-000001"] == [
+        (1, 4, parent.batch_id, 1),
+        (2, 4, first.batch_id, 2),
+        (3, 4, second.batch_id, 3),
+    ]
+    again = load(line, "both.csv", as_csv([two | named, one | named]))
+    assert (again.rows_unchanged, again.rows_read) == (2, 2)
+
+
+def test_a_loaded_row_is_not_loaded_a_second_time_as_a_line_of_another_invoice(line):
+    parent = with_bad(line, good_row(1, **{"Invoice Number": ""}))
+    (row,) = rejected(line, parent.batch_id)
+    first = load(line, "fixed.csv", as_csv([row | {"Invoice Number": "INV-8"}]))
+    second = load(line, "other.csv", as_csv([row | {"Invoice Number": "INV-9"}]))
+    assert second.state is State.REJECTED
+    assert found_codes(line, second.batch_id) == [(21, "ALREADY_CORRECTED")]
+    assert first.batch_id in rejected(line, second.batch_id)[0]["_errors"]
+    stages.revert(line, first.batch_id)
+    third = load(line, "other again.csv", as_csv([row | {"Invoice Number": "INV-9"}]))
+    assert third.state is State.LOADED
+    assert [row[0] for row in in_target(line) if row[5] == 21] == ["INV-9"]
+
+
+def test_a_damaged_record_is_corrected_in_its_one_cell_or_over_all_columns(line):
+    text = csv_of(good_row(n) for n in range(1, 11))
+    text += "INV-A,2024-12-31,Sharma Sweets,S-1,Kaju, Katli,4,12.50,50.00\n"
+    text += 'INV-B,2024-12-31,Sharma Sweets,S-1,"Kaju Katli,4,12.50,50.00\n'
+    parent = load(line, "parent.csv", text)
+    one, two = rejected(line, parent.batch_id)
+    assert one["Invoice Number"].startswith("INV-A,2024")
+    one["Invoice Number"] = 'INV-A,2024-12-31,Sharma Sweets,S-1,"Kaju, Katli",4,12.50,50.00'
+    spread = dict(
+        zip(
+            HEADER,
+            ["INV-B", "2024-12-31", "Sharma Sweets", "S-1", "Kaju Katli", "4", "12.50", "50.00"],
+            strict=True,
+        )
+    )
+    child = load(line, "fixed.csv", as_csv([one, two | spread]))
+    assert (child.state, child.rows_inserted) == (State.LOADED, 2), found_codes(line, child.batch_id)
+    names = rows(line, f"SELECT item_name, row_number FROM {TARGET} WHERE row_number > 10 ORDER BY 2")
+    assert names == [("Kaju, Katli", 11), ("Kaju Katli", 12)]
+    untouched = load(
+        line, "untouched.csv", as_csv([rejected(line, parent.batch_id) or one | {"Invoice Number": "a,b"}])
+    )
+    assert found_codes(line, untouched.batch_id) == [(11, "WRONG_FIELD_COUNT")]
+
+
+def test_rows_that_cannot_be_laid_over_rejected_ones_are_findings(line):
+    other = load(line, "other.csv", csv_of([good_row(500), good_row(501), good_row(502, Quantity="x")]))
+    (foreign,) = rejected(line, other.batch_id)
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"), good_row(92, Quantity="z"))
+    one, two, three = (row | {"Quantity": "4"} for row in rejected(line, parent.batch_id))
+    child = load(
+        line,
+        "edited.csv",
+        as_csv(
+            [
+                one,
+                two,
+                two,
+                three | {"_line_occurrence": "7"},
+                one | {"_row_number": "5"},
+                one | {"_row_number": "999999"},
+                one | {"_row_number": "first"},
+                one | {"_batch_id": "", "_row_number": ""},
+                foreign | {"Quantity": "4"},
+            ]
+        ),
+    )
+    assert (child.rows_read, child.rows_inserted, child.rows_rejected) == (9, 1, 8)
+    messages = rows(
+        line,
+        f"SELECT error_code, error_message FROM {ERRORS} WHERE batch_id = :b ORDER BY row_number",
+        b=child.batch_id,
+    )
+    assert sorted({code for code, _ in messages}) == ["CORRECTED_TWICE", "NO_ORIGIN"]
+    said = "\n".join(message for _, message in messages)
+    for words in (
+        "was 1 and is 7 now",
+        f"row 5 of batch {parent.batch_id} was not rejected",
+        "row 999999 of",
+        "row first of",
+        "`_batch_id` is empty",
+        f"belongs to batch {other.batch_id}",
+    ):
+        assert words in said
+    assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: None, 23: None}
+    assert len(rejected(line, child.batch_id)) == 8
+    assert receipt(line, other.batch_id).rows_corrected == 0
+
+
+UNPLACEABLE = {
+    "an unknown batch": (
+        lambda row: row | {"_batch_id": "20200101T000000-x-00000000"},
+        "there is no batch 2020",
+    ),
+    "no batch": (lambda row: row | {"_batch_id": ""}, "no row of it names a batch"),
+    "a column removed": (
+        lambda row: {n: c for n, c in row.items() if n != "Customer Name"},
+        "`Customer Name`",
+    ),
+    "the row number removed": (
+        lambda row: {n: c for n, c in row.items() if n != "_row_number"},
+        "`_row_number`",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNPLACEABLE)
+def test_a_file_that_corrects_no_batch_that_we_know_is_unreadable_and_says_why(line, kind):
+    parent = with_bad(line, BAD)
+    change, words = UNPLACEABLE[kind]
+    child = load(line, "fixed.csv", as_csv([change(row) for row in rejected(line, parent.batch_id)]))
+    assert child.state is State.UNREADABLE
+    assert words in child.reason
+    assert count(line, TARGET) == 20
+    assert receipt(line, parent.batch_id).rows_corrected == 0
+
+
+def test_few_corrected_rows_do_not_trip_the_breaker(line):
+    parent = with_bad(line, *(good_row(90 + n, Quantity="x") for n in range(4)))
+    one, *others = rejected(line, parent.batch_id)
+    child = load(line, "fixed.csv", as_csv([one | {"Quantity": "4"}, *others]))
+    assert (child.state, child.rows_inserted, child.rows_rejected) == (State.PARTIALLY_LOADED, 1, 3)
+
+
+def test_a_batch_that_the_breaker_stopped_follows_when_enough_of_its_rows_are_corrected(line):
+    bad = [good_row(90 + n, Quantity="x") for n in range(10)]
+    parent = load(line, "parent.csv", csv_of([*bad, *(good_row(n) for n in range(1, 11))]))
+    assert parent.state is State.REJECTED
+    found = rejected(line, parent.batch_id)
+    # Of 20 rows 10 are wrong and the breaker trips at a half: one corrected row is enough.
+    child = load(line, "fixed.csv", as_csv([found[0] | {"Quantity": "4"}]))
+    assert child.state is State.LOADED
+    after = receipt(line, parent.batch_id)
+    assert (after.state, after.rows_inserted) == (State.PARTIALLY_LOADED, 10)
+    assert (after.rows_rejected, after.rows_corrected, after.rows_unprocessed) == (10, 1, 0)
+    assert count(line, TARGET) == 11
+    assert rejected(line, parent.batch_id) == found[1:]
+    rest = load(line, "rest.csv", as_csv([row | {"Quantity": "4"} for row in found[1:]]))
+    assert rest.rows_inserted == 9
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    assert count(line, TARGET) == 20
+
+
+def test_a_batch_that_the_breaker_stopped_waits_as_long_as_too_many_rows_are_open(line):
+    bad = [good_row(90 + n, Quantity="x") for n in range(10)]
+    parent = load(line, "parent.csv", csv_of([*bad, good_row(1), good_row(2)]))
+    found = rejected(line, parent.batch_id)
+    load(line, "fixed.csv", as_csv([found[0] | {"Quantity": "4"}]))
+    after = receipt(line, parent.batch_id)
+    assert (after.state, after.rows_corrected, after.rows_unprocessed) == (State.REJECTED, 1, 2)
+    assert "9 of 12 rows (75%) have errors that are not corrected yet" in after.reason
+    assert count(line, TARGET) == 1
+
+
+def test_reverting_a_correction_opens_its_rows_again(line):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    with pytest.raises(RevertRefusedError, match=child.batch_id):
+        stages.revert(line, parent.batch_id)
+    stages.revert(line, child.batch_id)
+    after = receipt(line, parent.batch_id)
+    assert (after.state, after.rows_corrected) == (State.PARTIALLY_LOADED, 0)
+    assert rejected(line, parent.batch_id) == [row]
+    assert count(line, TARGET) == 20
+    again = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    assert again.state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+
+
+def test_a_reverted_batch_takes_no_corrections(line):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    stages.revert(line, parent.batch_id)
+    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    assert child.state is State.UNREADABLE
+    assert "was reverted" in child.reason
+
+
+def test_rows_that_the_database_refused_come_back_whole_and_can_be_corrected(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TARGET} ADD CONSTRAINT known CHECK (brand <> 'Fake')")
+    header = (*HEADER, "Brand")
+    bad = good_row(90, Brand="Fake")
+    parent = with_bad(line, bad, header=header)
+    assert parent.findings_by_code == {"REFUSED_BY_DATABASE": 1}
+    (row,) = rejected(line, parent.batch_id)
+    assert {name: row[name] for name in header} == bad
+    child = load(line, "fixed.csv", as_csv([row | {"Brand": "Real"}]))
+    assert child.state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+
+
+def test_a_correction_that_the_database_refuses_leaves_its_row_open(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"ALTER TABLE {TARGET} ADD CONSTRAINT known CHECK (customer_name <> 'Fake')"
+        )
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"))
+    one, two = (row | {"Quantity": "4"} for row in rejected(line, parent.batch_id))
+    child = load(line, "fixed.csv", as_csv([one, two | {"Customer Name": "Fake"}]))
+    assert (child.state, child.rows_rejected) == (State.PARTIALLY_LOADED, 1)
+    assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: None}
+    (again,) = rejected(line, child.batch_id)
+    assert (again["Customer Name"], again["_row_number"]) == ("Fake", "22")
