@@ -74,7 +74,8 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
     profiles = line.profiles()
     look = inbox.look(line.home.inbox, profiles.__contains__, seen)
     known = ledger.waiting(line.engine, [file.path for file in look.settled])
-    unknown = [file for file in look.settled if file.path not in known]
+    # A run may have taken a file since we looked: then nothing waits for it any more, and it is not there.
+    unknown = [file for file in look.settled if file.path not in known and file.path.exists()]
     again = [(file, known[file.path]) for file in look.settled if file.path in known]
     repeated = _request_again(line, again, has_run)
     new = _register(line, _bounded(unknown, MOST_REQUESTS - len(repeated)), Overrides())

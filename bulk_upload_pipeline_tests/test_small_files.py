@@ -292,6 +292,22 @@ def test_waiting_small_files_become_one_run_and_a_big_one_its_own(line, instance
     assert sorted(added) == sorted([*batch_ids, jobs["load_batch"].partition_key])
 
 
+def test_a_file_that_a_run_takes_while_the_inbox_is_looked_at_is_no_second_batch(line, monkeypatch):
+    """With several workers it happened every minute: the second batch failed, since its file was gone."""
+    path = line.home.inbox / "taken.csv"
+    path.write_text(GOOD)
+    seen = intake.survey(line, {}, lambda _: True).seen
+    look_up = ledger.waiting
+
+    def taken_meanwhile(engine, sources):
+        path.unlink()
+        return look_up(engine, sources)
+
+    monkeypatch.setattr(ledger, "waiting", taken_meanwhile)
+    assert intake.survey(line, seen, lambda _: True).requests == ()
+    assert count(line, "bulk_upload.upload_batches") == 0
+
+
 def test_a_waiting_file_is_asked_for_again_only_when_no_run_has_it(line, instance):
     batch_ids = [drop(line, f"{n}.csv", f"file {n}") for n in range(3)]
     shared = {**small_files.config_of(batch_ids[:2]), **QUIET}
