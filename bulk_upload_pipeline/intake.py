@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
 MOST_REQUESTS = 50
 """Big files, and files for the second time, that one look asks runs for: each takes some hundredths of a second."""
 
-MOST_SEEN = 2_000
-"""Files whose fingerprints are remembered until the next look, so that the cursor stays small (70 kB)."""
+MOST_SEEN = 1_500
+"""Files whose fingerprints are remembered until the next look, so that the cursor stays small (80 kB)."""
+
+SETTLED_S = 2.0
+"""Seconds for which size and time of a file must not have changed."""
+
+LOOKING_S = 3.5
+"""Seconds for which one watch goes on looking: most of the five until Dagster's next tick."""
+
+BETWEEN_LOOKS_S = 0.5
+
+Sightings = dict[str, tuple[str, float]]
+"""Fingerprint of each file, by its name in the inbox, and when it was first seen so (seconds since the epoch)."""
 
 OVERDUE = timedelta(minutes=2)
 """A requested run that does not exist after so long was lost between the request and the queue."""
@@ -61,6 +73,32 @@ def announce(line: Line, path: Path, overrides: Overrides | None = None) -> str:
         FileMissingError: There is no such file.
     """
     return _register(line, [inbox.found_file(path)], overrides or Overrides())[0].batch_id
+
+
+def watch(line: Line, sighted: Sightings, has_run: Callable[[str], bool]) -> tuple[Survey, Sightings]:
+    """Look at the inbox until a batch is to be started, but not for long.
+
+    So a file waits for itself to settle, and not for Dagster's ticks besides.
+
+    Args:
+        line: As for `survey`.
+        sighted: What the watch before returned.
+        has_run: As for `survey`.
+    """
+    deadline = time.monotonic() + LOOKING_S
+    while True:
+        began, now = time.monotonic(), time.time()
+        settled = {name: print_ for name, (print_, since) in sighted.items() if now - since >= SETTLED_S}
+        found = survey(line, settled, has_run)
+        sighted = {
+            name: sighted[name] if sighted.get(name, ("",))[0] == print_ else (print_, round(now, 1))
+            for name, print_ in found.seen.items()
+        }
+        # A full inbox takes a while to look at, and shall not take all of a processor.
+        pause = max(BETWEEN_LOOKS_S, 4 * (time.monotonic() - began))
+        if found.requests or time.monotonic() + pause > deadline:
+            return found, sighted
+        time.sleep(pause)
 
 
 def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) -> Survey:

@@ -73,8 +73,13 @@ class HeaderMatch:
         return not self.missing and not self.twice
 
 
+_ASCII_PUNCTUATION = {code: None for code in range(128) if not chr(code).isalnum()}
+
+
 def normalised(name: str) -> str:
     """Return a header name without case, accents, spaces and punctuation: `Invoice No.` is `invoiceno`."""
+    if name.isascii():  # nearly every cell of the first lines of a file, each of which is asked about
+        return name.lower().translate(_ASCII_PUNCTUATION)
     decomposed = unicodedata.normalize("NFKD", name.casefold())
     return "".join(c for c in decomposed if c.isalnum() or _is_part_of_a_letter(c))
 

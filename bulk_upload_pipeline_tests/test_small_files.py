@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import inspection, intake, ledger
+from bulk_upload_pipeline import inspection, intake, ledger, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
@@ -116,7 +117,7 @@ def test_every_file_of_a_run_has_its_own_exit_and_none_hinders_its_neighbours(li
     assert count(line, "mangalam_invoices") == 40
     assert receipt(line, batches["again.csv"]).duplicate_of == batches["good.csv"]
     for batch_id in batches.values():
-        assert (line.reports(batch_id) / "receipt.txt").exists()
+        assert (line.reports(batch_id) / report.PAGE).exists()
     assert not result.success
     (failure,) = [e.step_failure_data.user_failure_data for e in result.all_events if e.is_step_failure]
     assert failure.description.startswith("2 of 6 files are not loaded; all others are. The first: wrong.csv")
@@ -267,11 +268,15 @@ def test_small_files_are_shared_out_evenly_within_bounds_and_each_once(files, si
 # The sensor
 
 
-def second_look(line, instance):
-    """What the sensor asks for when it sees for the second time what lies in the inbox."""
-    seen = intake.survey(line, {}, lambda _: True).seen
-    context = dg.build_sensor_context(instance=instance, cursor=json.dumps(seen), definitions=defs)
+def tick(line, instance, cursor=None):
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs)
     return sensors.inbox_sensor(context, line=line)
+
+
+def seen_long_ago(line):
+    """The cursor of a sensor that has known for a minute what lies in the inbox."""
+    seen = intake.survey(line, {}, lambda _: True).seen
+    return json.dumps({name: (fingerprint, time.time() - 60) for name, fingerprint in seen.items()})
 
 
 def test_waiting_small_files_become_one_run_and_a_big_one_its_own(line, instance):
@@ -279,9 +284,7 @@ def test_waiting_small_files_become_one_run_and_a_big_one_its_own(line, instance
         (line.home.inbox / f"{number}.csv").write_text(f"file {number}")
     with (line.home.inbox / "big.csv").open("wb") as file:
         os.ftruncate(file.fileno(), SMALL_BYTES + 1)
-    first = sensors.inbox_sensor(dg.build_sensor_context(instance=instance, definitions=defs), line=line)
-    assert first.skip_message == "Files in the inbox: 6 still being written or just arrived."
-    result = second_look(line, instance)
+    result = tick(line, instance, seen_long_ago(line))
     jobs = {request.job_name: request for request in result.run_requests}
     assert set(jobs) == {"load_batch", "load_small_files"}
     batch_ids = small_files.batch_ids_in(jobs["load_small_files"].run_config)
@@ -308,6 +311,34 @@ def test_a_file_that_a_run_takes_while_the_inbox_is_looked_at_is_no_second_batch
     assert count(line, "bulk_upload.upload_batches") == 0
 
 
+def test_a_file_is_taken_when_it_has_not_changed_for_a_while_within_one_tick(line, instance, monkeypatch):
+    clock = [1_000.0]
+    path = line.home.inbox / "growing.csv"
+    path.write_text("0")
+
+    def pass_time(seconds):
+        clock[0] += seconds
+        if clock[0] < 1_001:
+            path.write_text("0" * int(clock[0]))
+
+    monkeypatch.setattr(intake.time, "sleep", pass_time)
+    monkeypatch.setattr(intake.time, "time", lambda: clock[0])
+    monkeypatch.setattr(intake.time, "monotonic", lambda: clock[0])
+    result = tick(line, instance)
+    assert len(result.run_requests) == 1
+    assert clock[0] == pytest.approx(1_000.5 + intake.SETTLED_S)
+
+
+def test_a_tick_ends_in_time_and_says_what_waits_and_why(line, instance, monkeypatch):
+    monkeypatch.setattr(intake, "LOOKING_S", 0)
+    (line.home.inbox / "a.csv").write_text("x")
+    (line.home.inbox / "b.csv.part").write_text("x")
+    skipped = tick(line, instance)
+    assert skipped.skip_message == (
+        "Files in the inbox: 1 still being written or just arrived; 1 never taken (unfinished files)."
+    )
+
+
 def test_a_waiting_file_is_asked_for_again_only_when_no_run_has_it(line, instance):
     batch_ids = [drop(line, f"{n}.csv", f"file {n}") for n in range(3)]
     shared = {**small_files.config_of(batch_ids[:2]), **QUIET}
@@ -326,13 +357,17 @@ def test_a_waiting_file_is_asked_for_again_only_when_no_run_has_it(line, instanc
 def test_ten_thousand_files_are_looked_at_within_seconds_and_bounded(line, instance):
     for number in range(10_000):
         (line.home.inbox / f"{number:05}.csv").write_text("x")
-    result = second_look(line, instance)
+    cursor, began = seen_long_ago(line), time.monotonic()
+    result = tick(line, instance, cursor)
+    assert time.monotonic() - began < 30, "Dagster gives a tick 60 s"
     asked = [len(small_files.batch_ids_in(request.run_config)) for request in result.run_requests]
-    assert (sum(asked), max(asked)) == (intake.MOST_SEEN, MOST_FILES)
+    assert sum(asked) == intake.MOST_SEEN
+    assert max(asked) <= MOST_FILES
     assert len(result.cursor) < 100_000
     assert count(line, "bulk_upload.upload_batches") == intake.MOST_SEEN
-    waiting = intake.survey(line, sensors._seen(result.cursor), sensors._Runs(instance).has_one_of)
-    assert "2,000 waiting for their run; 8,000 still being written or just arrived" in waiting.in_words
+    seen = {name: sighting[0] for name, sighting in json.loads(result.cursor).items()}
+    waiting = intake.survey(line, seen, sensors._Runs(instance).has_one_of)
+    assert "1,500 waiting for their run; 8,500 still being written or just arrived" in waiting.in_words
 
 
 def test_a_batch_that_a_dead_run_left_in_the_middle_goes_on_and_those_it_had_not_come_to_wait(line, instance):

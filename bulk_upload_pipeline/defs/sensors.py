@@ -23,7 +23,7 @@ MOST_SHARED_RUNS = 500
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Looks at the inbox every 5 s. A big file that has stopped changing gets a run of its own; small ones "
+        "Watches the inbox. A big file that has stopped changing gets a run of its own; small ones "
         "that wait together share one."
     ),
 )
@@ -31,8 +31,8 @@ def inbox_sensor(
     context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
 ) -> dg.SensorResult | dg.SkipReason:
     """Never reads content: it lists, registers and requests."""
-    survey = intake.survey(line, _seen(context.cursor), _Runs(context.instance).has_one_of)
-    cursor = json.dumps(survey.seen)
+    survey, sighted = intake.watch(line, _sighted(context.cursor), _Runs(context.instance).has_one_of)
+    cursor = json.dumps(sighted)
     if not survey.requests:
         context.update_cursor(cursor)
         return dg.SkipReason(survey.in_words)
@@ -43,8 +43,8 @@ def inbox_sensor(
     )
 
 
-def _seen(cursor: str | None) -> dict[str, str]:
-    return json.loads(cursor) if cursor else {}
+def _sighted(cursor: str | None) -> intake.Sightings:
+    return {name: (seen[0], seen[1]) for name, seen in json.loads(cursor or "{}").items() if len(seen) == 2}
 
 
 class _Runs:
