@@ -5,12 +5,13 @@ Nothing is ever written under the name of a member: names of members are hostile
 
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.exceptions import SeveralFilesError, UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.unpack import damage_as_finding, refuse_bomb
 
@@ -115,12 +116,22 @@ class Archive:
         """Return the name of the one file in it.
 
         Raises:
-            UnreadableError: As `members`; or there are several.
+            UnreadableError: As `members`.
+            SeveralFilesError: There are several.
         """
         members = self.members()
         if len(members) > 1:
-            raise UnreadableError(file_finding("UNSUPPORTED_FORMAT", "a .zip of several files"))
+            raise SeveralFilesError(len(members))
         return members[0].filename
+
+    def extract(self, entry: zipfile.ZipInfo, target: Path) -> None:
+        """Write the content of a member to `target`, whatever the member is called.
+
+        Raises:
+            UnreadableError: It is damaged, or larger than it says.
+        """
+        with damage_as_finding(), self._zip.open(entry) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _is_companion(entry: zipfile.ZipInfo) -> bool:

@@ -45,6 +45,16 @@ class UnreadableError(DataFaultError):
         super().__init__(finding.message)
 
 
+class SeveralFilesError(DataFaultError):
+    """A .zip holds several files, each of which is a batch of its own."""
+
+    def __init__(self, files: int) -> None:
+        self.files = files
+        super().__init__(
+            f"The .zip holds {files:,} files, each of which is a batch of its own. Unpack it, or load it as it is."
+        )
+
+
 class BatchRejectedError(DataFaultError):
     """The circuit breaker tripped: so many rows are wrong that it is probably the wrong file."""
 

@@ -69,6 +69,7 @@ def identify(path: Path) -> Identified:
 
     Raises:
         UnreadableError: It is none that can be read here, or is packed in a way that is refused.
+        SeveralFilesError: It is a .zip of several files.
     """
     head = _head(path)
     if head.startswith(_GZIP):
@@ -79,6 +80,18 @@ def identify(path: Path) -> Identified:
             member = None if document else archive.only_member()
         return Identified(document) if document else _inside(path, Identified("", "zip", member))
     return Identified(_format_of(path, head))
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file is packed, but for a spreadsheet, which is packed by its nature."""
+    head = _head(path)
+    if not head.startswith(_ZIP):
+        return head.startswith(_GZIP)
+    try:
+        with Archive(path) as archive:
+            return archive.document() is None
+    except UnreadableError:
+        return False  # damaged, or a document of another kind: that is said of the file itself
 
 
 def _head(path: Path, packed: Identified | None = None) -> bytes:

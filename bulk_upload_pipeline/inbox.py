@@ -145,10 +145,11 @@ def batch_id_for(file: FoundFile, now: datetime) -> str:
         file: The file to become a batch.
         now: The moment, in UTC.
     """
-    return f"{now:%Y%m%dT%H%M%S}-{_slug(file.path.stem)}-{file.fingerprint[:8]}"
+    return f"{now:%Y%m%dT%H%M%S}-{slug(file.path.stem)}-{file.fingerprint[:8]}"
 
 
-def _slug(stem: str) -> str:
+def slug(stem: str) -> str:
+    """Return a file's name as a part of a batch id: `[a-z0-9-]`, at most `SLUG_LENGTH` characters."""
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode("ascii").lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:SLUG_LENGTH].strip("-") or "file"
 

@@ -56,7 +56,7 @@ class Waiting:
 
 
 def register(
-    engine: sa.Engine, batches: Sequence[Batch], fingerprints: Sequence[str], overrides: Overrides
+    engine: sa.Engine, batches: Sequence[Batch], fingerprints: Sequence[str | None], overrides: Overrides
 ) -> None:
     """Make files known as batches in state `waiting`; one that is known already stays as it is."""
     if not batches:
@@ -430,7 +430,7 @@ def _update(engine: sa.Engine, batch_id: str, **values: Any) -> sa.Row[Any]:
 
 def _layout(stated: dict[str, Any]) -> Layout:
     sheets = tuple(Sheet(**sheet) for sheet in stated["sheets"])
-    lists = {name: tuple(stated[name]) for name in ("header", "left_out")}
+    lists = {name: tuple(stated[name]) for name in ("header", "left_out", "members")}
     written = stated.get("written_as")
     nested = {"sheets": sheets, "written_as": None if written is None else _layout(written)}
     return Layout(**(stated | lists | nested))

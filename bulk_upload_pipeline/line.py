@@ -1,7 +1,7 @@
 """The line: strings the verbs together, a function a stage. Assets, jobs and commands all call it.
 
 Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_loaded`, `rejected`, `unreadable`,
-`duplicate`, `failed`.
+`duplicate`, `failed`. A .zip of several files ends as `unpacked`, and each file goes down the line by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from bulk_upload_pipeline import contract, family, holding, inbox, ledger, mending, rejects, report
+from bulk_upload_pipeline import contract, family, holding, inbox, ledger, members, mending, rejects, report
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
@@ -26,13 +26,15 @@ from bulk_upload_pipeline.exceptions import (
     NothingToRevertError,
     NoVerdictError,
     RevertRefusedError,
+    SeveralFilesError,
     UnreadableError,
 )
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.judging import Judging, plan_of, stage
-from bulk_upload_pipeline.model import LOADED_STATES, LoadResult, Overrides, State, Verdict
+from bulk_upload_pipeline.model import LOADED_STATES, Layout, LoadResult, Overrides, State, Verdict
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
+from bulk_upload_pipeline.profiles import GENERIC
 from bulk_upload_pipeline.staged import StagedBatch
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from bulk_upload_pipeline.model import Batch, Finding, Layout, Progress, Receipt
+    from bulk_upload_pipeline.model import Batch, Finding, Progress, Receipt
     from bulk_upload_pipeline.profiles import Profiles
     from bulk_upload_pipeline.settings import Home, Settings
 
@@ -148,7 +150,10 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
         return Uploaded(ledger.batch(line.engine, batch_id), _close_duplicate(line, batch_id, earlier))
     parent = None
     with _ending_unreadable(line, batch_id):
-        layout = _recognise(line.settings, path, batch.folder, stated)
+        try:
+            layout = _recognise(line.settings, path, batch.folder, stated)
+        except SeveralFilesError:
+            return Uploaded(batch, _close_unpacked(line, batch, path))
         if layout.profile == CORRECTION:
             layout, parent = mending.laid_over(line.engine, path, layout)
     ledger.recognised(line.engine, batch_id, layout, parent)
@@ -422,6 +427,14 @@ def _close_duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:
         f"{earlier}), so nothing was changed."
     )
     return _close(line, batch_id, State.DUPLICATE, reason, duplicate_of=earlier)
+
+
+def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
+    released = members.release(line.engine, line.home, batch, path, watched=_is_ours(line, batch))
+    names = tuple(member.batch_id for member in released)
+    layout = Layout("zip", (), {}, GENERIC, compression="zip", members=names)
+    ledger.recognised(line.engine, batch.batch_id, layout)
+    return _close(line, batch.batch_id, State.UNPACKED, members.in_words(released))
 
 
 @contextmanager

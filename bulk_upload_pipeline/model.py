@@ -33,6 +33,8 @@ class State(StrEnum):
     REJECTED = "rejected"
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate"
+    UNPACKED = "unpacked"
+    """A .zip of several files, each of which is a batch of its own."""
     FAILED = "failed"
     """The machine, the database or a defect stopped it; a retry goes on from what is committed."""
     REVERTED = "reverted"
@@ -46,6 +48,7 @@ FINAL_STATES = frozenset(
         State.REJECTED,
         State.UNREADABLE,
         State.DUPLICATE,
+        State.UNPACKED,
         State.FAILED,
         State.REVERTED,
     }
@@ -154,7 +157,7 @@ class Layout:
     """How a file is to be read: what `upload` recognised, as it stands on the receipt.
 
     Attributes:
-        file_format: `csv`, `xlsx`, `xls`, `xlsb`, `ods`, `json`, `jsonl` or `parquet`.
+        file_format: `csv`, `xlsx`, `xls`, `xlsb`, `ods`, `json`, `jsonl` or `parquet`; `zip` for several files.
         header: The source's column names in file order, exactly as written (trimmed).
         mapping: Canonical column name to position in `header`.
         profile: Name of the profile that matched, `generic` when only all aliases together did.
@@ -166,6 +169,7 @@ class Layout:
         quote: The character around cells that hold a delimiter or a line break, for delimited text.
         skip_rows: Physical lines above the header.
         sheets: Spreadsheets: the sheets that are read, in order.
+        members: A .zip of several files: the batches that they became.
         left_out: Spreadsheets: rows below the records that are none (totals, notes), as text.
         excel_serials: Whether numbers in date columns may be Excel serial dates.
         written_as: Of a correction: how its own file is written. All else then says what its cells mean, as
@@ -185,6 +189,7 @@ class Layout:
     skip_rows: int = 0
     sheets: tuple[Sheet, ...] = ()
     left_out: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     excel_serials: bool = False
     written_as: Layout | None = None
 

@@ -97,7 +97,7 @@ def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
 
 
 def _counts(receipt: Receipt) -> list[str]:
-    if receipt.state in (State.UNREADABLE, State.DUPLICATE):
+    if receipt.state in (State.UNREADABLE, State.DUPLICATE, State.UNPACKED):
         return []
     counts = {
         "Read": receipt.rows_read,

@@ -32,10 +32,11 @@ TITLES = {
     State.REJECTED: "Rejected, nothing was loaded",
     State.UNREADABLE: "Could not be read",
     State.DUPLICATE: "Was loaded before",
+    State.UNPACKED: "Holds several files",
     State.FAILED: "Failed, can be retried",
     State.REVERTED: "Loaded, and undone",
 }
-WITHOUT_ROWS = (State.UNREADABLE, State.DUPLICATE)
+WITHOUT_ROWS = (State.UNREADABLE, State.DUPLICATE, State.UNPACKED)
 
 
 @dataclass(frozen=True, slots=True)

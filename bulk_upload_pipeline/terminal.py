@@ -30,6 +30,7 @@ COLOURS = {
     State.REJECTED: "red",
     State.UNREADABLE: "red",
     State.DUPLICATE: "cyan",
+    State.UNPACKED: "cyan",
     State.FAILED: "bold red",
     State.REVERTED: "magenta",
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {
     State.LOADED: 0,
     State.DUPLICATE: 0,
+    State.UNPACKED: 0,
     State.PARTIALLY_LOADED: 1,
     State.REJECTED: 2,
     State.UNREADABLE: 2,

@@ -34,7 +34,11 @@ def load(files: Sequence[Path], force: bool, as_json: bool, **stated: Any) -> No
             with terminal.progress_bar(path.name, quiet=as_json) as listener:
                 receipt = session.load(path, Overrides(**stated, force=force), listener)
             receipts.append(receipt)
-            if not as_json:
+            for member in receipt.layout.get("members", ()):
+                with terminal.progress_bar(member, quiet=as_json) as listener:
+                    receipts.append(session.run(member, listener))
+        if not as_json:
+            for receipt in receipts:
                 terminal.print_receipt(receipt, str(session.line.reports(receipt.batch_id)))
     if as_json:
         terminal.print_json([report.as_json(receipt) for receipt in receipts])

@@ -46,7 +46,6 @@ class Session:
             FileMissingError: There is no such file.
         """
         batch_id = intake.announce(self.line, path, overrides)
-        self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         return self.run(batch_id, listener)
 
     def retry(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
@@ -82,6 +81,7 @@ class Session:
         """Run `load_batch` for a batch and return its receipt, whatever the exit was."""
         from bulk_upload_pipeline.definitions import defs
 
+        self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         file_name = ledger.batch(self.line.engine, batch_id).file_name
         defs.resolve_job_def("load_batch").execute_in_process(
             instance=self.instance,
