@@ -426,6 +426,7 @@ def _close_duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:
         f"The same content was loaded on {first.received_at:%Y-%m-%d} from {first.file_name} (batch "
         f"{earlier}), so nothing was changed."
     )
+    rejects.forget(line.engine, batch_id)
     return _close(line, batch_id, State.DUPLICATE, reason, duplicate_of=earlier)
 
 

@@ -63,6 +63,12 @@ def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch) -> None:
         forget_repeated(connection, batch_id)
 
 
+def forget(engine: sa.Engine, batch_id: str) -> None:
+    """Drop all findings of a batch that turned out to be one that is known already."""
+    with engine.begin() as connection:
+        connection.execute(sa.delete(processing_errors).where(processing_errors.c.batch_id == batch_id))
+
+
 def forget_repeated(connection: sa.Connection, batch_id: str) -> None:
     """Drop resolved findings on rows that were rejected again since, in the caller's transaction."""
     errors, again = processing_errors.c, processing_errors.alias("again")

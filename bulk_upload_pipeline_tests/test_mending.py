@@ -1,0 +1,319 @@
+"""A batch again, undone, or come twice: what the table, the findings and the receipts hold afterwards."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import dagster as dg
+import pytest
+
+from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
+from bulk_upload_pipeline.model import Overrides, State
+from bulk_upload_pipeline_tests.test_cli import a_file, at_terminal, dagster_url, home
+from bulk_upload_pipeline_tests.test_corrections import as_csv, in_target, rejected, resolutions
+from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
+
+__all__ = ["at_terminal", "dagster_url", "home"]
+
+TARGET = "mangalam_invoices"
+ERRORS = "bulk_upload.processing_errors"
+OWN = {
+    "invoice_number": "No",
+    "invoice_date": "Day",
+    "customer_name": "Who",
+    "quantity": "Qty",
+    "item_price": "Price",
+    "sku": "Art",
+}
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
+        yield line
+
+
+def load(line, name, content):
+    return stages.take(line, drop(line, name, content))
+
+
+def again(line, batch_id):
+    """What `bulk-upload retry` does, without Dagster."""
+    stages.reopen(line, batch_id)
+    return stages.take(line, batch_id)
+
+
+def own_profile(line, *more, **columns):
+    names = "\n".join(f'{name} = ["{title}"]' for name, title in (OWN | columns).items())
+    text = "\n".join(('name = "own"', *more, "[columns]", names))
+    (line.home.profiles / "own.toml").write_text(text)
+
+
+def own_row(number, day="2024-12-31", **changed):
+    return {"No": f"A{number}", "Day": day, "Who": "S", "Qty": "2", "Price": "5", "Art": "X"} | changed
+
+
+def own_csv(*found):
+    return as_csv(list(found))
+
+
+# Again
+
+
+def test_a_retry_after_a_profile_has_changed_loads_what_is_good_now_and_resolves_its_findings(line):
+    own_profile(line)
+    good = [own_row(n) for n in range(20)]
+    first = load(line, "a.csv", own_csv(*good, own_row(90, "03/04/2024"), own_row(91, Qty="x")))
+    assert first.findings_by_code == {"AMBIGUOUS_DATE": 1, "INVALID_NUMBER": 1}
+    own_profile(line, 'date_order = "dmy"')
+    second = again(line, first.batch_id)
+    assert (second.state, second.rows_inserted, second.rows_unchanged) == (State.PARTIALLY_LOADED, 21, 0)
+    assert second.findings_by_code == {"INVALID_NUMBER": 1}
+    assert resolutions(line, first.batch_id) == {21: first.batch_id, 22: None}
+    assert rows(line, f"SELECT invoice_date::text FROM {TARGET} WHERE row_number = 21") == [("2024-04-03",)]
+    assert count(line, TARGET) == 21
+    assert [row["No"] for row in rejected(line, first.batch_id)] == ["A91"]
+
+
+def test_a_retry_of_a_file_that_could_not_be_read_reads_it_by_the_profile_of_today(line):
+    own_profile(line)
+    text = own_csv(own_row(1), own_row(2)).replace("Qty", "Pieces")
+    first = load(line, "a.csv", text)
+    assert first.state is State.UNREADABLE
+    own_profile(line, quantity="Pieces")
+    second = again(line, first.batch_id)
+    assert (second.state, second.rows_inserted, second.findings_by_code) == (State.LOADED, 2, {})
+
+
+def test_a_retry_tries_rows_anew_that_the_database_refused(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TARGET} ADD CONSTRAINT few CHECK (quantity < 100)")
+    many = {"Quantity": "400", "Item Total": "5000.00"}
+    found = [*(good_row(n) for n in range(1, 21)), good_row(90, **many), good_row(91, **many)]
+    first = load(line, "a.csv", csv_of(found))
+    assert first.findings_by_code == {"REFUSED_BY_DATABASE": 2}
+    still = again(line, first.batch_id)
+    assert (still.rows_inserted, still.rows_rejected, still.findings_by_code) == (
+        20,
+        2,
+        {"REFUSED_BY_DATABASE": 2},
+    )
+    assert count(line, ERRORS) == 2
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TARGET} DROP CONSTRAINT few")
+    healed = again(line, first.batch_id)
+    assert (healed.state, healed.rows_inserted, healed.rows_rejected) == (State.LOADED, 22, 0)
+    assert resolutions(line, first.batch_id) == {21: first.batch_id, 22: first.batch_id}
+
+
+def test_findings_of_the_database_survive_a_retry_that_goes_on_after_a_failure(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TARGET} ADD CONSTRAINT known CHECK (brand <> 'Fake')")
+    batch_id = drop(line, "a.csv", csv_of([good_row(1, Brand="Fake"), good_row(2)], ("Brand", *good_row(1))))
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.load(line, batch_id)
+    stages.fail(line, batch_id, "The power went off.")
+    account = stages.take(line, batch_id)
+    assert (account.rows_inserted, account.rows_rejected) == (1, 1)
+    assert account.findings_by_code == {"REFUSED_BY_DATABASE": 1}
+
+
+def test_a_retry_leaves_rows_alone_that_were_corrected_since(line):
+    own_profile(line)
+    good = [own_row(n) for n in range(20)]
+    first = load(line, "a.csv", own_csv(*good, own_row(90, "03/04/2024"), own_row(91, "04/05/2024")))
+    one, _ = rejected(line, first.batch_id)
+    child = load(line, "fixed.csv", as_csv([one | {"Day": "2024-03-04", "Qty": "7"}]))
+    own_profile(line, 'date_order = "dmy"')
+    second = again(line, first.batch_id)
+    assert (second.state, second.rows_inserted, second.rows_rejected, second.rows_corrected) == (
+        State.LOADED,
+        21,
+        1,
+        1,
+    )
+    assert [row for row in in_target(line) if row[0] == "A90"] == [("A90", "X", 1, 7, child.batch_id, 21)]
+    assert count(line, TARGET) == 22
+
+
+def test_a_retry_of_a_batch_that_has_ended_well_changes_nothing(line):
+    first = load(line, "a.csv", csv_of(good_row(n) for n in range(20)))
+    before = rows(line, f"SELECT * FROM {TARGET} ORDER BY id")
+    second = again(line, first.batch_id)
+    assert (second.state, second.rows_inserted) == (State.LOADED, 20)
+    assert rows(line, f"SELECT * FROM {TARGET} ORDER BY id") == before
+
+
+# Undone
+
+
+def test_a_reverted_batch_says_so_and_its_file_loads_again(line):
+    text = csv_of([*(good_row(n) for n in range(5)), good_row(90, Quantity="x")])
+    earlier = load(line, "before.csv", csv_of([good_row(0, **{"Customer Name": "Old"})]))
+    first = load(line, "a.csv", text)
+    undone = stages.revert(line, first.batch_id)
+    assert (undone.state, undone.rows_read, undone.rows_rejected, undone.rows_unprocessed) == (
+        State.REVERTED,
+        6,
+        1,
+        5,
+    )
+    assert "4 rows are gone, and 1 have their former values" in undone.reason
+    stated = json.loads((line.reports(first.batch_id) / "summary.json").read_text())
+    assert stated["state"] == "reverted"
+    assert rows(line, f"SELECT customer_name, upload_batch_id FROM {TARGET}") == [("Old", earlier.batch_id)]
+    with pytest.raises(NothingToRevertError, match="is reverted"):
+        stages.revert(line, first.batch_id)
+    second = load(line, "again.csv", text)
+    assert (second.state, second.rows_inserted, second.rows_updated) == (State.PARTIALLY_LOADED, 4, 1)
+
+
+def test_a_batch_without_rows_in_the_table_cannot_be_reverted(line):
+    first = load(line, "a.csv", csv_of([good_row(1)]))
+    second = load(line, "b.csv", csv_of([good_row(1)]))
+    assert second.state is State.DUPLICATE
+    with pytest.raises(NothingToRevertError, match="is duplicate"):
+        stages.revert(line, second.batch_id)
+    assert receipt(line, first.batch_id).state is State.LOADED
+
+
+def test_a_refused_revert_names_the_later_batch_and_changes_nothing(line):
+    first = load(line, "a.csv", csv_of([good_row(1)]))
+    second = load(line, "b.csv", csv_of([good_row(1, **{"Customer Name": "New"})]))
+    with pytest.raises(RevertRefusedError, match=second.batch_id):
+        stages.revert(line, first.batch_id)
+    assert receipt(line, first.batch_id).state is State.LOADED
+    assert count(line, TARGET) == 1
+
+
+# Twice
+
+
+def test_force_loads_anew_and_changes_nothing_that_is_equal(line):
+    text = csv_of(good_row(n) for n in range(10))
+    load(line, "a.csv", text)
+    before = rows(line, f"SELECT * FROM {TARGET} ORDER BY id")
+    path = line.home.inbox / "b.csv"
+    path.write_text(text)
+    forced = stages.take(line, intake.announce(line, path, Overrides(force=True)))
+    assert (forced.state, forced.rows_unchanged, forced.rows_read) == (State.LOADED, 10, 10)
+    assert rows(line, f"SELECT * FROM {TARGET} ORDER BY id") == before
+
+
+def test_content_is_known_for_ever_and_a_name_is_not(line):
+    first = load(line, "a.csv", csv_of([good_row(1)]))
+    changed = load(line, "a.csv", csv_of([good_row(2)]))
+    again = load(line, "z.csv", csv_of([good_row(1)]))
+    assert (changed.state, changed.rows_inserted) == (State.LOADED, 1)
+    assert (again.state, again.duplicate_of) == (State.DUPLICATE, first.batch_id)
+    stages.revert(line, first.batch_id)
+    once_more = load(line, "y.csv", csv_of([good_row(1)]))
+    assert once_more.state is State.LOADED
+
+
+def judged(line, name, text):
+    batch_id = drop(line, name, text)
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    return batch_id
+
+
+def test_of_two_equal_files_at_the_same_time_one_loads_and_the_other_is_a_duplicate(line):
+    text = csv_of([*(good_row(n) for n in range(30)), good_row(90, Quantity="x")])
+    twins = [judged(line, name, text) for name in ("a.csv", "b.csv")]
+    together = threading.Barrier(2)
+
+    def finish(batch_id):
+        together.wait()
+        stages.load(line, batch_id)
+        stages.close(line, batch_id)
+
+    workers = [threading.Thread(target=finish, args=(twin,)) for twin in twins]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    ended = {receipt(line, twin).state: twin for twin in twins}
+    assert set(ended) == {State.PARTIALLY_LOADED, State.DUPLICATE}
+    copy = receipt(line, ended[State.DUPLICATE])
+    assert (copy.duplicate_of, copy.rows_read) == (ended[State.PARTIALLY_LOADED], 0)
+    assert copy.findings_by_code == {}
+    assert count(line, TARGET) == 30
+    assert not any(line.home.staging.iterdir())
+
+
+def test_a_file_whose_rows_are_all_in_the_table_is_loaded_though_its_receipt_is_still_to_come(line):
+    text = csv_of(good_row(n) for n in range(10))
+    first, second = (judged(line, name, text) for name in ("a.csv", "b.csv"))
+    stages.load(line, first)
+    stages.load(line, second)
+    stages.close(line, second)
+    stages.close(line, first)
+    assert receipt(line, second).duplicate_of == first
+    assert receipt(line, first).rows_inserted == 10
+
+
+# At a terminal
+
+
+def told(result):
+    return json.loads(result.stdout)
+
+
+def test_retry_takes_a_failed_batch_to_its_end(at_terminal, home, database_url, tmp_path):
+    with line_at(home, database_url) as line:
+        batch_id = drop(line, "a.csv", csv_of(good_row(n) for n in range(10)))
+        stages.upload(line, batch_id)
+        stages.fail(line, batch_id, "The power went off.")
+    (account,) = told(at_terminal("retry", "--all-failed", "--json"))
+    assert (account["batch_id"], account["state"], account["rows_inserted"]) == (batch_id, "loaded", 10)
+    nothing = at_terminal("retry", "--all-failed")
+    assert (nothing.exit_code, nothing.stdout) == (0, "No batch has failed.\n")
+    assert at_terminal("retry", batch_id).exit_code == 0
+    for wrong in (("retry",), ("retry", batch_id, "--all-failed"), ("retry", "none"), ("revert", "none")):
+        refused = at_terminal(*wrong)
+        assert refused.exit_code == 2
+        assert "bulk-upload status" in refused.stderr
+
+
+def test_revert_undoes_a_load_and_dagster_shows_it(at_terminal, home, tmp_path):
+    path = a_file(tmp_path, [good_row(n) for n in range(10)])
+    (first,) = told(at_terminal("load", "--json", path))
+    (changed,) = told(
+        at_terminal("load", "--json", a_file(tmp_path, [good_row(1, **{"Customer Name": "New"})], "b.csv"))
+    )
+    refused = at_terminal("revert", first["batch_id"])
+    assert refused.exit_code == 2
+    assert changed["batch_id"] in refused.stderr
+    assert at_terminal("revert", changed["batch_id"]).exit_code == 0
+    result = at_terminal("revert", "--json", first["batch_id"])
+    assert (result.exit_code, told(result)["state"]) == (0, "reverted")
+    with dg.DagsterInstance.get() as instance:
+        shown = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[first["batch_id"]]),
+            limit=1,
+        ).records[0]
+    assert shown.asset_materialization.metadata["state"].value == "reverted"
+    (again,) = told(at_terminal("load", "--json", path))
+    assert again["rows_inserted"] == 10
+
+
+def test_a_correction_shows_its_parent_in_dagster(at_terminal, home, tmp_path):
+    path = a_file(tmp_path, [*(good_row(n) for n in range(9)), good_row(90, Quantity="x")])
+    (first,) = told(at_terminal("load", "--json", path))
+    at_terminal("errors", first["batch_id"], "--csv", tmp_path / "fix.csv")
+    text = (tmp_path / "fix.csv").read_text("utf-8-sig").replace(",x,", ",4,")
+    (tmp_path / "fix.csv").write_text(text)
+    (child,) = told(at_terminal("load", "--json", tmp_path / "fix.csv"))
+    assert (child["state"], child["parent_batch_id"]) == ("loaded", first["batch_id"])
+    with dg.DagsterInstance.get() as instance:
+        shown = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[first["batch_id"]]),
+            limit=1,
+        ).records[0]
+    assert shown.asset_materialization.metadata["state"].value == "loaded"
+    assert told(at_terminal("status", "--json", first["batch_id"]))["rows_corrected"] == 1
