@@ -25,6 +25,7 @@ ROLES = ("OWNER", "LOADER", "READER", "DAGSTER")
 UI_PASSWORD = "BULK_UPLOAD_UI_PASSWORD"  # noqa: S105 - the name of a variable
 VIEWER_PASSWORD = "BULK_UPLOAD_VIEWER_PASSWORD"  # noqa: S105
 UI_HOSTS = "BULK_UPLOAD_UI_HOSTS"
+BROKER_URL = "BULK_UPLOAD_BROKER_URL"
 
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 50_000
@@ -93,6 +94,7 @@ class Settings:
         ui_password: Asked for by the UI; None asks for none.
         viewer_password: Asked for by the port for viewers; None means that of the UI.
         ui_hosts: Names under which the UI answers besides those of this machine.
+        broker_url: Redis of the worker pool; None means that runs are children of the code server.
     """
 
     home: Home
@@ -104,6 +106,7 @@ class Settings:
     ui_password: str | None = field(default=None, repr=False)
     viewer_password: str | None = field(default=None, repr=False)
     ui_hosts: tuple[str, ...] = ()
+    broker_url: str | None = field(default=None, repr=False)
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -122,6 +125,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         ui_password=environment.get(UI_PASSWORD) or None,
         viewer_password=environment.get(VIEWER_PASSWORD) or None,
         ui_hosts=_names(environment, UI_HOSTS),
+        broker_url=environment.get(BROKER_URL) or None,
     )
 
 

@@ -26,7 +26,8 @@ from bulk_upload_pipeline.cluster import cluster_in
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent.parent
 DOCKER = ROOT / "docker"
-SECONDS = 120
+SECONDS = 300
+"""How long anything may take on a machine that has much else to do."""
 
 
 def compose():
@@ -34,7 +35,7 @@ def compose():
 
 
 def interpolated(value, variables):
-    """What Compose makes of a value: `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`."""
+    """What Compose makes of `${NAME}`, `${NAME:-default}`, `${NAME:+instead}`, `${NAME:?message}` and `$$`."""
     if isinstance(value, list):
         return [interpolated(item, variables) for item in value]
     if isinstance(value, dict):
@@ -46,9 +47,11 @@ def interpolated(value, variables):
         found = variables.get(match["name"], "")
         if not found and match["kind"] == ":?":
             raise KeyError(match["name"])
-        return found or (match["rest"] or "" if match["kind"] == ":-" else "")
+        if match["kind"] == ":+":
+            return match["rest"] if found else ""
+        return found or (match["rest"] if match["kind"] == ":-" else "")
 
-    pattern = r"(?P<dollar>\$\$)|\$\{(?P<name>\w+)(?P<kind>:-|:\?)?(?P<rest>[^}]*)\}"
+    pattern = r"(?P<dollar>\$\$)|\$\{(?P<name>\w+)(?P<kind>:-|:\?|:\+)?(?P<rest>[^}]*)\}"
     return re.sub(pattern, put, value) if isinstance(value, str) else value
 
 
@@ -76,15 +79,31 @@ class Deployment:
         }
         self.variables |= {"BULK_UPLOAD_UI_HOST": "localhost"} | variables
         self.file = interpolated(compose(), self.variables)
-        self.ports = {name: free_port() for name in ("postgres", "code", "webserver", "viewer", "redis")}
+        self.ports = {
+            name: free_port()
+            for name in (
+                "postgres",
+                "code",
+                "webserver",
+                "viewer",
+                "redis",
+                "ui",
+                "ui-viewer",
+                "caddy-health",
+            )
+        }
         # Short, since sockets lie in it, and open to the system user that PostgreSQL runs as.
         self.folder = Path(tempfile.mkdtemp(prefix="bulk-upload-compose-"))
         self.processes = {}
 
     def __enter__(self):
         self.folder.chmod(0o711)
-        for name in ("data", "logs", "secrets", "dagster/storage"):
+        for name in ("data", "logs", "secrets", "dagster/storage", "dagster/celery"):
             (self.folder / name).mkdir(parents=True)
+        (self.folder / "dagster" / "celery" / "storage").symlink_to("../storage")
+        pool = (DOCKER / "dagster-celery.yaml").read_text()
+        (self.folder / "dagster" / "celery" / "dagster.yaml").write_text(pool)
+        (self.folder / "Caddyfile").write_text(self.swapped((DOCKER / "Caddyfile").read_text()))
         for name, secret in self.file["secrets"].items():
             (self.folder / "secrets" / name).write_text(self.variables[secret["environment"]] + "\n")
         for source in (ROOT / "dagster.yaml", DOCKER / "workspace.yaml"):
@@ -93,8 +112,7 @@ class Deployment:
 
     def __exit__(self, *_):
         for name in reversed(list(self.processes)):
-            # PostgreSQL's children are not of its process group: it must end them itself.
-            self.stop(name, signal.SIGINT, 30) if name == "postgres" else self.stop(name)
+            self.end_postgres() if name == "postgres" else self.stop(name)
         subprocess.run(["rm", "-rf", self.folder], check=True)
 
     @property
@@ -108,6 +126,10 @@ class Deployment:
             r"\bredis:6379\b": f"127.0.0.1:{ports['redis']}",
             r"\bwebserver:3000\b": f"127.0.0.1:{ports['webserver']}",
             r"\bwebserver:3001\b": f"127.0.0.1:{ports['viewer']}",
+            r":443\b": f":{ports['ui']}",
+            r":8443\b": f":{ports['ui-viewer']}",
+            r":8080\b": f":{ports['caddy-health']}",
+            r"/etc/caddy\b": str(self.folder),
             r"host: code\b": "host: 127.0.0.1",
             r"\b0\.0\.0\.0\b": "127.0.0.1",
             r"\b5432\b": str(ports["postgres"]),
@@ -122,7 +144,7 @@ class Deployment:
             text = re.sub(found, put, text)
         return text
 
-    def environment(self, name):
+    def environment(self, name, as_name=None):
         stated = {
             key: str(value) for key, value in self.file["services"][name].get("environment", {}).items()
         }
@@ -137,6 +159,8 @@ class Deployment:
             **{key: self.swapped(value) for key, value in inside.items()},
             "PATH": os.pathsep.join(path),
             "HOME": str(self.folder),
+            "XDG_DATA_HOME": str(self.data),
+            "HOSTNAME": as_name or name,
             # This tree's code, with the shared packages.
             "PYTHONPATH": str(ROOT),
         }
@@ -146,7 +170,11 @@ class Deployment:
         return cluster_in((self.folder / "postgres").resolve())
 
     def command(self, name):
-        return ["with-secrets", *map(self.swapped, self.file["services"][name]["command"])]
+        ours = "build" in self.file["services"][name]
+        return [
+            *(["with-secrets"] if ours else []),
+            *map(self.swapped, self.file["services"][name]["command"]),
+        ]
 
     def start(self, name, *, command=None, as_name=None):
         if name == "postgres":
@@ -154,7 +182,9 @@ class Deployment:
         else:
             command, extra = command or self.command(name), {}
         with (self.folder / "logs" / f"{as_name or name}.log").open("ab") as log:
-            self._spawn(as_name or name, command, self.environment(name), log, {"cwd": self.data} | extra)
+            self._spawn(
+                as_name or name, command, self.environment(name, as_name), log, {"cwd": self.data} | extra
+            )
 
     def _spawn(self, name, command, environment, log, extra):
         self.processes[name] = subprocess.Popen(
@@ -215,7 +245,7 @@ class Deployment:
         return (
             subprocess.run(
                 list(map(self.swapped, test)),
-                env=self.environment(name),
+                env=self.environment(name, as_name),
                 cwd=self.data,
                 capture_output=True,
                 timeout=60,
@@ -224,8 +254,8 @@ class Deployment:
             == 0
         )
 
-    def wait_healthy(self, name):
-        self.wait(lambda: self.is_healthy(name), name)
+    def wait_healthy(self, name, *, as_name=None):
+        self.wait(lambda: self.is_healthy(name, as_name=as_name), as_name or name)
 
     def wait(self, condition, name=None):
         """Return what a condition yields once it is true; fail when the service ends or time is over."""
@@ -238,9 +268,12 @@ class Deployment:
             time.sleep(0.2)
         return found
 
+    def log(self, name):
+        path = self.folder / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else "nothing"
+
     def said(self, name):
-        log = self.folder / "logs" / f"{name}.log"
-        return log.read_text(errors="replace")[-4_000:] if log.exists() else "nothing"
+        return self.log(name)[-4_000:]
 
     def stop(self, name, how=signal.SIGKILL, patience=0.0):
         """End a service and, after a while, all its children: as stopping its container does."""
@@ -252,6 +285,10 @@ class Deployment:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+
+    def end_postgres(self):
+        """End it as its image is stopped: it ends its children itself, which are in groups of their own."""
+        self.stop("postgres", signal.SIGINT, 60)
 
     def ask(self, query, role="READER", database="bulk_upload"):
         name = "postgres" if role == "POSTGRES" else f"bulk_upload_{role.lower()}"

@@ -1,10 +1,15 @@
 """docker/: what the files promise, and the services of the Compose file at work."""
 
+import http.client
+import json
 import re
+import ssl
 import subprocess
 import tomllib
+from contextlib import closing
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -145,3 +150,54 @@ def test_the_roles_log_in_with_their_passwords_only(deployment):
         deployment.ask("SELECT 1")
     deployment.variables["READER_PASSWORD"] = kept
     assert deployment.ask("SELECT current_user") == [(roles.READER,)]
+
+
+def asked(deployment, method, path, *, port="ui", body=None, **headers):
+    """What the UI answers through Caddy: status, headers, text."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("localhost", deployment.ports[port], timeout=60, context=context)
+    with closing(connection):
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+@pytest.mark.services
+def test_the_ui_is_reached_through_tls_with_a_password_and_by_nobody_elses_page(deployment):
+    deployment.start("caddy")
+    deployment.wait_healthy("caddy")
+    query = json.dumps({"query": "{ version }"})
+    json_type = {"Content-Type": "application/json"}
+    origin = f"https://localhost:{deployment.ports['ui']}"
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": origin}
+    status, _, text = asked(deployment, "POST", "/graphql", body=query, **json_type)
+    assert status in (401, 403)
+    status, _, _ = asked(deployment, "POST", "/login", body="password=wrong", **form)
+    assert status in (401, 403)
+    status, headers, _ = asked(
+        deployment, "POST", "/login", body=f"password={deployment.variables['UI_PASSWORD']}", **form
+    )
+    assert status in (302, 303)
+    cookie = headers["Set-Cookie"].partition(";")[0]
+    assert "secure" in headers["Set-Cookie"].lower()
+    known = {**json_type, "Cookie": cookie}
+    status, _, text = asked(deployment, "POST", "/graphql", body=query, Origin=origin, **known)
+    assert (status, json.loads(text)["data"].keys()) == (200, {"version"})
+    foreign = asked(deployment, "POST", "/graphql", body=query, Origin="https://evil.example", **known)
+    assert foreign[0] == 403
+    assert asked(deployment, "GET", "/graphql?query=%7Bversion%7D", **known)[0] in (403, 405)
+    assert "version" not in asked(deployment, "POST", "/graphql", body=query, Host="evil.example", **known)[2]
+    assert asked(deployment, "POST", "/graphql", body=query, port="ui-viewer", **known)[0] in (401, 403)
+
+
+def test_the_configuration_with_a_pool_differs_in_what_concerns_the_pool_only():
+    alone = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    pool = yaml.safe_load((DOCKER / "dagster-celery.yaml").read_text())
+    assert pool.pop("run_launcher")["class"] == "CeleryRunLauncher"
+    limits = [file.pop("concurrency") for file in (alone, pool)]
+    assert alone == pool
+    assert [entry["value"] for entry in limits[0]["runs"]["tag_concurrency_limits"]] == [
+        entry["value"] for entry in limits[1]["runs"]["tag_concurrency_limits"]
+    ]
+    assert limits[0]["pools"]["granularity"] == limits[1]["pools"]["granularity"]
