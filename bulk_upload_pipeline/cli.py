@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from bulk_upload_pipeline.commands import (
+    alerts,
     batches,
     database,
     loading,
@@ -43,6 +44,7 @@ for command in (
     writing.template,
     writing.sample,
     database.db,
+    alerts.group,
 ):
     main.add_command(command)
 

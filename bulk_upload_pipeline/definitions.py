@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from bulk_upload_pipeline.defs.alerts import ALERTS
 from bulk_upload_pipeline.defs.assets import ASSETS
 from bulk_upload_pipeline.defs.checks import CHECKS
 from bulk_upload_pipeline.defs.freshness import files_arrive, freshness_sensor
@@ -22,7 +23,7 @@ defs = dg.Definitions(
     assets=[*ASSETS, daily_sales],
     asset_checks=[*CHECKS, sums_agree, refreshed, files_arrive],
     jobs=[load_batch, load_small_files, drop_file, refresh_daily_sales],
-    sensors=[*SENSORS, freshness_sensor],
+    sensors=[*SENSORS, *ALERTS, freshness_sensor],
     schedules=[daily_sales_refresh, nightly_backfill],
     resources={"line": line_resource},
     # One process a run: a step that starts its own would spend most of a small file's time on starting.

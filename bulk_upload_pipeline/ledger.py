@@ -342,7 +342,7 @@ def _codes(engine: sa.Engine, batch_id: str) -> dict[str, int]:
 
 def receipt(engine: sa.Engine, batch_id: str) -> Receipt:
     """Return the receipt of a batch, which is still open while its state is not final."""
-    return _receipt(_row(engine, batch_id))
+    return as_receipt(_row(engine, batch_id))
 
 
 def receipts(
@@ -356,7 +356,7 @@ def receipts(
     if since is not None:
         query = query.where(columns.finished_at >= since)
     with engine.connect() as connection:
-        return [_receipt(row) for row in connection.execute(query.limit(limit))]
+        return [as_receipt(row) for row in connection.execute(query.limit(limit))]
 
 
 def states(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, State]:
@@ -396,7 +396,8 @@ def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
         return list(connection.scalars(query))
 
 
-def _receipt(row: sa.Row[Any]) -> Receipt:
+def as_receipt(row: sa.Row[Any]) -> Receipt:
+    """Return a row of `upload_batches` as a receipt."""
     stated = row._asdict()
     names = {field.name for field in dataclasses.fields(Receipt)}
     empty = {"layout": {}, "findings_by_code": {}, "control_totals": {}, "reason": ""}

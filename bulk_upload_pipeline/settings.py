@@ -26,6 +26,7 @@ UI_PASSWORD = "BULK_UPLOAD_UI_PASSWORD"  # noqa: S105 - the name of a variable
 VIEWER_PASSWORD = "BULK_UPLOAD_VIEWER_PASSWORD"  # noqa: S105
 UI_HOSTS = "BULK_UPLOAD_UI_HOSTS"
 BROKER_URL = "BULK_UPLOAD_BROKER_URL"
+ALERT_URLS = "BULK_UPLOAD_ALERT_URLS"
 
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 50_000
@@ -95,6 +96,7 @@ class Settings:
         viewer_password: Asked for by the port for viewers; None means that of the UI.
         ui_hosts: Names under which the UI answers besides those of this machine.
         broker_url: Redis of the worker pool; None means that runs are children of the code server.
+        alert_urls: Where alerts go: URLs of Apprise, which hold secrets.
     """
 
     home: Home
@@ -107,6 +109,7 @@ class Settings:
     viewer_password: str | None = field(default=None, repr=False)
     ui_hosts: tuple[str, ...] = ()
     broker_url: str | None = field(default=None, repr=False)
+    alert_urls: tuple[str, ...] = field(default=(), repr=False)
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -126,6 +129,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         viewer_password=environment.get(VIEWER_PASSWORD) or None,
         ui_hosts=_names(environment, UI_HOSTS),
         broker_url=environment.get(BROKER_URL) or None,
+        alert_urls=tuple(environment.get(ALERT_URLS, "").split()),
     )
 
 

@@ -118,10 +118,12 @@ upload_batches = Table(
     Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
+    Column("alerted_at", DateTime(timezone=True)),
     CheckConstraint(CONSERVATION_LAW, name="conservation_law"),
     Index("upload_batches_sha256", "sha256"),
     Index("upload_batches_state", "state"),
     Index("upload_batches_received", "received_at"),
+    Index("upload_batches_finished", "finished_at"),
     Index("upload_batches_source_path", "source_path"),
     Index("upload_batches_parent", "parent_batch_id"),
     schema=SCHEMA,
@@ -169,3 +171,21 @@ load_chunks = Table(
     schema=SCHEMA,
 )
 """The chunk ledger: a row commits in its chunk's transaction, so what it says is loaded is loaded."""
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("channel", String(16), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("failure", Text),
+    Column("sent_at", DateTime(timezone=True)),
+    UniqueConstraint("subject", "channel", name="alerts_once"),
+    schema=SCHEMA,
+)
+"""The outbox: one row a message and channel. A receipt is told when its `alerted_at` is its `finished_at`."""

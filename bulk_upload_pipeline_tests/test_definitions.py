@@ -74,7 +74,15 @@ def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
     )
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
     assert sensors == dict.fromkeys(
-        ["inbox_sensor", "reaper", "batch_failed", "batch_cancelled", "freshness_sensor"],
+        [
+            "inbox_sensor",
+            "reaper",
+            "batch_failed",
+            "batch_cancelled",
+            "freshness_sensor",
+            "alert_sensor",
+            "alert_delivery",
+        ],
         dg.DefaultSensorStatus.RUNNING,
     )
 

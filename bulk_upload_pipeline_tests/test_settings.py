@@ -27,6 +27,7 @@ def test_every_variable_is_read(tmp_path):
             "BULK_UPLOAD_CHUNK_ROWS": "1000",
             "BULK_UPLOAD_FIRST_DAY": "1990-01-01",
             "BULK_UPLOAD_UI_PASSWORD": "one",
+            "BULK_UPLOAD_ALERT_URLS": "json://hook.example mailto://me@shop.example",
             "BULK_UPLOAD_VIEWER_PASSWORD": "two",
             "BULK_UPLOAD_UI_HOSTS": "ui.example, other.example",
         }
@@ -38,6 +39,7 @@ def test_every_variable_is_read(tmp_path):
     assert settings.first_day == date(1990, 1, 1)
     assert (settings.ui_password, settings.viewer_password) == ("one", "two")
     assert settings.ui_hosts == ("ui.example", "other.example")
+    assert settings.alert_urls == ("json://hook.example", "mailto://me@shop.example")
     assert "one" not in repr(settings)
 
 

@@ -139,14 +139,14 @@ class Upped:
 
 
 @contextmanager
-def upped(root, *options):
+def upped(root, *options, environment=None):
     """Yield an `up` on a home of its own, when it says that files may be dropped."""
     home, port = Home(root), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BULK_UPLOAD_")}
-    environment |= {"BULK_UPLOAD_HOME": str(root), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("BULK_UPLOAD_")}
+    ours |= (environment or {}) | {"BULK_UPLOAD_HOME": str(root), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
     with subprocess.Popen(
         [*COMMAND, "up", "--port", str(port), *options],
-        env=environment,
+        env=ours,
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,

@@ -1,0 +1,185 @@
+"""The outbox of alerts: what is to be told, and what each channel was told.
+
+A receipt that has to be told carries no mark yet (`alerted_at`); message and mark commit together, so nothing is
+forgotten and nothing is put into words twice. A channel that takes a message is noted at once; one that does not is
+tried again later, without the others being told twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from bulk_upload_pipeline import ledger, messages, rejects, silence
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.tables import alerts, upload_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from bulk_upload_pipeline.channels import Channel
+    from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.messages import Alert
+    from bulk_upload_pipeline.model import Receipt
+
+DIGEST_AFTER = timedelta(minutes=10)
+"""Files that are loaded in part wait so long for others, so that a morning of them is one message."""
+FAILED_AFTER = timedelta(seconds=60)
+"""A failed batch is left so long to whoever retries it by itself."""
+OLDEST = timedelta(days=7)
+"""What is older is no news: a channel that is set up today does not hear of last year."""
+LEAST_FREE, LEAST_FREE_SHARE = 2_000_000_000, 0.05
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
+_LOCK = 5_310_776_245
+
+
+def notice_receipts(
+    line: Line, channels: Collection[Channel], now: datetime, under_way: Collection[str]
+) -> int:
+    """Put what became of files into words, once, for all channels; return of how many files.
+
+    Args:
+        line: Whose receipts are looked at.
+        channels: Who is to be told.
+        now: The present, in UTC.
+        under_way: Batches on which a run works or for which one waits: they may still end well.
+    """
+    with line.engine.begin() as connection:
+        receipts = _untold(connection, now, under_way)
+        if not receipts:
+            return 0
+        queue(connection, [messages.of_receipts(receipts, _accounts(line, receipts))], channels)
+        told = upload_batches.c.batch_id.in_([receipt.batch_id for receipt in receipts])
+        mark = sa.update(upload_batches).where(told).values(alerted_at=upload_batches.c.finished_at)
+        connection.execute(mark)
+    return len(receipts)
+
+
+def _untold(connection: sa.Connection, now: datetime, under_way: Collection[str]) -> list[Receipt]:
+    """Return the receipts that are to be told now, the worst first, locked until the transaction ends."""
+    columns = upload_batches.c
+    query = (
+        sa.select(upload_batches)
+        .where(columns.state.in_(list(messages.STATES)))
+        .where(columns.finished_at.is_distinct_from(columns.alerted_at))
+        .where(columns.finished_at > now - OLDEST)
+        .order_by(columns.finished_at, columns.batch_id)
+        .with_for_update(skip_locked=True)
+    )
+    found = [ledger.as_receipt(row) for row in connection.execute(query)]
+    final = [receipt for receipt in found if not _may_end_well(receipt, now, under_way)]
+    parts = [receipt for receipt in final if receipt.state is State.PARTIALLY_LOADED]
+    if len(parts) == len(final) and not any(_age(receipt, now) >= DIGEST_AFTER for receipt in parts):
+        return []
+    worst = list(messages.STATES)
+    return sorted(final, key=lambda receipt: worst.index(receipt.state))
+
+
+def _may_end_well(receipt: Receipt, now: datetime, under_way: Collection[str]) -> bool:
+    failed = receipt.state is State.FAILED
+    return failed and (receipt.batch_id in under_way or _age(receipt, now) < FAILED_AFTER)
+
+
+def _age(receipt: Receipt, now: datetime) -> timedelta:
+    assert receipt.finished_at is not None
+    return now - receipt.finished_at
+
+
+def _accounts(line: Line, receipts: Sequence[Receipt]) -> list[messages.Account]:
+    return [
+        messages.Account(
+            receipt, rejects.by_code(line.engine, receipt.batch_id), line.reports(receipt.batch_id)
+        )
+        for receipt in receipts[: messages.MOST_FILES]
+    ]
+
+
+def notice_silence(line: Line, now: datetime) -> list[Alert]:
+    """Return an alert for each sender whose file is overdue."""
+    overdue = silence.silent(line.engine, line.profiles(), now)
+    return [messages.of_silence(sender, now) for sender in overdue]
+
+
+def notice_full_disk(line: Line, now: datetime) -> list[Alert]:
+    """Return an alert, one a day, when the disk of the home has little room left."""
+    usage = shutil.disk_usage(line.home.root)
+    if usage.free >= min(LEAST_FREE, LEAST_FREE_SHARE * usage.total):
+        return []
+    return [messages.of_full_disk(line.home.root, usage.free, usage.total, f"{now:%Y-%m-%d}")]
+
+
+def queue(connection: sa.Connection, told: Iterable[Alert], channels: Collection[Channel]) -> None:
+    """Put alerts into the outbox, in the caller's transaction; a subject that a channel knows stays out."""
+    rows = [
+        {"subject": alert.subject, "channel": channel.key, "title": alert.title, "body": alert.body}
+        for alert in told
+        for channel in channels
+    ]
+    if rows:
+        connection.execute(insert(alerts).on_conflict_do_nothing(), rows)
+
+
+def deliver(
+    engine: sa.Engine, channels: Sequence[Channel], now: Callable[[], datetime], until: datetime
+) -> tuple[int, list[str]]:
+    """Send what is due, channel by channel; return how many were taken, and the sentences of those that were not.
+
+    A channel that fails is left alone until its time comes again: 30 s later, then 1 min, up to an hour.
+
+    Args:
+        engine: Of the invoices' database.
+        channels: Who is to be told.
+        now: Returns the present, in UTC.
+        until: When to stop, leaving the rest to the next call.
+    """
+    taken = 0
+    refused: list[str] = []
+    with engine.connect() as guard:
+        # Two senders at once would tell everything twice.
+        if not guard.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK))):
+            return 0, []
+        try:
+            for channel in channels:
+                for row in _due(engine, channel, now()):
+                    if now() >= until:
+                        return taken, refused
+                    cause = channel.send(row.title, row.body)
+                    _note(engine, row, cause, now())
+                    if cause is not None:
+                        refused.append(cause)
+                        break
+                    taken += 1
+        finally:
+            guard.scalar(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
+    return taken, refused
+
+
+def _due(engine: sa.Engine, channel: Channel, now: datetime) -> list[Any]:
+    """Return the unsent messages of a channel, the oldest first; none while it is left alone."""
+    columns = alerts.c
+    query = sa.select(alerts).where(columns.channel == channel.key, columns.sent_at.is_(None))
+    with engine.connect() as connection:
+        rows = list(connection.execute(query.order_by(columns.id).limit(100)))
+    return [] if any(row.due_at > now for row in rows) else rows
+
+
+def _note(engine: sa.Engine, row: Any, cause: str | None, now: datetime) -> None:
+    pause = min(FIRST_PAUSE * 2 ** min(row.attempts, 10), LONGEST_PAUSE)
+    values = {"sent_at": now} if cause is None else {"due_at": now + pause}
+    noted = sa.update(alerts).where(alerts.c.id == row.id)
+    with engine.begin() as connection:
+        connection.execute(noted.values(attempts=alerts.c.attempts + 1, failure=cause, **values))
+
+
+def waiting(engine: sa.Engine, channels: Collection[Channel]) -> int:
+    """Return how many messages wait for these channels."""
+    columns = alerts.c
+    query = sa.select(sa.func.count()).where(
+        columns.channel.in_([channel.key for channel in channels]), columns.sent_at.is_(None)
+    )
+    with engine.connect() as connection:
+        return connection.scalar(query) or 0

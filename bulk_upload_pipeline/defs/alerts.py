@@ -1,0 +1,93 @@
+"""The operator is told: one sensor notices what is to be told, another sends it and shows channels that fail."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from bulk_upload_pipeline import alerts, ledger, messages
+from bulk_upload_pipeline.channels import channels_of
+from bulk_upload_pipeline.defs.recovery import UNDER_WAY, WILL_RETRY_TAG, batches_of
+from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.messages import Alert
+
+NO_CHANNEL = "Nobody is told: BULK_UPLOAD_ALERT_URLS names no channel."
+FAILURE_REASON_TAG = "dagster/failure_reason"
+OWN_WORDS = frozenset({"STEP_FAILURE", "RUN_EXCEPTION", "JOB_INITIALIZATION_FAILURE"})
+"""Reasons of runs that could say themselves why they failed; those with others lost their worker."""
+SETTLED = timedelta(seconds=15)
+"""So long after a run failed it is known whether it is started again."""
+SENDING = timedelta(seconds=40)
+"""Dagster gives a sensor 60 s."""
+
+
+class UndeliveredError(Exception):
+    """A channel does not take alerts: it makes the tick fail, so that it is seen in the UI."""
+
+
+@dg.sensor(
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Notices what somebody has to be told: files rejected, unreadable, failed or loaded in part, lost "
+    "workers, failed jobs, senders that are silent, a disk that fills.",
+)
+def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]) -> dg.SkipReason:
+    """The cursor holds up to when failed runs were looked at, as ISO time."""
+    channels = channels_of(line.settings.alert_urls)
+    if not channels:
+        return dg.SkipReason(NO_CHANNEL)
+    now = datetime.now(UTC)
+    since, until = datetime.fromisoformat(context.cursor or (now - SETTLED).isoformat()), now - SETTLED
+    under_way = {
+        batch
+        for run in context.instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+        for batch in batches_of(run)
+    }
+    files = alerts.notice_receipts(line, channels, now, under_way)
+    others = [
+        *_failed_runs(context.instance, line, since, until),
+        *alerts.notice_silence(line, now),
+        *alerts.notice_full_disk(line, now),
+    ]
+    with line.engine.begin() as connection:
+        alerts.queue(connection, others, channels)
+    context.update_cursor(until.isoformat())
+    return dg.SkipReason(f"{files:,} files to be told of; of other things: {len(others):,}.")
+
+
+def _failed_runs(instance: dg.DagsterInstance, line: Line, since: datetime, until: datetime) -> list[Alert]:
+    if since >= until:
+        return []
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since, updated_before=until)
+    found = (_of_failed_run(line, run) for run in instance.get_runs(failed))
+    return [alert for alert in found if alert is not None]
+
+
+def _of_failed_run(line: Line, run: dg.DagsterRun) -> Alert | None:
+    batches = batches_of(run)
+    retried = run.tags.get(WILL_RETRY_TAG) == "true"
+    if run.tags.get(FAILURE_REASON_TAG) not in OWN_WORDS:
+        files = [ledger.batch(line.engine, batch_id).file_name for batch_id in batches[: messages.MOST_FILES]]
+        return messages.of_lost_worker(run.run_id, run.job_name, files, retried=retried)
+    # What became of files is told by their receipts.
+    return None if batches or retried else messages.of_failed_run(run.run_id, run.job_name)
+
+
+@dg.sensor(
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends alerts. A channel that does not take one makes the tick fail, and is tried again later.",
+)
+def alert_delivery(line: dg.ResourceParam[Line]) -> dg.SkipReason:
+    """Each channel for itself: what one has taken is not sent to it again because of another."""
+    channels = channels_of(line.settings.alert_urls)
+    if not channels:
+        return dg.SkipReason(NO_CHANNEL)
+    sent, refused = alerts.deliver(
+        line.engine, channels, lambda: datetime.now(UTC), datetime.now(UTC) + SENDING
+    )
+    if refused:
+        raise UndeliveredError(" ".join(refused))
+    return dg.SkipReason(f"{sent:,} alerts sent, {alerts.waiting(line.engine, channels):,} wait.")
+
+
+ALERTS = [alert_sensor, alert_delivery]

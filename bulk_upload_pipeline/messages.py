@@ -1,0 +1,136 @@
+"""The words of alerts: what happened, to how many, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from bulk_upload_pipeline.model import CodeCount, Receipt
+    from bulk_upload_pipeline.silence import Silent
+
+MOST_FILES, MOST_CODES, LONGEST_NAME = 10, 3, 120
+STATES = {
+    State.FAILED: "failed",
+    State.REJECTED: "rejected",
+    State.UNREADABLE: "unreadable",
+    State.PARTIALLY_LOADED: "loaded in part",
+}
+"""The exits of which somebody is told, the worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A message. `subject` says what it is about: of one subject a channel is told once."""
+
+    subject: str
+    title: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A receipt with its findings by code and its report folder."""
+
+    receipt: Receipt
+    codes: Sequence[CodeCount]
+    folder: Path
+
+
+def of_receipts(receipts: Sequence[Receipt], accounts: Sequence[Account]) -> Alert:
+    """Return one message about all `receipts`, with an account of the first ones, the worst first."""
+    first = receipts[0]
+    more = len(receipts) - len(accounts)
+    told = [_account(account) for account in accounts]
+    if more:
+        told.append(f"And {more:,} more: `bulk-upload status` lists them.")
+    return Alert(
+        f"receipt {first.batch_id} {first.finished_at}",
+        _title(receipts),
+        "\n\n".join(told),
+    )
+
+
+def _title(receipts: Sequence[Receipt]) -> str:
+    counts = Counter(receipt.state for receipt in receipts)
+    if len(receipts) == 1:
+        return f"{shown(receipts[0].file_name)}: {STATES[receipts[0].state]}"
+    parts = [f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state]]
+    return f"{len(receipts):,} files: {', '.join(parts)}"
+
+
+def _account(account: Account) -> str:
+    receipt = account.receipt
+    lines = [f"{shown(receipt.file_name)}: {STATES[receipt.state]}", shown(receipt.reason, 1_000)]
+    for code in [code for code in account.codes if code.severity == "error"][:MOST_CODES]:
+        entry = CATALOGUE[code.code]
+        where = f"row {code.example_row:,}: " if code.example_row else ""
+        lines.append(f"- {entry.title}, {code.count:,} times. For example {where}{shown(code.example, 300)}")
+        lines.append(f"  {entry.fix}")
+    if receipt.state is State.FAILED:
+        lines.append(
+            f"When the cause is gone, `bulk-upload retry {receipt.batch_id}` goes on from what is committed."
+        )
+    lines.append(f"Report: {account.folder / 'summary.html'}")
+    return "\n".join(lines)
+
+
+def of_lost_worker(run_id: str, job: str, files: Sequence[str], *, retried: bool) -> Alert:
+    """Return the message about a run whose process vanished."""
+    what = f" It worked on {', '.join(shown(name) for name in files[:MOST_FILES])}." if files else ""
+    then = "It is started again by itself." if retried else "It is not started again by itself."
+    return Alert(
+        f"worker of run {run_id}",
+        "A run lost its worker",
+        f"The process of run {run_id} ({job}) ended without a word.{what} {then} "
+        "When it happens again, look at the memory of the machine: the system ends the largest process first.",
+    )
+
+
+def of_failed_run(run_id: str, job: str) -> Alert:
+    """Return the message about a failed run of a job that takes no files."""
+    return Alert(
+        f"run {run_id}",
+        f"{job} failed",
+        f"Run {run_id} of {job} failed. Its page in Dagster's UI says why; launch it again there.",
+    )
+
+
+def of_silence(silent: Silent, now: datetime) -> Alert:
+    """Return the message about a sender whose file is overdue."""
+    hours = round((now - silent.since).total_seconds() / 3_600)
+    return Alert(
+        f"silence of {silent.profile} since {silent.since.isoformat()}",
+        f"No file from {shown(silent.profile)} for {hours:,} hours",
+        f"{silent.in_words} Ask the sender, or look whether files reach the inbox.",
+    )
+
+
+def of_full_disk(home: Path, free: int, total: int, day: str) -> Alert:
+    """Return the message about a disk with little room, once a day."""
+    return Alert(
+        f"disk {day}",
+        f"The disk is nearly full: {free / 1e9:,.1f} GB free",
+        f"The disk of {home} has {free / 1e9:,.1f} of {total / 1e9:,.1f} GB left. When it is full, loads fail and "
+        "are retried. Remove what is not needed, or move the archive to a larger disk.",
+    )
+
+
+TEST = Alert(
+    "test", "Bulk upload: a test", "Alerts of the bulk upload reach this channel. There is nothing to do."
+)
+
+
+def shown(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return text from a file on one line and without characters that hide or move others."""
+    flat = " ".join(text.split())
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)
+    return visible if len(visible) <= longest else visible[: longest - 3] + "..."

@@ -1,0 +1,407 @@
+"""Who is told what: real mail over SMTP and a real web hook, each exit, each once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from aiosmtpd.controller import Controller
+from click.testing import CliRunner
+from dagster import DagsterRunStatus, RunsFilter
+
+from bulk_upload_pipeline import alerts, messages
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.channels import channels_of
+from bulk_upload_pipeline.cli import main
+from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs import alerts as sensors
+from bulk_upload_pipeline.defs.small_files import config_of
+from bulk_upload_pipeline.exceptions import DataFaultError, SettingInvalidError
+from bulk_upload_pipeline_tests.upped import free_port, upped, wait_until
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, rows
+
+LATER = timedelta(minutes=11)
+
+
+class Hook:
+    """A web hook that keeps what it is sent; `status` is what it answers."""
+
+    def __init__(self):
+        self.told, self.status = [], 200
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if hook.status == 200:
+                    hook.told.append(json.loads(body))
+                self.send_response(hook.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                """Nobody reads it."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"json://127.0.0.1:{self.server.server_port}/hook"
+
+    @property
+    def titles(self):
+        return [message["title"] for message in self.told]
+
+
+@pytest.fixture
+def hook():
+    hook = Hook()
+    thread = threading.Thread(target=hook.server.serve_forever, args=(0.05,))
+    thread.start()
+    yield hook
+    hook.server.shutdown()
+    hook.server.server_close()
+    thread.join()
+
+
+class Post:
+    """A mail server that keeps what it is sent."""
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, _server, _session, envelope):
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
+        return "250 OK"
+
+
+@pytest.fixture
+def post():
+    post = Post()
+    controller = Controller(post, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    post.url = (
+        f"mailto://127.0.0.1:{controller.port}?from=line@shop.example&to=clerk@shop.example&mode=insecure"
+    )
+    yield post
+    controller.stop()
+
+
+@contextmanager
+def telling(tmp_path, database_url, *urls):
+    with line_at(tmp_path / "home", database_url, alert_urls=urls, chunk_rows=10) as line:
+        yield line
+
+
+@pytest.fixture
+def line(tmp_path, database_url, hook):
+    with telling(tmp_path, database_url, hook.url) as line:
+        yield line
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def notice(line, after=timedelta(0), under_way=()):
+    """Put into words what is to be told `after` so long."""
+    channels = channels_of(line.settings.alert_urls)
+    return alerts.notice_receipts(line, channels, datetime.now(UTC) + after, under_way)
+
+
+def deliver(line, after=timedelta(0)):
+    now = datetime.now(UTC) + after
+    channels = channels_of(line.settings.alert_urls)
+    return alerts.deliver(line.engine, channels, lambda: now, now + timedelta(minutes=1))
+
+
+def take(line, batch_id):
+    """Take a file down the line, whatever its exit."""
+    with suppress(DataFaultError):
+        if stages.upload(line, batch_id).receipt is None:
+            stages.validate(line, batch_id)
+            stages.load(line, batch_id)
+            stages.close(line, batch_id)
+
+
+def wrong(first=0):
+    return csv_of(good_row(n, Quantity="12abc") for n in range(first, first + 3))
+
+
+def partly(first=0):
+    return csv_of([good_row(first, Quantity="12abc"), good_row(first + 1), good_row(first + 2)])
+
+
+def test_a_rejected_file_is_told_at_once_with_what_how_many_why_and_what_to_do(line, hook):
+    batch_id = drop(line, "wrong.csv", wrong())
+    take(line, batch_id)
+    assert notice(line) == 1
+    assert deliver(line) == (1, [])
+    (told,) = hook.told
+    assert told["title"] == "wrong.csv: rejected"
+    for words in (
+        "3 of 3 rows (100%) have errors",
+        "Not a number, 3 times. For example row 1: ",
+        "12abc",
+        "Type the number with digits",
+        str(line.reports(batch_id) / "summary.html"),
+    ):
+        assert words in told["message"]
+
+
+def test_nothing_is_told_twice_and_good_files_are_not_told_of(line, hook):
+    take(line, drop(line, "wrong.csv", wrong()))
+    take(line, drop(line, "good.csv", csv_of([good_row(1)])))
+    take(line, drop(line, "same.csv", csv_of([good_row(1)])))
+    for _ in range(3):
+        notice(line, LATER)
+        deliver(line, LATER)
+    assert hook.titles == ["wrong.csv: rejected"]
+
+
+def test_an_unreadable_file_is_told(line, hook):
+    take(line, drop(line, "empty.csv", b""))
+    notice(line)
+    deliver(line)
+    assert hook.titles == ["empty.csv: unreadable"]
+    assert "The file is empty." in hook.told[0]["message"]
+
+
+def test_files_loaded_in_part_wait_for_one_another_and_come_as_one_message(line, hook):
+    for n in range(12):
+        take(line, drop(line, f"part{n}.csv", partly(10 * n)))
+    assert notice(line) == 0
+    assert notice(line, LATER) == 12
+    deliver(line)
+    (told,) = hook.told
+    assert told["title"] == "12 files: 12 loaded in part"
+    assert told["message"].count("rows are loaded") == messages.MOST_FILES
+    assert "And 2 more" in told["message"]
+
+
+def test_what_has_to_be_told_at_once_takes_the_rest_along_and_comes_first(line, hook):
+    take(line, drop(line, "part.csv", partly()))
+    take(line, drop(line, "wrong.csv", wrong(50)))
+    assert notice(line) == 2
+    deliver(line)
+    assert hook.titles == ["2 files: 1 rejected, 1 loaded in part"]
+    assert hook.told[0]["message"].startswith("wrong.csv: rejected")
+
+
+def test_a_failed_batch_is_told_only_when_nothing_goes_on_with_it(line, hook):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    stages.fail(line, batch_id, "The disk was full.")
+    soon, late = timedelta(seconds=30), timedelta(seconds=90)
+    assert notice(line, soon) == 0
+    assert notice(line, late, under_way={batch_id}) == 0
+    assert notice(line, late) == 1
+    deliver(line)
+    assert hook.titles == ["a.csv: failed"]
+    assert f"bulk-upload retry {batch_id}" in hook.told[0]["message"]
+    assert notice(line, late) == 0
+
+
+def test_a_batch_that_a_retry_loads_is_never_told_as_failed(line, hook):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    stages.fail(line, batch_id, "The database went away.")
+    take(line, batch_id)
+    assert notice(line, LATER) == 0
+
+
+def test_a_batch_that_ends_badly_again_is_told_again(line, hook):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    for _ in range(2):
+        stages.fail(line, batch_id, "The disk was full.")
+        assert notice(line, LATER) == 1
+    deliver(line)
+    assert hook.titles == ["a.csv: failed"] * 2
+
+
+def test_a_mail_arrives_over_smtp_whatever_the_file_is_called(tmp_path, database_url, post):
+    with telling(tmp_path, database_url, post.url) as line:
+        name = "x\r\nBcc: all@shop.example\r\n<b>\u202e.csv"
+        take(line, drop(line, name, wrong()))
+        notice(line)
+        assert deliver(line) == (1, [])
+    (mail,) = post.mails
+    assert (mail["To"], mail["Bcc"]) == ("clerk@shop.example", None)
+    assert "x Bcc: all@shop.example <b>\\u202e.csv: rejected" in mail["Subject"]
+    html = mail.get_body(("html",)).get_content()
+    assert "<b>" not in html
+    assert "12abc" in html
+
+
+def test_a_channel_that_fails_is_said_so_tried_again_later_and_the_other_is_not_told_twice(
+    tmp_path, database_url, hook, post
+):
+    hook.status = 503
+    with telling(tmp_path, database_url, hook.url, post.url) as line:
+        take(line, drop(line, "wrong.csv", wrong()))
+        notice(line)
+        sent, refused = deliver(line)
+        assert sent == 1
+        assert len(refused) == 1
+        assert "503" in refused[0]
+        assert deliver(line) == (0, [])
+        assert len(deliver(line, timedelta(seconds=31))[1]) == 1
+        hook.status = 200
+        assert deliver(line, timedelta(seconds=62)) == (0, [])  # the pause grows
+        assert deliver(line, timedelta(seconds=100)) == (1, [])
+        assert deliver(line, timedelta(days=1)) == (0, [])
+    assert hook.titles == ["wrong.csv: rejected"]
+    assert len(post.mails) == 1
+
+
+def test_a_sender_that_dies_before_it_could_note_it_tells_again_rather_than_never(line, hook, monkeypatch):
+    take(line, drop(line, "wrong.csv", wrong()))
+    notice(line)
+    with monkeypatch.context() as patch:
+        patch.setattr(alerts, "_note", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            deliver(line)
+    assert deliver(line) == (1, [])
+    assert hook.titles == ["wrong.csv: rejected"] * 2
+
+
+def test_two_senders_at_once_tell_it_once(line, hook):
+    take(line, drop(line, "wrong.csv", wrong()))
+    threads = [threading.Thread(target=lambda: (notice(line), deliver(line))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    deliver(line)
+    assert hook.titles == ["wrong.csv: rejected"]
+
+
+def test_no_secret_of_a_channel_is_stored_or_said(tmp_path, database_url):
+    url = f"json://me:topsecret@127.0.0.1:{free_port()}/token-abc"
+    with telling(tmp_path, database_url, url) as line:
+        take(line, drop(line, "wrong.csv", wrong()))
+        notice(line)
+        _, (refused,) = deliver(line)
+        stored = str(rows(line, "SELECT * FROM bulk_upload.alerts"))
+        for secret in ("topsecret", "token-abc"):
+            assert secret not in refused + stored + repr(line.settings)
+
+
+def test_a_url_that_no_channel_has_is_said_so():
+    with pytest.raises(SettingInvalidError, match="BULK_UPLOAD_ALERT_URLS"):
+        channels_of(["nonsense"])
+
+
+def test_a_silent_sender_is_told_once_for_each_silence(line, hook):
+    (line.home.profiles / "depot.toml").write_text(
+        'name = "depot"\ntitle = "Depot"\nexpected_every_hours = 24\n[columns]\n'
+        'invoice_number = ["No"]\ninvoice_date = ["Day"]\ncustomer_name = ["Shop"]\n'
+        'quantity = ["Qty"]\nitem_price = ["Price"]\nsku = ["Code"]\n'
+    )
+    channels, now = channels_of(line.settings.alert_urls), datetime.now(UTC)
+    assert alerts.notice_silence(line, now) == []
+    (line.home.inbox / "depot").mkdir()
+    drop_from(line, "depot")
+    assert alerts.notice_silence(line, now + timedelta(hours=23)) == []
+    for hours in (25, 30):
+        silent = alerts.notice_silence(line, now + timedelta(hours=hours))
+        with line.engine.begin() as connection:
+            alerts.queue(connection, silent, channels)
+    deliver(line)
+    assert hook.titles == ["No file from depot for 25 hours"]
+
+
+def drop_from(line, folder):
+    batch_id = drop(line, f"{folder}.csv", csv_of([good_row(1)]))
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bulk_upload.upload_batches SET folder = :f WHERE batch_id = :b"),
+            {"f": folder, "b": batch_id},
+        )
+
+
+def test_a_disk_that_fills_is_told_once_a_day(line, monkeypatch):
+    now = datetime.now(UTC)
+    assert alerts.notice_full_disk(line, now) == []
+    monkeypatch.setattr(alerts, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(alerts, "LEAST_FREE_SHARE", 1.1)
+    (today,), (tomorrow,) = (alerts.notice_full_disk(line, now + timedelta(days=d)) for d in (0, 1))
+    assert today.title.startswith("The disk is nearly full: ")
+    assert today.subject != tomorrow.subject
+
+
+def tick(sensor, line, instance, cursor=None):
+    context = dg.build_sensor_context(
+        instance=instance, definitions=defs, cursor=cursor, resources={"line": line}
+    )
+    return sensor(context), context.cursor
+
+
+def test_a_lost_worker_and_a_failed_job_are_told_and_what_is_retried_is_not(
+    line, hook, instance, monkeypatch
+):
+    monkeypatch.setattr(sensors, "SETTLED", timedelta(0))
+    batch_id = drop(line, "big.csv", csv_of([good_row(1)]))
+    _, cursor = tick(sensors.alert_sensor, line, instance)
+    lost = instance.create_run_for_job(
+        defs.resolve_job_def("load_small_files"),
+        run_config=config_of([batch_id]),
+        status=DagsterRunStatus.STARTED,
+    )
+    instance.report_run_failed(lost, "Its worker is gone.")
+    job = dg.GraphDefinition(name="nightly", node_defs=[breaks]).to_job()
+    job.execute_in_process(instance=instance, raise_on_error=False)
+    again = job.execute_in_process(instance=instance, raise_on_error=False)
+    instance.add_run_tags(again.run_id, {"dagster/will_retry": "true"})
+    assert len(instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))) == 3
+    tick(sensors.alert_sensor, line, instance, cursor)
+    tick(sensors.alert_sensor, line, instance, cursor)
+    tick(sensors.alert_delivery, line, instance)
+    assert sorted(hook.titles) == ["A run lost its worker", "nightly failed"]
+    assert any("big.csv" in told["message"] for told in hook.told)
+
+
+@dg.op
+def breaks():
+    raise ValueError("broken")
+
+
+def test_a_channel_that_fails_makes_the_tick_fail_and_without_channels_the_tick_says_so(
+    tmp_path, database_url, hook, line, instance
+):
+    take(line, drop(line, "wrong.csv", wrong()))
+    tick(sensors.alert_sensor, line, instance)
+    hook.status = 500
+    with pytest.raises(Exception, match="500"):
+        tick(sensors.alert_delivery, line, instance)
+    with telling(tmp_path, database_url) as silent:
+        assert "BULK_UPLOAD_ALERT_URLS" in tick(sensors.alert_sensor, silent, instance)[0].skip_message
+        assert "BULK_UPLOAD_ALERT_URLS" in tick(sensors.alert_delivery, silent, instance)[0].skip_message
+
+
+def test_alerts_test_reaches_every_channel_and_says_which_it_does_not(hook, monkeypatch, tmp_path):
+    monkeypatch.setenv("BULK_UPLOAD_HOME", str(tmp_path))
+    monkeypatch.setenv("BULK_UPLOAD_ALERT_URLS", hook.url)
+    good = CliRunner().invoke(main, ["alerts", "test"])
+    assert (good.exit_code, hook.titles) == (0, [messages.TEST.title])
+    monkeypatch.setenv("BULK_UPLOAD_ALERT_URLS", f"{hook.url} json://127.0.0.1:{free_port()}")
+    bad = CliRunner().invoke(main, ["alerts", "test", "--json"])
+    assert bad.exit_code == 3
+    assert [channel["taken"] for channel in json.loads(bad.stdout)] == [True, False]
+    monkeypatch.setenv("BULK_UPLOAD_ALERT_URLS", "")
+    none = CliRunner().invoke(main, ["alerts", "test"])
+    assert none.exit_code == 2
+    assert "BULK_UPLOAD_ALERT_URLS" in none.output
+
+
+def test_a_file_that_is_dropped_under_a_running_up_is_told_by_itself(tmp_path, hook, post):
+    urls = f"{hook.url} {post.url}"
+    with upped(tmp_path / "home", environment={"BULK_UPLOAD_ALERT_URLS": urls}) as world:
+        world.drop("wrong.csv", wrong())
+        wait_until(lambda: hook.told and post.mails)
+        assert hook.titles == ["wrong.csv: rejected"]
+        assert "wrong.csv: rejected" in post.mails[0]["Subject"]
