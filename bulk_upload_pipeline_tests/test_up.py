@@ -126,16 +126,6 @@ def test_the_other_commands_work_beside_it(up):
     assert "already runs" in second.stderr
 
 
-def test_ctrl_c_stops_all_of_it(up):
-    # The last test of this module, since it stops what the others use.
-    mine = processes.marked(up.home.root)
-    assert mine
-    assert up.stop(2) == 0
-    assert not processes.marked(up.home.root)
-    assert cluster.postmaster_of(cluster.cluster_in(up.home.postgres)) is None
-    assert up.told[-1] == "Stopped.\n"
-
-
 LAUNCH = """
 mutation ($job: String!) {
   launchRun(executionParams: {
@@ -182,3 +172,62 @@ def test_the_hourly_job_counts_what_was_loaded_and_a_person_back_fills_a_range_a
 
     wait_until(lambda: statuses() == ["SUCCESS"])
     assert up.rows(COUNTED) == counted
+
+
+TICK = """
+mutation ($schedule: String!) {
+  scheduleDryRun(selectorData: {
+    repositoryName: "__repository__", repositoryLocationName: "bulk_upload_pipeline", scheduleName: $schedule
+  }, timestamp: 1764036000) {
+    __typename
+    ... on DryRunInstigationTick {
+      evaluationResult {
+        skipReason error { message }
+        runRequests { runKey tags { key value } }
+      }
+    }
+    ... on PythonError { message }
+  }
+}
+"""
+BACKFILL_BATCH = """
+mutation ($batches: [String!]!) {
+  launchPartitionBackfill(backfillParams: {
+    selector: {
+      partitionSetName: "load_batch_partition_set"
+      repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "bulk_upload_pipeline"}
+    }
+    partitionNames: $batches
+  }) { __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } }
+}
+"""
+
+
+def test_the_nightly_tick_asks_for_what_failed_and_a_back_fill_of_the_batch_does_the_same(up):
+    batch_id = up.batch("zoho-clean.csv")
+    before = up.rows(NET)
+    with up.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bulk_upload.upload_batches SET state = 'failed' WHERE batch_id = :batch"),
+            {"batch": batch_id},
+        )
+    found = up.ask(TICK, schedule="nightly_backfill")["scheduleDryRun"]["evaluationResult"]
+    (request,) = found["runRequests"]
+    assert request["runKey"].startswith(f"{batch_id}@")
+    assert {"key": "dagster/partition", "value": batch_id} in request["tags"]
+
+    assert "backfillId" in up.ask(BACKFILL_BATCH, batches=[batch_id])["launchPartitionBackfill"]
+    wait_until(lambda: up.states().get("zoho-clean.csv") == "loaded")
+    assert up.rows(NET) == before
+    found = up.ask(TICK, schedule="nightly_backfill")["scheduleDryRun"]["evaluationResult"]
+    assert found["skipReason"].endswith("No batch has failed, and none waits for newer rules.")
+
+
+def test_ctrl_c_stops_all_of_it(up):
+    # The last test of this module, since it stops what the others use.
+    mine = processes.marked(up.home.root)
+    assert mine
+    assert up.stop(2) == 0
+    assert not processes.marked(up.home.root)
+    assert cluster.postmaster_of(cluster.cluster_in(up.home.postgres)) is None
+    assert up.told[-1] == "Stopped.\n"
