@@ -93,7 +93,7 @@ def _matches() -> Iterable[str]:
         where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
         yield (
             f"SELECT s.row_number, s.line_occurrence, t.id, t.quantity, t.item_total, {differs} AS differs, "  # noqa: S608
-            "t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
+            "t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
             f"WHERE {where}"
         )
@@ -107,12 +107,18 @@ def _update(which: str) -> str:
     """Return the statement that settles the matched rows `which` (SQL) by giving them the new values.
 
     A row that the batch brought in or took over itself, before it was judged anew, counts as what it was then:
-    so the counts of a batch always say what became of the table by it.
+    so the counts of a batch always say what became of the table by it. A row that a batch has changed which
+    was received later stays as it is, whenever this one is taken again.
     """
-    return f"""{_MATCHED}, locked AS MATERIALIZED (
+    return f"""{_MATCHED}, later AS MATERIALIZED (
+    SELECT batch_id FROM bulk_upload.upload_batches WHERE received_at > (
+        SELECT received_at FROM bulk_upload.upload_batches WHERE batch_id = %(batch_id)s
+    )
+), locked AS MATERIALIZED (
     SELECT t.id, s.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former FROM matched
     JOIN {_STAGED} AS s ON s.row_number = matched.row_number JOIN {TARGET} AS t ON t.id = matched.id
-    WHERE matched.differs AND {which} ORDER BY {_ORDER} FOR UPDATE OF t
+    WHERE matched.differs AND {which} AND (t.upload_batch_id IN (TABLE later)) IS NOT TRUE
+    ORDER BY {_ORDER} FOR UPDATE OF t
 ), changed AS (
     UPDATE {TARGET} AS t SET
         {", ".join(f"{name} = {_staged(name)}" for name in (*VALUES, "upload_batch_id", "row_number"))},
@@ -136,7 +142,7 @@ def _update(which: str) -> str:
 ), settled AS (
     SELECT id, row_number, quantity, item_total, own, true AS updated FROM changed
     UNION ALL SELECT id, row_number, quantity, item_total, own, false FROM matched
-    WHERE NOT differs AND {which}
+    WHERE (NOT differs OR owner IN (TABLE later)) AND {which}
 ), gone AS (
     DELETE FROM {_STAGED} AS s USING settled WHERE s.row_number = settled.row_number
 ), told AS (

@@ -215,7 +215,9 @@ def _of_source(sources: Mapping[str, Source], batch_id: str | None) -> str:
 def _in_words(event: Event) -> str:
     row = "" if event.row_number is None else f"row {event.row_number:,} "
     item = "" if event.item is None else f" {event.item}:"
-    resolved = f" Corrected by batch {event.resolved_by}." if event.resolved_by else ""
+    resolved = "" if event.resolved_by is None else f" Corrected by batch {event.resolved_by}."
+    if event.resolved_by == event.batch_id:
+        resolved = " Resolved when the batch was taken again."
     return f"{row}{event.what}{item or ':'} {event.words}{resolved}"
 
 

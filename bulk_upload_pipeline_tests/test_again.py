@@ -134,6 +134,45 @@ def test_batches_since_a_day_are_all_that_ended_but_for_duplicates(line):
     assert again.since(line, date(2020, 1, 1), "distributor") == []
 
 
+# What being taken again does to later batches
+
+
+def prices(line):
+    with line.engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT invoice_number, item_price FROM mangalam_invoices"))
+        return {number: float(price) for number, price in found}
+
+
+def priced(price, *numbers):
+    return [good_row(n, **{"Item Price": str(price), "Item Total": str(4 * price)}) for n in numbers]
+
+
+def test_a_batch_that_is_taken_again_leaves_alone_what_a_later_one_has_changed(line):
+    first = failing(line, "1.csv", priced(10, 1, 2, 3))
+    received(line, first, 1)
+    second = through(line, "2.csv", priced(20, 2))
+    account = stages.take(line, first)
+    assert prices(line) == {"INV-000001": 10, "INV-000002": 20, "INV-000003": 10}
+    assert (account.state, account.rows_inserted, account.rows_unchanged) == (State.LOADED, 2, 1)
+
+    third = through(line, "3.csv", priced(30, 1))
+    execute(line, "UPDATE bulk_upload.upload_batches SET rules_version = 0, verdict = NULL")
+    stages.take(line, second)
+    stages.take(line, first)
+    assert prices(line) == {"INV-000001": 30, "INV-000002": 20, "INV-000003": 10}
+    stages.revert(line, third)
+    assert prices(line)["INV-000001"] == 10
+
+
+def test_rows_of_no_batch_are_changed_by_every_batch(line):
+    execute(
+        line,
+        "INSERT INTO mangalam_invoices (invoice_number, sku, item_price) VALUES ('INV-000001', 'KK-001', 1)",
+    )
+    through(line, "1.csv", priced(10, 1))
+    assert prices(line) == {"INV-000001": 10}
+
+
 # The night
 
 

@@ -9,6 +9,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json
+from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -34,16 +35,23 @@ def reload(since: datetime, profile: str | None, as_json: bool) -> None:
     from bulk_upload_pipeline import again, report
     from bulk_upload_pipeline.defs.session import session as open_session
 
-    receipts = []
+    receipts, codes = [], [0]
     with open_session(read_settings()) as session:
         for due in again.since(session.line, since.date(), profile):
-            with terminal.progress_bar(due.file_name, quiet=as_json) as listener:
-                receipts.append(session.run(due.batch_id, listener))
+            try:
+                with terminal.progress_bar(due.file_name, quiet=as_json) as listener:
+                    receipt = session.retry(due.batch_id, listener)
+            except BatchBusyError as error:
+                terminal.complain(str(error))
+                codes.append(error.exit_code)
+                continue
+            receipts.append(receipt)
+            codes.append(EXIT_CODES.get(receipt.state, 3))
             if not as_json:
-                terminal.print_receipt(receipts[-1], str(session.line.reports(due.batch_id)))
+                terminal.print_receipt(receipt, str(session.line.reports(due.batch_id)))
     if as_json:
         terminal.print_json([report.as_json(receipt) for receipt in receipts])
-    elif not receipts:
+    elif codes == [0]:
         of = f" of profile {profile}" if profile else ""
         terminal.say(f"No batch{of} that could be taken again was received since {since:%Y-%m-%d}.")
-    sys.exit(max((EXIT_CODES.get(receipt.state, 3) for receipt in receipts), default=0))
+    sys.exit(max(codes))

@@ -7,6 +7,7 @@ from datetime import timedelta
 import dagster as dg
 
 from bulk_upload_pipeline import again
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, UNDER_WAY
@@ -35,6 +36,8 @@ def nightly_backfill(
     context.log.info(words)
     # A batch whose partition was cleared away has one again; adding it twice does nothing.
     context.instance.add_dynamic_partitions(str(batches.name), [each.batch_id for each in taken])
+    for each in taken:
+        stages.reopen(line, each.batch_id)
     return list(_requests(taken, f"{context.scheduled_execution_time:%Y-%m-%d}"))
 
 
