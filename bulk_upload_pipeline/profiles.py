@@ -80,7 +80,7 @@ def normalised(name: str) -> str:
     """Return a header name without case, accents, spaces and punctuation: `Invoice No.` is `invoiceno`."""
     if name.isascii():  # nearly every cell of the first lines of a file, each of which is asked about
         return name.lower().translate(_ASCII_PUNCTUATION)
-    decomposed = unicodedata.normalize("NFKD", name.casefold())
+    decomposed = unicodedata.normalize("NFKD", name).casefold()
     return "".join(c for c in decomposed if c.isalnum() or _is_part_of_a_letter(c))
 
 
@@ -118,27 +118,52 @@ class Profiles:
         return Profile(name=GENERIC, title="Any known header names", columns=columns)
 
     def match(self, header: Sequence[str]) -> HeaderMatch:
-        """Return the best match: a profile that fits with most columns, else the generic one."""
-        fitting = [match for match in (lay_over(header, profile) for profile in self) if match.fits]
-        generic = lay_over(header, self.generic)
+        """Return the best match: a profile whose own names fit and cover most columns, else the generic one."""
+        fitting = [match for match in (_own_names(header, profile) for profile in self) if match.fits]
+        generic = _own_names(header, self.generic)
         if not fitting:
             return generic
-        best = max(fitting, key=lambda match: len(match.mapping))
-        # A header that mixes the names of two senders is nobody's own format.
-        return generic if generic.fits and len(generic.mapping) > len(best.mapping) else best
+        best = lay_over(header, max(fitting, key=lambda match: len(match.mapping)).profile)
+        # A sender who never needs a customer's name may lack it; a file that has one is not that sender's.
+        needed = set(contract.REQUIRED) & set(generic.mapping) - set(best.mapping)
+        return generic if generic.fits and needed else best
 
 
 def lay_over(header: Sequence[str], profile: Profile) -> HeaderMatch:
-    """Return which header cell is which canonical column under `profile`. Nothing near is guessed."""
+    """Return which header cell is which canonical column under `profile`. Nothing near is guessed.
+
+    Columns for which the header has none of the sender's names are found under the contract's own, too.
+    """
+    own = _own_names(header, profile)
+    known = {
+        normalised(name): column.name
+        for column in contract.COLUMNS
+        if column.name not in own.mapping
+        for name in (column.name, column.title)
+    }
+    free = {
+        at: known.get(normalised(cell)) for at, cell in enumerate(header) if at not in own.mapping.values()
+    }
+    return _laid_over(header, profile, own, free)
+
+
+def _own_names(header: Sequence[str], profile: Profile) -> HeaderMatch:
+    """Return which header cell is which canonical column under the names that a profile states."""
     known = {normalised(alias): name for name, aliases in profile.columns.items() for alias in aliases}
-    mapping: dict[str, int] = {}
-    twice: dict[str, tuple[str, str]] = {}
-    for position, cell in enumerate(header):
-        name = known.get(normalised(cell))
+    cells = {at: known.get(normalised(cell)) for at, cell in enumerate(header)}
+    return _laid_over(header, profile, HeaderMatch(profile, {}, {}, ()), cells)
+
+
+def _laid_over(
+    header: Sequence[str], profile: Profile, before: HeaderMatch, cells: dict[int, str | None]
+) -> HeaderMatch:
+    """Return a match to which the cells at some positions are added under the names that they have."""
+    mapping, twice = dict(before.mapping), dict(before.twice)
+    for position, name in cells.items():
         if name is None:
             continue
         if name in mapping:
-            twice[name] = (header[mapping[name]], cell)
+            twice[name] = (header[mapping[name]], header[position])
         else:
             mapping[name] = position
     missing = tuple(name for name in profile.required if name not in mapping)

@@ -33,7 +33,13 @@ REJECTED_ROWS = "rejected_rows.csv"
 def as_json(receipt: Receipt) -> dict[str, Any]:
     """Return a receipt as plain JSON values, with ISO times and exact sums as text."""
     stated = dataclasses.asdict(receipt)
-    return {name: _plain(value) for name, value in stated.items()}
+    return {name: _plain(value) for name, value in stated.items()} | {"columns_to_extra": _unknown(receipt)}
+
+
+def _unknown(receipt: Receipt) -> list[str]:
+    """Return the columns of the file that no name is known of; their cells are kept in `extra`."""
+    known = receipt.layout.get("mapping", {}).values()
+    return [name for at, name in enumerate(receipt.layout.get("header", ())) if at not in known]
 
 
 def _plain(value: object) -> object:
@@ -84,6 +90,7 @@ def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
         f"State      {receipt.state}",
         f"Batch      {receipt.batch_id}",
         *_counts(receipt),
+        *([f"Kept in `extra`: {', '.join(unknown)}"] if (unknown := _unknown(receipt)) else []),
     ]
     for code in codes:
         entry = CATALOGUE[code.code]

@@ -129,3 +129,16 @@ def test_a_home_profile_that_is_no_text_or_shares_a_name_is_named_beside_those_t
 def test_vowel_signs_of_indian_scripts_are_no_accents():
     assert normalised("मूल") != normalised("मल")
     assert normalised("Číslo Faktury") == normalised("cislo faktury")
+
+
+def test_a_column_that_a_profile_does_not_name_is_found_under_the_contracts_own_name():
+    match = load_profiles().match([*DISTRIBUTOR, "Purchase Order", "SKU", "Item Price"])
+    assert match.profile.name == "distributor"
+    assert (match.mapping["purchase_order"], match.mapping["sku"]) == (8, 9)
+    assert match.mapping["item_price"] == DISTRIBUTOR.index("Rate")
+    assert match.twice == {}
+
+
+def test_a_file_with_customers_is_not_read_by_the_profile_of_a_sender_without(tmp_path):
+    assert load_profiles().match([*RETAIL, "Store Name"]).profile.name == GENERIC
+    assert load_profiles().match([*RETAIL, "Customer Name"]).mapping["customer_name"] == len(RETAIL)
