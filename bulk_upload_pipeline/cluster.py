@@ -134,6 +134,7 @@ def _initialise(cluster: Cluster) -> None:
 def _start(cluster: Cluster) -> None:
     if cluster.log.exists() and cluster.log.stat().st_size > LARGEST_LOG:
         cluster.log.replace(cluster.log.with_name("log.1"))
+    before = cluster.log.stat().st_size if cluster.log.exists() else 0
     # PostgreSQL reads this as a list of folders, a shell reads it before: quoted once for each.
     sockets = '"{}"'.format(str(_socket_folder(cluster)).replace('"', '""'))
     options = f"-k {shlex.quote(sockets)}"
@@ -141,9 +142,16 @@ def _start(cluster: Cluster) -> None:
     try:
         _run(cluster, cluster.folder, "pg_ctl", "start", "-D", ".", *arguments)
     except EmbeddedPostgresError as error:
-        said = cluster.log.read_text(errors="replace") if cluster.log.exists() else ""
-        fatal = [line for line in said.splitlines() if "FATAL" in line]
-        raise (cluster.failure(fatal[-1]) if fatal else error) from None
+        raise (cluster.failure(said) if (said := _why_not_started(cluster, before)) else error) from None
+
+
+def _why_not_started(cluster: Cluster, before: int) -> str:
+    """Return the line of the log behind its first `before` bytes that says most; none if there is no line."""
+    if not cluster.log.exists():
+        return ""
+    lines = cluster.log.read_bytes()[before:].decode(errors="replace").splitlines()
+    grave = [line for line in lines if "FATAL" in line or "PANIC" in line]
+    return (grave or lines or [""])[-1]
 
 
 def stop(cluster: Cluster) -> None:
