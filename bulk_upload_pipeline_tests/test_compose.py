@@ -5,8 +5,10 @@ import json
 import re
 import ssl
 import subprocess
+import sys
 import tomllib
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
@@ -150,6 +152,34 @@ def test_the_roles_log_in_with_their_passwords_only(deployment):
         deployment.ask("SELECT 1")
     deployment.variables["READER_PASSWORD"] = kept
     assert deployment.ask("SELECT current_user") == [(roles.READER,)]
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("variables", [{}, {"COMPOSE_PROFILES": "workers"}])
+def test_compose_itself_reads_the_file_as_these_tests_do(tmp_path, variables):
+    with Deployment(**variables) as deployment:
+        (tmp_path / ".env").write_text(
+            "".join(f"{name}={value}\n" for name, value in deployment.variables.items())
+        )
+        compose = Path(sys.executable).with_name("docker-compose")
+        command = [compose, "--env-file", tmp_path / ".env", "--file", DOCKER / "compose.yaml", "config"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        known = yaml.safe_load(said)["services"]
+        expected = {n for n, s in deployment.file["services"].items() if variables or not s.get("profiles")}
+        assert known.keys() == expected
+        for name, service in known.items():
+            stated = deployment.file["services"][name]
+            environment = {key: str(value) for key, value in stated.get("environment", {}).items()}
+            assert service.get("environment", {}) == environment, name
+            # It prints what would have to be read again: with dollar signs doubled.
+            assert [word.replace("$$", "$") for word in service["command"]] == stated["command"], name
+
+
+@pytest.mark.services
+def test_the_dockerfile_has_none_of_the_known_faults():
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, DOCKER / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def asked(deployment, method, path, *, port="ui", body=None, **headers):

@@ -1,5 +1,7 @@
 """The pool of workers: runs go to them through Redis, each file loads once, and a killed worker is replaced."""
 
+import signal
+
 import pytest
 import yaml
 
@@ -76,6 +78,25 @@ def test_a_worker_that_is_killed_in_mid_load_is_replaced(deployment):
     deployment.wait(lambda: deployment.ask(loaded) == [(BIG_ROWS,)])
     assert deployment.ask("SELECT count(*) FROM public.mangalam_invoices") == [(FILES * ROWS + BIG_ROWS,)]
     deployment.wait(lambda: deployment.ask(HELD, "DAGSTER", "dagster") == [(0,)])
+
+
+def test_a_worker_that_is_told_to_stop_ends_its_run_first(deployment):
+    failed = "SELECT count(*) FROM runs WHERE status IN ('FAILURE', 'CANCELED')"
+    before = deployment.ask(failed, "DAGSTER", "dagster")
+    batches = deployment.ask("SELECT count(*) FROM bulk_upload.upload_batches")[0][0]
+    received = deployment.log("two").count("received")
+    drop_files(deployment, 2)
+    deployment.wait(lambda: deployment.log("two").count("received") > received, "two")
+    deployment.stop("two", signal.SIGTERM, 300)
+    deployment.wait(
+        lambda: (
+            deployment.ask("SELECT count(*) FROM bulk_upload.upload_batches") == [(batches + FILES,)]
+            and deployment.ask(OPEN) == [(0,)]
+        )
+    )
+    assert deployment.ask("SELECT count(*) FROM public.mangalam_invoices") == [(2 * FILES * ROWS + BIG_ROWS,)]
+    deployment.wait(lambda: deployment.ask(HELD, "DAGSTER", "dagster") == [(0,)])
+    assert deployment.ask(failed, "DAGSTER", "dagster") == before
 
 
 def test_a_run_is_acknowledged_when_it_starts():

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from dagster_postgres.run_storage import PostgresRunStorage
 
-from bulk_upload_pipeline import database, embedded, revert, roles
+from bulk_upload_pipeline import database, embedded, revert, roles, sales
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.exceptions import UpgradeForbiddenError
 from bulk_upload_pipeline.model import State
@@ -46,6 +46,13 @@ def test_the_loader_loads_corrects_reverts_and_needs_nobody_else(server, tmp_pat
         done = receipt(line, second)
         assert (done.state, done.rows_unchanged, done.rows_updated) == (State.LOADED, 10, 1)
         assert revert.revert(line.engine, second).restored == 1
+        counted = sales.refresh(line.engine, sales.stale(line.engine))
+        assert sum(day.lines for day in counted) == 20
+
+
+def test_every_table_of_ours_in_public_is_one_that_the_loader_may_write(server):
+    ours = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+    assert tell(as_role(server, roles.OWNER), ours) == [(name,) for name in sorted(roles.LOADED)]
 
 
 FORBIDDEN = [
