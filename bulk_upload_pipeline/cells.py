@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +14,11 @@ if TYPE_CHECKING:
 _SEPARATORS = "\x1c\x1d\x1e\x1f"
 _ZERO_WIDTH = "\u200b\ufeff"
 
+_LAST_SPACE = 0x3000
+"""The ideographic one: no character behind it is white space, and looking at all of Unicode takes a while."""
+
 BLANKS = (
-    "".join(c for c in map(chr, range(sys.maxunicode + 1)) if c.isspace() and c not in _SEPARATORS)
-    + _ZERO_WIDTH
+    "".join(c for c in map(chr, range(_LAST_SPACE + 1)) if c.isspace() and c not in _SEPARATORS) + _ZERO_WIDTH
 )
 """What is trimmed off a cell: white space of any width (non-breaking, thin, ideographic ...), and the two
 marks of no width that come along at the start of a file or a copied text. (The joiners that Indian scripts

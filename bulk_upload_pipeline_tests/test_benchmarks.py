@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from bulk_upload_pipeline_tests.benchmarks import __main__ as benchmarks
+from bulk_upload_pipeline_tests.benchmarks import peers
 from bulk_upload_pipeline_tests.benchmarks.measures import SMOKE
 from bulk_upload_pipeline_tests.benchmarks.outcome import Outcome
 
@@ -23,6 +26,24 @@ def test_files_that_are_dropped_at_once_share_runs_and_each_has_its_own_account(
     """A real `up` takes them; the measure itself refuses a batch without all of its events."""
     (outcome,) = benchmarks.run(SMOKE, ("S8",))
     assert outcome.ours > 0
+
+
+def test_the_stages_of_a_file_are_timed_one_by_one():
+    """In a process of its own, since it keeps to one core from then on."""
+    command = [sys.executable, "-m", "bulk_upload_pipeline_tests.benchmarks.stages"]
+    found = subprocess.run(
+        [*command, "--rows", "300", "--repeat", "1", "--json"], capture_output=True, text=True, check=True
+    )
+    figures = json.loads(found.stdout)
+    assert set(figures["seconds"]) == {"recognise", "read", "parse", "judge", "stage", "seal", "encode"}
+    assert figures["all"]["rows_per_second"] > 0
+
+
+@pytest.mark.scale
+def test_other_tools_load_the_same_rows(tmp_path):
+    figures = peers.compare(500, 1, (), tmp_path)
+    assert [row["tool"] for row in figures][:2] == ["bulk-upload load", r"psql \copy"]
+    assert "pandas" in {row["tool"] for row in figures if not row.get("failed")}
 
 
 @pytest.mark.scale
