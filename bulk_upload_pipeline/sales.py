@@ -52,7 +52,8 @@ _NAMED = 5
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.daily_sales', 0))")
 
-# One statement has one snapshot: whoever's touch it removes, it has also seen what was changed with it.
+# One statement has one snapshot: whoever's touch it removes, it has also seen what was changed with it. A day
+# that is still ahead has no partition yet: it is counted now, and becomes stale when it comes, to be shown then.
 _REFRESH = sa.text(
     f"""
 WITH seen AS (
@@ -64,6 +65,10 @@ WITH seen AS (
         coalesce(sum(item_total) FILTER (WHERE quantity >= 0 OR quantity IS NULL), 0) AS sales,
         coalesce(sum(item_total) FILTER (WHERE quantity < 0), 0) AS credits
     FROM public.{contract.TARGET} WHERE invoice_date = ANY (:dates) GROUP BY invoice_date
+), ahead AS (
+    INSERT INTO bulk_upload.stale_dates (invoice_date, touched_at)
+    SELECT invoice_date, invoice_date::timestamp AT TIME ZONE 'UTC' FROM counted
+    WHERE invoice_date::timestamp AT TIME ZONE 'UTC' > now()
 ), emptied AS (
     DELETE FROM public.daily_sales AS d WHERE invoice_date = ANY (:dates)
         AND NOT EXISTS (SELECT FROM counted WHERE counted.invoice_date = d.invoice_date)
@@ -87,7 +92,10 @@ WITH counted AS (
 SELECT invoice_date FROM counted AS c FULL JOIN public.daily_sales AS d USING (invoice_date)
 WHERE (c.lines, coalesce(c.quantity, 0), coalesce(c.total, 0))
     IS DISTINCT FROM (d.lines, coalesce(d.quantity, 0), coalesce(d.sales + d.credits, 0))
-AND NOT EXISTS (SELECT FROM bulk_upload.stale_dates AS s WHERE s.invoice_date IN (c.invoice_date, d.invoice_date))
+AND NOT EXISTS (
+    SELECT FROM bulk_upload.stale_dates AS s
+    WHERE s.invoice_date IN (c.invoice_date, d.invoice_date) AND s.touched_at <= now()
+)
 ORDER BY invoice_date
 """  # noqa: S608
 )
@@ -113,10 +121,11 @@ class Day:
 
 
 def stale(engine: sa.Engine) -> list[date]:
-    """Return the dates whose sales have to be counted again, in order."""
-    query = sa.select(stale_dates.c.invoice_date).distinct().order_by(stale_dates.c.invoice_date)
+    """Return the dates whose sales have to be counted again by now, in order."""
+    columns = stale_dates.c
+    query = sa.select(columns.invoice_date).where(columns.touched_at <= func.now()).distinct()
     with engine.connect() as connection:
-        return list(connection.scalars(query))
+        return list(connection.scalars(query.order_by(columns.invoice_date)))
 
 
 def refresh(
@@ -170,7 +179,7 @@ def freshness(engine: sa.Engine, now: datetime | None = None) -> Judgement:
     columns = stale_dates.c
     query = sa.select(
         func.min(columns.touched_at).label("since"), func.count(columns.invoice_date.distinct()).label("days")
-    )
+    ).where(columns.touched_at <= func.now())
     with engine.connect() as connection:
         row = connection.execute(query).one()
     since, count = row.since, row.days

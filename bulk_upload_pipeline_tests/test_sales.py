@@ -380,6 +380,26 @@ def test_days_without_a_partition_are_counted_and_named(home, instance, engine, 
     assert table(engine) == recount(engine)
     assert [m for m in messages(instance, result.run_id) if m.startswith("2 days before 2010-01-01")]
     assert sales.stale(engine) == []
+    assert sales.agreement(engine).words == "3 days agree with mangalam_invoices."
+
+
+def test_a_day_that_is_still_ahead_gets_its_partition_when_it_comes(home, instance, engine, stage):
+    today = datetime.now(UTC).date()
+    load(engine, stage([on(today + timedelta(days=1), "A"), on(today, "B")]))
+    assert refresh(home, instance).success
+    assert materialized(instance) == {today.isoformat()}
+    assert (sales.stale(engine), sales.freshness(engine).words) == ([], "Every day is up to date.")
+    assert sales.agreement(engine).numbers["days"] == 2
+    execute(
+        engine,
+        "UPDATE public.mangalam_invoices SET invoice_date = invoice_date - 1",
+        "UPDATE public.daily_sales SET invoice_date = invoice_date - 1",
+        "UPDATE bulk_upload.stale_dates SET invoice_date = invoice_date - 1, "
+        "touched_at = touched_at - interval '1 day'",
+    )
+    assert sales.stale(engine) == [today]
+    assert refresh(home, instance).success
+    assert query(engine, "SELECT count(*) FROM bulk_upload.stale_dates") == [(0,)]
 
 
 def test_todays_invoices_have_a_partition_today():
