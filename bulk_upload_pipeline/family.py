@@ -233,23 +233,25 @@ RETURNING e.batch_id
 """  # noqa: S608
 
 
-def settle(engine: sa.Engine, root: str, batch_id: str, *, loaded: bool) -> tuple[str, ...]:
+def settle(
+    engine: sa.Engine, root: str, *, loaded: str | None = None, gone: str | None = None
+) -> tuple[str, ...]:
     """Resolve the family's findings on rows that a correction has loaded, and reopen those that it has not.
 
     Args:
         engine: Of the database.
         root: Root of the family.
-        batch_id: The correction that was loaded or reverted.
-        loaded: Whether its rows stand in the target, but for those that have errors.
+        loaded: A batch of which all rows without errors stand in the target now.
+        gone: One whose load was undone.
 
     Returns:
         The batches of which findings were resolved or reopened.
     """
     with engine.begin() as connection:
-        if loaded:
-            connection.execute(sa.text(_MARK_LOADED), {"batch_id": batch_id})
-        else:
-            connection.execute(sa.text(_MARK_GONE), {"batch_id": batch_id, "root": root})
+        if loaded is not None:
+            connection.execute(sa.text(_MARK_LOADED), {"batch_id": loaded})
+        if gone is not None:
+            connection.execute(sa.text(_MARK_GONE), {"batch_id": gone, "root": root})
         changed = {
             row.batch_id
             for statement in (_RESOLVE, _REOPEN)

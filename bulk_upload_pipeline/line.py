@@ -235,6 +235,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             ledger.keep_verdict(connection, batch_id, verdict)
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
+        _settle(line, batch)
         _close(line, batch_id, State.REJECTED, report.why_rejected(verdict))
     return verdict
 
@@ -350,7 +351,7 @@ def close(line: Line, batch_id: str) -> Receipt:
     if batch.state is State.DUPLICATE:
         return ledger.receipt(line.engine, batch_id)
     _complete_refusals(line, batch)
-    changed = _settle(line, batch, loaded=True)
+    changed = _settle(line, batch, loaded=batch_id)
     receipt = _close_loaded(line, batch_id)
     for relative in changed:
         _close_again(line, relative)
@@ -371,18 +372,16 @@ def _complete_refusals(line: Line, batch: Batch) -> None:
                 )
 
 
-def _settle(line: Line, batch: Batch, *, loaded: bool) -> tuple[str, ...]:
-    """Resolve or reopen the findings that a correction settles; return the other batches that have such."""
+def _settle(line: Line, batch: Batch, **what: str) -> tuple[str, ...]:
+    """Resolve or reopen the findings that corrections settle; return the other batches that have such."""
     batch_id = batch.batch_id
+    with line.engine.begin() as connection:
+        rejects.forget_repeated(connection, batch_id)
     if batch.parent_batch_id is None and not family.living(line.engine, batch_id):
-        with line.engine.begin() as connection:
-            rejects.forget_repeated(connection, batch_id)
         return ()
     root = family.root_of(line.engine, batch_id)
     with family.locked(line.engine, root):
-        with line.engine.begin() as connection:
-            rejects.forget_repeated(connection, batch_id)
-        changed = family.settle(line.engine, root, batch_id, loaded=loaded)
+        changed = family.settle(line.engine, root, **what)
     return tuple(relative for relative in changed if relative != batch_id)
 
 
@@ -521,7 +520,7 @@ def revert(line: Line, batch_id: str) -> Receipt:
     if corrections:
         raise RevertRefusedError(batch_id, corrections)
     result = verb.revert(line.engine, batch_id)
-    changed = _settle(line, batch, loaded=False)
+    changed = _settle(line, batch, gone=batch_id)
     receipt = _close(line, batch_id, State.REVERTED, report.why_reverted(result.deleted, result.restored))
     for relative in changed:
         _close_again(line, relative)

@@ -99,7 +99,16 @@ def _matches() -> Iterable[str]:
         )
 
 
-_MATCHED = f"WITH matched AS MATERIALIZED ({' UNION ALL '.join(_matches())})"
+_MATCHED = f"""WITH found AS MATERIALIZED ({" UNION ALL ".join(_matches())}), later AS MATERIALIZED (
+    SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > (
+        SELECT received_at, batch_id FROM bulk_upload.upload_batches WHERE batch_id = %(batch_id)s
+    )
+), matched AS MATERIALIZED (
+    SELECT found.*, coalesce(owner IN (TABLE later), false) AS yields FROM found
+)"""  # noqa: S608
+"""`yields`: the line stands as a file says it that came later. The later file wins, whichever is loaded last:
+so a batch that is taken again, or late, undoes nothing that came after it."""
+
 _SUMS = "coalesce(sum(quantity), 0), coalesce(sum(item_total), 0)"
 
 
@@ -110,11 +119,7 @@ def _update(which: str) -> str:
     so the counts of a batch always say what became of the table by it. A row that a batch has changed which
     was received later stays as it is, whenever this one is taken again.
     """
-    return f"""{_MATCHED}, later AS MATERIALIZED (
-    SELECT batch_id FROM bulk_upload.upload_batches WHERE received_at > (
-        SELECT received_at FROM bulk_upload.upload_batches WHERE batch_id = %(batch_id)s
-    )
-), locked AS MATERIALIZED (
+    return f"""{_MATCHED}, locked AS MATERIALIZED (
     SELECT t.id, s.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former FROM matched
     JOIN {_STAGED} AS s ON s.row_number = matched.row_number JOIN {TARGET} AS t ON t.id = matched.id
     WHERE matched.differs AND {which} AND (t.upload_batch_id IN (TABLE later)) IS NOT TRUE
@@ -141,8 +146,9 @@ def _update(which: str) -> str:
     SET former_batch_id = excluded.former_batch_id, former = excluded.former
 ), settled AS (
     SELECT id, row_number, quantity, item_total, own, true AS updated FROM changed
-    UNION ALL SELECT id, row_number, quantity, item_total, own, false FROM matched
-    WHERE (NOT differs OR owner IN (TABLE later)) AND {which}
+    UNION ALL SELECT id, row_number, quantity, item_total, own OR yields AND EXISTS (
+        SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = matched.id
+    ), false FROM matched WHERE (yields OR NOT differs) AND {which}
 ), gone AS (
     DELETE FROM {_STAGED} AS s USING settled WHERE s.row_number = settled.row_number
 ), told AS (
@@ -177,10 +183,10 @@ _REJECT = f"""{_MATCHED}, refused AS (
 SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS} FROM kept
 """  # noqa: S608
 
-_OWN = _update("own")
+_OWN = _update("(own OR yields)")
 _SETTLE: dict[OnConflict, tuple[str, ...]] = {
     "update": (_update("true"),),
-    # The policy is about rows of others: what the batch wrote itself it may write again.
+    # The policy is about what was there before: what the batch wrote itself it may write again.
     "skip": (_OWN, _SKIP),
     "reject": (_OWN, _REJECT),
 }

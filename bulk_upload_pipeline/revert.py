@@ -31,7 +31,6 @@ ORDER BY {_ORDER} FOR UPDATE
 _LATER = f"""
 SELECT DISTINCT t.upload_batch_id FROM {_FORMER} AS f JOIN {_TARGET} AS t ON t.id = f.target_id
 WHERE %(batch_id)s IN (f.batch_id, f.former_batch_id) AND t.upload_batch_id IS DISTINCT FROM %(batch_id)s
-  AND (f.batch_id = %(batch_id)s OR f.batch_id = t.upload_batch_id)
 ORDER BY 1
 """  # noqa: S608
 

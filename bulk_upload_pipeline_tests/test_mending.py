@@ -317,3 +317,28 @@ def test_a_correction_shows_its_parent_in_dagster(at_terminal, home, tmp_path):
         ).records[0]
     assert shown.asset_materialization.metadata["state"].value == "loaded"
     assert told(at_terminal("status", "--json", first["batch_id"]))["rows_corrected"] == 1
+
+
+def test_a_batch_that_is_taken_again_undoes_nothing_that_came_later(line):
+    own_profile(line)
+    found = [own_row(n) for n in range(20)]
+    first = load(line, "a.csv", own_csv(*found, own_row(90, "03/04/2024")))
+    later = load(line, "b.csv", own_csv(own_row(1, Qty="7")))
+    own_profile(line, 'date_order = "dmy"')
+    second = again(line, first.batch_id)
+    assert (second.state, second.rows_inserted, second.rows_updated) == (State.LOADED, 21, 0)
+    assert rows(line, f"SELECT quantity, upload_batch_id FROM {TARGET} WHERE invoice_number = 'A1'") == [
+        (7, later.batch_id)
+    ]
+
+
+def test_a_batch_that_comes_late_to_its_load_undoes_nothing_that_came_later(line):
+    first = judged(line, "a.csv", csv_of([good_row(1, **{"Customer Name": "Old"}), good_row(2)]))
+    second = load(line, "b.csv", csv_of([good_row(1, **{"Customer Name": "New"})]))
+    stages.load(line, first)
+    account = stages.close(line, first)
+    assert (account.rows_inserted, account.rows_updated, account.rows_unchanged) == (1, 0, 1)
+    owners = rows(
+        line, f"SELECT customer_name, upload_batch_id FROM {TARGET} WHERE invoice_number = 'INV-000001'"
+    )
+    assert owners == [("New", second.batch_id)]

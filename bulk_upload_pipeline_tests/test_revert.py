@@ -136,3 +136,12 @@ def test_reverts_in_any_allowed_order_go_back_through_the_same_states(engine, st
         untouched = [row for row in final if row not in owned]
         assert [row for row in everything(engine) if row in untouched] == untouched
         assert not [row for row in everything(engine) if row.upload_batch_id == f"b{early}"]
+
+
+def test_a_batch_below_two_later_ones_cannot_be_reverted(engine, stage):
+    load(engine, stage([line("INV-1")]), batch_id="b1")
+    load(engine, stage([line("INV-1", quantity="7")]), batch_id="b2")
+    load(engine, stage([line("INV-1", quantity="8")]), batch_id="b3")
+    with pytest.raises(RevertRefusedError) as caught:
+        revert(engine, "b1")
+    assert caught.value.later_batches == ("b3",)

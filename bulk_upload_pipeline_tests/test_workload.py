@@ -1,0 +1,372 @@
+"""A random workload against a model in memory: table, findings and receipts equal the model's after each step."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
+from bulk_upload_pipeline.model import LOADED_STATES, Overrides, State
+from bulk_upload_pipeline_tests.test_corrections import as_csv
+from bulk_upload_pipeline_tests.world import line_at, receipt, rows
+
+COLUMNS = {
+    "invoice_number": "No",
+    "invoice_date": "Day",
+    "customer_name": "Who",
+    "quantity": "Qty",
+    "item_price": "Price",
+    "sku": "Art",
+}
+POLICIES = ("update", "skip", "reject")
+TABLES = (
+    "public.mangalam_invoices, bulk_upload.upload_batches, bulk_upload.processing_errors, "
+    "bulk_upload.load_chunks, bulk_upload.former_rows, bulk_upload.corrected_rows"
+)
+
+
+@dataclass
+class Row:
+    """A row of a file: the key of its line, and what stands in its cell for the quantity."""
+
+    key: tuple[str, str, int]
+    quantity: str
+
+    @property
+    def is_good(self) -> bool:
+        return self.quantity != "x"
+
+
+@dataclass
+class Model:
+    """What is known of a batch."""
+
+    batch_id: str
+    policy: str
+    content: str
+    rows: dict[int, Row]
+    parent: Model | None = None
+    state: State = State.WAITING
+    refused: set[int] = field(default_factory=set)
+    corrected: dict[int, str] = field(default_factory=dict)
+    outcomes: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Model:
+        return self.parent.root if self.parent else self
+
+    @property
+    def wrong(self) -> set[int]:
+        return {number for number, row in self.rows.items() if not row.is_good}
+
+    @property
+    def rejected(self) -> set[int]:
+        return self.wrong | self.refused
+
+    @property
+    def open(self) -> set[int]:
+        return self.rejected - set(self.corrected)
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.state in LOADED_STATES
+
+    @property
+    def brought(self) -> set[int]:
+        """Rows that stand in the table because of it, or did when it came."""
+        return set(self.outcomes) if self.is_loaded else set()
+
+
+class Workload(RuleBasedStateMachine):
+    """Files with overlapping invoices, corrections, reverts, duplicates and retries, in any order."""
+
+    line = None
+
+    @initialize()
+    def empty(self):
+        with self.line.engine.begin() as connection:
+            connection.exec_driver_sql(f"TRUNCATE {TABLES}")
+        self.batches: dict[str, Model] = {}
+        self.table: dict[tuple[str, str, int], list[tuple[str, str]]] = {}
+        self.numbers = itertools.count(1)
+
+    # Steps
+
+    @rule(
+        policy=st.sampled_from(POLICIES),
+        found=st.lists(
+            st.tuples(st.sampled_from("AB"), st.sampled_from("PQ"), st.sampled_from(["1", "2", "x"])),
+            min_size=1,
+            max_size=5,
+        ),
+        force=st.booleans(),
+    )
+    def load(self, policy, found, force):
+        content = as_csv(
+            [
+                {"No": number, "Day": "2024-12-31", "Who": "S", "Qty": quantity, "Price": "5", "Art": sku}
+                for number, sku, quantity in found
+            ]
+        )
+        seen: dict[tuple[str, str], int] = {}
+        stated = {}
+        for at, (number, sku, quantity) in enumerate(found, start=1):
+            seen[number, sku] = seen.get((number, sku), 0) + 1
+            stated[at] = Row((number, sku, seen[number, sku]), quantity)
+        batch_id = self._drop(content, Overrides(profile=policy, force=force))
+        batch = self.batches[batch_id] = Model(batch_id, policy, content, stated)
+        stages.take(self.line, batch_id)
+        self._take(batch, force=force)
+
+    @precondition(lambda self: self._correctable())
+    @rule(data=st.data())
+    def correct(self, data):
+        parent = data.draw(st.sampled_from(self._correctable()))
+        with (self.line.reports(parent.batch_id) / "rejected_rows.csv").open(
+            encoding="utf-8-sig", newline=""
+        ) as file:
+            found = list(csv.DictReader(file))
+        assert {int(row["_row_number"]) for row in found} == parent.open
+        chosen = data.draw(
+            st.lists(st.sampled_from(found), min_size=1, unique_by=lambda row: row["_row_number"])
+        )
+        fixed = [row | {"Qty": data.draw(st.sampled_from(["1", "2", "x"]))} for row in chosen]
+        content = as_csv(fixed)
+        batch_id = self._drop(content, Overrides())
+        stated = {
+            int(row["_row_number"]): Row(parent.root.rows[int(row["_row_number"])].key, row["Qty"])
+            for row in fixed
+        }
+        batch = self.batches[batch_id] = Model(batch_id, parent.root.policy, content, stated, parent)
+        stages.take(self.line, batch_id)
+        self._take(batch)
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def retry(self, data):
+        again = [b for b in self.batches.values() if b.parent is None or b.state is not State.REVERTED]
+        if not again:
+            return
+        batch = data.draw(st.sampled_from(again))
+        stages.reopen(self.line, batch.batch_id)
+        stages.take(self.line, batch.batch_id)
+        self._take(batch, again=True)
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def revert(self, data):
+        batch = data.draw(st.sampled_from(list(self.batches.values())))
+        living = {b.batch_id for b in self.batches.values() if b.parent and b.root is batch and b.brought}
+        stacks = [stack for stack in self.table.values() if batch.batch_id in dict(stack)]
+        later = {stack[-1][0] for stack in stacks} - {batch.batch_id}
+        if not batch.is_loaded:
+            with pytest.raises(NothingToRevertError):
+                stages.revert(self.line, batch.batch_id)
+            return
+        if living or later:
+            with pytest.raises(RevertRefusedError) as refusal:
+                stages.revert(self.line, batch.batch_id)
+            assert set(refusal.value.later_batches) == (living or later)
+            return
+        stages.revert(self.line, batch.batch_id)
+        for key in [key for key, stack in self.table.items() if batch.batch_id in dict(stack)]:
+            self.table[key].pop()
+            if not self.table[key]:
+                del self.table[key]
+        batch.state, batch.outcomes, batch.refused = State.REVERTED, {}, set()
+        for relative in self._family(batch):
+            for number in [n for n, by in relative.corrected.items() if by == batch.batch_id]:
+                del relative.corrected[number]
+            self._settled(relative)
+
+    # The model
+
+    def _drop(self, content, overrides):
+        path = self.line.home.inbox / f"{next(self.numbers)}.csv"
+        path.write_text(content)
+        return intake.announce(self.line, path, overrides)
+
+    def _correctable(self):
+        return [
+            b
+            for b in self.batches.values()
+            if b.open and b.state in (*LOADED_STATES, State.REJECTED) and b.root.state is not State.REVERTED
+        ]
+
+    def _family(self, batch):
+        return [b for b in self.batches.values() if b.root is batch.root and b is not batch]
+
+    def _take(self, batch, *, force=False, again=False):
+        twins = [
+            b for b in self.batches.values() if b is not batch and b.content == batch.content and b.is_loaded
+        ]
+        batch.force = getattr(batch, "force", force)
+        if twins and not batch.force and not batch.is_loaded:
+            batch.state = State.DUPLICATE
+            batch.corrected = {}
+            batch.first = twins[0].batch_id
+            return
+        if self._is_stopped(batch):
+            batch.state = State.REJECTED
+            return
+        if again and batch.is_loaded and not batch.refused:
+            return
+        self._load(batch)
+
+    def _is_stopped(self, batch):
+        limit = 1.0 if batch.parent else 0.5
+        open_rows = len(batch.wrong - set(batch.corrected))
+        return open_rows > 0 and open_rows / len(batch.rows) >= limit
+
+    def _load(self, batch):
+        batch.refused, batch.outcomes = set(), {}
+        for number, row in batch.rows.items():
+            if row.is_good and number not in batch.corrected:
+                outcome = self._place(batch, row)
+                if outcome == "refused":
+                    batch.refused.add(number)
+                else:
+                    batch.outcomes[number] = outcome
+        if batch.parent:
+            for relative in self._family(batch):
+                for number in batch.outcomes:
+                    if number in relative.rejected and self._came(relative) < self._came(batch):
+                        relative.corrected[number] = batch.batch_id
+        batch.state = State.PARTIALLY_LOADED if batch.open else State.LOADED
+        for relative in self._family(batch) if batch.parent else ():
+            self._settled(relative)
+
+    def _settled(self, batch):
+        if batch.is_loaded:
+            batch.state = State.PARTIALLY_LOADED if batch.open else State.LOADED
+        elif batch.state is State.REJECTED and batch.parent is None and not self._is_stopped(batch):
+            self._load(batch)
+
+    def _came(self, batch):
+        return list(self.batches).index(batch.batch_id)
+
+    def _place(self, batch, row):
+        stack = self.table.get(row.key, [])
+        if not stack:
+            self.table[row.key] = [(batch.batch_id, row.quantity)]
+            return "inserted"
+        owner, quantity = stack[-1]
+        before = "inserted" if stack[0][0] == batch.batch_id else "updated"
+        if owner == batch.batch_id:
+            return before
+        if self._came(self.batches[owner]) > self._came(batch):
+            return before if batch.batch_id in dict(stack) else "unchanged"
+        if quantity == row.quantity or batch.policy == "skip":
+            return "unchanged"
+        if batch.policy == "reject":
+            return "refused"
+        stack.append((batch.batch_id, row.quantity))
+        return "updated"
+
+    # What the world must hold
+
+    @invariant()
+    def the_table_is_the_models(self):
+        if not hasattr(self, "table"):
+            return
+        found = rows(
+            self.line,
+            "SELECT invoice_number, sku, line_occurrence, upload_batch_id, quantity::int FROM mangalam_invoices",
+        )
+        expected = {(*key, stack[-1][0], int(stack[-1][1])) for key, stack in self.table.items()}
+        assert set(found) == expected
+        assert len(found) == len(expected)
+
+    @invariant()
+    def the_receipts_are_the_models(self):
+        for batch in getattr(self, "batches", {}).values():
+            account = receipt(self.line, batch.batch_id)
+            counted = list(batch.outcomes.values()) if batch.is_loaded else []
+            has_rows = batch.state is not State.DUPLICATE
+            assert account.state is batch.state, batch
+            assert (account.rows_inserted, account.rows_updated, account.rows_unchanged) == tuple(
+                counted.count(outcome) for outcome in ("inserted", "updated", "unchanged")
+            ), batch
+            assert account.rows_rejected == (len(batch.rejected) if has_rows else 0), batch
+            assert account.rows_corrected == (
+                len(set(batch.corrected) & batch.rejected) if has_rows else 0
+            ), batch
+            assert account.rows_read == (len(batch.rows) if has_rows else 0)
+            assert account.parent_batch_id == (
+                batch.parent.batch_id if batch.parent and has_rows else account.parent_batch_id
+            )
+
+    @invariant()
+    def the_findings_are_the_models(self):
+        found = rows(
+            self.line,
+            "SELECT DISTINCT batch_id, row_number FROM bulk_upload.processing_errors "
+            "WHERE NOT is_resolved AND severity = 'error'",
+        )
+        expected = {
+            (batch.batch_id, number)
+            for batch in getattr(self, "batches", {}).values()
+            if batch.state is not State.DUPLICATE
+            for number in batch.open
+        }
+        assert set(found) == expected
+
+    @invariant()
+    def nothing_is_left_lying_about(self):
+        assert list(self.line.home.staging.iterdir()) == []
+        locks = (
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        assert rows(self.line, locks) == [(0,)]
+        idle = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+        )
+        assert rows(self.line, idle) == [(0,)]
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url, max_error_rate=0.5) as line:
+        for policy in POLICIES:
+            names = "\n".join(f'{name} = ["{title}"]' for name, title in COLUMNS.items())
+            (line.home.profiles / f"{policy}.toml").write_text(
+                f'name = "{policy}"\non_conflict = "{policy}"\n[columns]\n{names}\n'
+            )
+        yield line
+
+
+def run_workload(line, **options):
+    class OnThisLine(Workload):
+        pass
+
+    OnThisLine.line = line
+    run_state_machine_as_test(
+        OnThisLine,
+        settings=settings(deadline=None, suppress_health_check=list(HealthCheck), **options),
+    )
+
+
+def test_any_workload_leaves_what_the_model_says(line):
+    run_workload(line, max_examples=4, stateful_step_count=8)
+
+
+@pytest.mark.soak
+def test_a_long_workload_leaves_what_the_model_says(line):
+    run_workload(line, max_examples=150, stateful_step_count=30)
