@@ -10,12 +10,14 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import inspection, intake, ledger, report
+from bulk_upload_pipeline import inspection, intake, ledger, processes, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
 from bulk_upload_pipeline.lanes import MOST_BYTES, MOST_FILES, SMALL_BYTES, share
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests.benchmarks import flood
+from bulk_upload_pipeline_tests.upped import upped, wait_until
 from bulk_upload_pipeline_tests.world import (
     QUIET,
     count,
@@ -381,3 +383,27 @@ def test_a_batch_that_a_dead_run_left_in_the_middle_goes_on_and_those_it_had_not
     assert recovery._cut_off(instance, line, dead) == [batch_ids[1]]
     assert ledger.states(line.engine, batch_ids)[batch_ids[2]] is State.WAITING
     assert rows(line, "SELECT count(*) FROM mangalam_invoices") == [(1,)]
+
+
+# The real thing
+
+
+@pytest.mark.soak
+def test_a_worker_that_is_killed_among_its_files_is_followed_by_one_that_goes_on(tmp_path):
+    """Killed with -9 twice, at whatever it does then: every file ends loaded, once, and Dagster knows of each."""
+    files = 60
+    with upped(tmp_path / "home") as up:
+        for number in range(files):
+            rows_of_file = (good_row(1_000 * number + n) for n in range(100))
+            (tmp_path / f"{number:03}.csv").write_text(csv_of(rows_of_file))
+        dropped = flood.drop(up, sorted(tmp_path.glob("*.csv")))
+        for done in (5, 30):
+            wait_until(lambda done=done: len(up.states()) >= done)
+            workers = processes.runs_of(up.home.root)
+            for worker in workers:
+                worker.kill()
+            assert workers
+        dropped.last_receipt()
+        assert set(up.states().values()) == {"loaded"}
+        assert up.rows("SELECT count(*) FROM mangalam_invoices") == [(files * 100,)]
+        dropped.refuse_what_is_missing()
