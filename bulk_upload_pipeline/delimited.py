@@ -98,7 +98,7 @@ class _Reader:
         rows = _without_blank(rows)
         order = np.sort(np.concatenate((rows.starts, np.array([d.start for d in damage], np.int64))))
         numbers = self._records + 1 + np.searchsorted(order, rows.starts)
-        damaged = tuple(self._damaged(stretch, d, self._records + 1 + at) for d, at in _placed(damage, order))
+        damaged = self._damaged(stretch, damage, order) if damage else ()
         self._records += len(order)
         return Piece(self._shown_cells(rows.cells), numbers, damaged, stretch.bytes_done)
 
@@ -208,9 +208,16 @@ class _Reader:
         )
         return table, odd
 
-    def _damaged(self, stretch: Stretch, damage: _Damage, number: int) -> DamagedRow:
-        at = np.searchsorted(line_starts(stretch.data), damage.start, side="right") - 1
-        line = stretch.line + int(at)
+    def _damaged(self, stretch: Stretch, damage: list[_Damage], order: np.ndarray) -> tuple[DamagedRow, ...]:
+        """Return the damaged records in file order, with their numbers and physical lines."""
+        damage = sorted(damage, key=lambda one: one.start)
+        starts = np.array([one.start for one in damage], np.int64)
+        numbers = self._records + 1 + np.searchsorted(order, starts)
+        lines = stretch.line + np.searchsorted(line_starts(stretch.data), starts, side="right") - 1
+        placed = zip(damage, numbers.tolist(), lines.tolist(), strict=True)
+        return tuple(self._damaged_row(one, number, line) for one, number, line in placed)
+
+    def _damaged_row(self, damage: _Damage, number: int, line: int) -> DamagedRow:
         text = damage.text.replace(self._delimiter, self._shown)
         if damage.cells is None:
             code, why = "UNCLOSED_QUOTE", "has a quotation mark whose partner is missing or misplaced"
@@ -219,11 +226,6 @@ class _Reader:
             why = f"has {damage.cells:,} cells, but the header has {self.columns:,}"
         message = CATALOGUE[code].message.format(value=f"Line {line:,} of the file {why}", column="")
         return DamagedRow(number, code, message, text[:LONGEST_RAW_TEXT])
-
-
-def _placed(damage: list[_Damage], order: np.ndarray) -> Iterator[tuple[_Damage, int]]:
-    for one in sorted(damage, key=lambda one: one.start):
-        yield one, int(np.searchsorted(order, one.start))
 
 
 def _starts_outside(data: bytes, spans: list[tuple[int, int]]) -> np.ndarray:
