@@ -75,6 +75,9 @@ class Subtotals:
 def subtotals(engine: sa.Engine, batch_id: str) -> Subtotals:
     """Hold the lines of each invoice of a batch, whichever batch brought them, against its subtotal."""
     with engine.connect() as connection:
+        # The sums of a large batch shall be taken in memory; compiling their one statement takes longer than it.
+        connection.execute(sa.text("SET LOCAL work_mem = '64MB'"))
+        connection.execute(sa.text("SET LOCAL jit = off"))
         rows = connection.execute(_SUBTOTALS, {"batch_id": batch_id, "examples": EXAMPLES}).all()
     examples = tuple(OddInvoice(row[2], row[3], row[4]) for row in rows if row[2] is not None)
     return Subtotals(rows[0][0], rows[0][1], examples)
