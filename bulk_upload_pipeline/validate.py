@@ -171,7 +171,9 @@ def _shown(rule: BrokenRule, rows: pa.Table, positions: pa.Array) -> pa.Array | 
 
 
 def _calculation(rows: pa.Table) -> pa.Array:
-    gross = rules.product(rows["quantity"], rows["item_price"])
+    exact = rules.product(rows["quantity"], rows["item_price"])
+    # With more decimals Arrow would write a small product as 1.2E-7, and nothing as 0E-8.
+    gross = pc.round(exact, contract.AMOUNT_DECIMALS).cast(pa.decimal128(31, contract.AMOUNT_DECIMALS))
     words = [_plain(_whole(column)) for column in (*rows.columns[:2], gross, rows["item_total"])]
     quantity, price, expected, stated = words
     calculation = pc.binary_join_element_wise(quantity, "x", price, "=", expected, " ")

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,6 +116,23 @@ def test_a_message_shows_the_calculation():
     assert verdict.findings["error_message"].to_pylist() == [
         "Item Total does not agree: 4 x 12.5 = 50, but the file says 152.5."
     ]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "price", "shown"),
+    [
+        ("4", "0", "4 x 0 = 0"),
+        ("0.001", "0.0001", "0.001 x 0.0001 = 0"),
+        ("-200", "0.5", "-200 x 0.5 = -100"),
+    ],
+)
+def test_a_message_writes_every_product_as_people_do(quantity, price, shown):
+    change = {"quantity": Decimal(quantity), "item_price": Decimal(price), "item_total": Decimal(7)}
+    verdict = judge(typed(change), LAYOUT, load_profiles()["zoho"], TODAY)
+    messages = verdict.findings.filter(pc.equal(verdict.findings["error_code"], "TOTAL_MISMATCH"))[
+        "error_message"
+    ]
+    assert messages.to_pylist() == [f"Item Total does not agree: {shown}, but the file says 7."]
 
 
 def test_a_damaged_row_is_rejected_with_its_text():
