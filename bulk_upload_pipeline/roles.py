@@ -69,8 +69,10 @@ def provision(
     """
     admin = database.normalised_url(admin_url)
     on_step("Roles and databases are made")
+    with _session(admin) as cursor:
+        by_code_point = _knows_builtin_locales(cursor)
     for name in (INVOICES, DAGSTER):
-        database.create_database_if_absent(admin.set(database=name), owned=True)
+        database.create_database_if_absent(admin.set(database=name), owned=by_code_point)
     with _session(admin) as cursor:
         for role, password in passwords.by_role().items():
             _make_role(cursor, role, password)
@@ -87,6 +89,11 @@ def provision(
         _grant(cursor)
     with _session(admin.set(database=INVOICES)) as cursor:
         _let_read(cursor)
+
+
+def _knows_builtin_locales(cursor: Cursor) -> bool:
+    """Return whether text can be compared by code point with all letters known: from PostgreSQL 17 on."""
+    return cursor.connection.server_version >= 170_000
 
 
 @contextmanager
@@ -109,7 +116,7 @@ def _run(cursor: Cursor, statement: str, *names: str) -> None:
 def _make_role(cursor: Cursor, role: str, password: str) -> None:
     cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
     if cursor.fetchone() is None:
-        _run(cursor, "CREATE ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT", role)
+        _run(cursor, "CREATE ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE", role)
     # Hashed here, so that no log of the server shows it.
     hashed = encrypt_password(password, role, cursor.connection, "scram-sha-256")
     statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(hashed))
