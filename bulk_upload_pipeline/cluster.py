@@ -8,6 +8,7 @@ blanks.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -149,9 +150,7 @@ def _why_not_started(cluster: Cluster, before: int) -> str:
     """Return the line of the log behind its first `before` bytes that says most; none if there is no line."""
     if not cluster.log.exists():
         return ""
-    lines = cluster.log.read_bytes()[before:].decode(errors="replace").splitlines()
-    grave = [line for line in lines if "FATAL" in line or "PANIC" in line]
-    return (grave or lines or [""])[-1]
+    return _gravest_line(cluster.log.read_bytes()[before:].decode(errors="replace"))
 
 
 def stop(cluster: Cluster) -> None:
@@ -187,11 +186,14 @@ def _run(cluster: Cluster, here: Path, program: str, *arguments: str) -> None:
         )
         if ended.returncode:
             said.seek(0)
-            raise cluster.failure(_last_line(said.read()))
+            raise cluster.failure(_gravest_line(said.read()))
 
 
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+def _gravest_line(text: str) -> str:
+    """Return the last line that tells of an error; the last one at all where none does, "" for no text."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    grave = [line for line in lines if re.search("FATAL|PANIC|error:", line)]
+    return (grave or lines or [""])[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from hypothesis import settings
+
+from bulk_upload_pipeline import settings as variables
 
 _numbers = itertools.count(1)
 
@@ -48,6 +51,40 @@ def database_url(postgres_url, template_database):
     _administer(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
     yield postgres_url.set(database=name).render_as_string(hide_password=False)
     _administer(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def dagster_url(postgres_url):
+    """A storage of Dagster for the commands."""
+    name = f"dagster_{os.getpid()}"
+    _administer(postgres_url, f'CREATE DATABASE "{name}"')
+    return postgres_url.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def home(tmp_path, database_url, dagster_url):
+    """The home of a terminal; the commands change their own environment, which must not stay."""
+    stated = {
+        variables.HOME: str(tmp_path / "home"),
+        variables.DATABASE_URL: database_url,
+        variables.DAGSTER_DATABASE_URL: dagster_url,
+    }
+    before = dict(os.environ)
+    os.environ.update(stated)
+    yield tmp_path / "home"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def at_terminal(home):
+    """Run a command in this process and return what it printed and its exit code."""
+    from bulk_upload_pipeline.cli import main
+
+    def run(*arguments):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    return run
 
 
 def _administer(url, statement):

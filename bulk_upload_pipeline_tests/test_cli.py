@@ -9,50 +9,14 @@ import os
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-from click.testing import CliRunner
 
 from bulk_upload_pipeline import pace
 from bulk_upload_pipeline import settings as variables
-from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, good_row
 
 GOOD = [good_row(n) for n in range(20)]
 BAD = [good_row(n, Quantity="12abc") for n in range(100, 103)]
-
-
-@pytest.fixture(scope="module")
-def dagster_url(postgres_url):
-    """A storage of Dagster for the commands of this module."""
-    name = "dagster_of_commands"
-    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return postgres_url.set(database=name).render_as_string(hide_password=False)
-
-
-@pytest.fixture
-def home(tmp_path, database_url, dagster_url):
-    """The home of a terminal; the commands change their own environment, which must not stay."""
-    stated = {
-        variables.HOME: str(tmp_path / "home"),
-        variables.DATABASE_URL: database_url,
-        variables.DAGSTER_DATABASE_URL: dagster_url,
-    }
-    before = dict(os.environ)
-    os.environ.update(stated)
-    yield tmp_path / "home"
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture
-def at_terminal(home):
-    def run(*arguments):
-        return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-    return run
 
 
 def a_file(folder, rows, name="file.csv"):

@@ -54,7 +54,7 @@ def test_with_sixty_percent_of_faults_nothing_loads_and_the_clerk_is_told_why(li
     assert account.rows_unprocessed == ROWS - len(manifest.faults)
     assert count(line, "mangalam_invoices") == 0
     failed = {event.step_key for event in result.all_node_events if event.is_step_failure}
-    assert failed == {"validated_invoices_error_rate"}
+    assert failed == {"checks_of_validated_invoices"}
     told = (line.reports(batch_id) / "summary.html").read_text()
     assert f"{len(manifest.faults):,} of {ROWS:,} rows (60%) have errors" in told
     assert "Is it the right file?" in told

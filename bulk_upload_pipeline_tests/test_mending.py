@@ -12,11 +12,9 @@ from bulk_upload_pipeline import intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
 from bulk_upload_pipeline.model import Overrides, State
-from bulk_upload_pipeline_tests.test_cli import a_file, at_terminal, dagster_url, home
+from bulk_upload_pipeline_tests.test_cli import a_file
 from bulk_upload_pipeline_tests.test_corrections import as_csv, in_target, rejected, resolutions
 from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
-
-__all__ = ["at_terminal", "dagster_url", "home"]
 
 TARGET = "mangalam_invoices"
 ERRORS = "bulk_upload.processing_errors"

@@ -15,8 +15,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from bulk_upload_pipeline import judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline import liveness, rejects, report
 from bulk_upload_pipeline.defs import exits, recovery
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
@@ -248,7 +248,8 @@ def test_a_worker_whose_connection_is_cut_takes_its_lock_again(line, settled, mo
         rows(line, f"SELECT pg_terminate_backend({pid})")
         wait_until(lambda: rows(line, holder) not in ([], [(pid,)]))
         assert liveness.without_worker(line.engine, ["run-1"]) == set()
-    assert liveness.without_worker(line.engine, ["run-1"]) == {"run-1"}
+    # The server lets go of the lock when it has noticed that the connection is closed.
+    wait_until(lambda: liveness.without_worker(line.engine, ["run-1"]) == {"run-1"})
 
 
 def test_nobody_is_taken_for_dead_right_after_a_restart_of_the_server(line, monkeypatch):
@@ -451,13 +452,13 @@ def test_a_file_that_changes_while_it_is_judged_goes_back_to_waiting(line, batch
     whole = csv_of(good_row(n) for n in range(30))
     stages.upload(line, batch_id)
     archived = stages.archived_file(line, stages.ledger.batch(line.engine, batch_id))
-    really = stages.in_order
+    really = judging.in_order
 
     def judged_while_somebody_writes(*arguments):
         archived.write_text(whole)
         return really(*arguments)
 
-    monkeypatch.setattr(stages, "in_order", judged_while_somebody_writes)
+    monkeypatch.setattr(judging, "in_order", judged_while_somebody_writes)
     with pytest.raises(FileStillChangingError):
         stages.validate(line, batch_id)
     assert receipt(line, batch_id).state is State.WAITING
