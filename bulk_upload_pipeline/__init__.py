@@ -22,6 +22,7 @@ The tour, in the order in which a file meets the rooms:
 * `holding` lets one worker at a time touch a batch; `liveness` tells a run that is worked on from one whose
   worker is gone, which `defs/recovery` picks up.
 * `alerts` is the outbox of what somebody has to be told, `messages` puts it into words, `channels` sends it.
+* `retention` is what is thrown away and what stays; `metrics` counts for Prometheus.
 * `guard` decides who may use Dagster's UI, which `defs/ui` serves.
 * `drafting` writes a profile from a new sender's file, `template` an empty file for a profile, and `markdown`
   the references of findings and columns that lie in `reference/`.

@@ -97,6 +97,7 @@ def dagster_environment(settings: Settings, urls: Urls) -> dict[str, str]:
         variables.VIEWER_PASSWORD: settings.viewer_password or "",
         variables.UI_HOSTS: ",".join(settings.ui_hosts),
         variables.ALERT_URLS: " ".join(settings.alert_urls),
+        **variables.stated(settings.keeping),
         "DAGSTER_HOME": str(home),
         # Runs of many small files write their events in batches: an eighth of the time.
         "DAGSTER_EVENT_BATCH_SIZE": "200",

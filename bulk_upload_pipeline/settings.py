@@ -27,10 +27,15 @@ VIEWER_PASSWORD = "BULK_UPLOAD_VIEWER_PASSWORD"  # noqa: S105
 UI_HOSTS = "BULK_UPLOAD_UI_HOSTS"
 BROKER_URL = "BULK_UPLOAD_BROKER_URL"
 ALERT_URLS = "BULK_UPLOAD_ALERT_URLS"
+KEEP_LOGS_DAYS = "BULK_UPLOAD_KEEP_LOGS_DAYS"
+KEEP_FAILED_RUNS_DAYS = "BULK_UPLOAD_KEEP_FAILED_RUNS_DAYS"
+KEEP_REPORTS_DAYS = "BULK_UPLOAD_KEEP_REPORTS_DAYS"
+KEEP_ARCHIVE_DAYS = "BULK_UPLOAD_KEEP_ARCHIVE_DAYS"
 
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 50_000
 LONGEST_CHUNK = 1_000_000
+LONGEST_KEPT = 36_500
 DEFAULT_FIRST_DAY = date(2010, 1, 1)
 EARLIEST_DAY = date(1990, 1, 1)
 """No invoice that loads is older: a rule of the contract."""
@@ -84,6 +89,25 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """How long things are kept, in days; None means for ever.
+
+    Attributes:
+        logs: Log lines and other events of runs from which nothing is computed.
+        failed_runs: Failed and cancelled runs that hold no materialization.
+        reports: The report folders of batches.
+        archive: The files themselves.
+        partitions: How many partitions Dagster shows at most; older ones whose batch has ended leave its UI.
+    """
+
+    logs: int | None = 30
+    failed_runs: int | None = 90
+    reports: int | None = None
+    archive: int | None = None
+    partitions: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of a process.
 
@@ -97,6 +121,7 @@ class Settings:
         ui_hosts: Names under which the UI answers besides those of this machine.
         broker_url: Redis of the worker pool; None means that runs are children of the code server.
         alert_urls: Where alerts go: URLs of Apprise, which hold secrets.
+        keeping: How long things are kept.
     """
 
     home: Home
@@ -110,6 +135,7 @@ class Settings:
     ui_hosts: tuple[str, ...] = ()
     broker_url: str | None = field(default=None, repr=False)
     alert_urls: tuple[str, ...] = field(default=(), repr=False)
+    keeping: Keeping = field(default_factory=Keeping)
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -130,6 +156,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         ui_hosts=_names(environment, UI_HOSTS),
         broker_url=environment.get(BROKER_URL) or None,
         alert_urls=tuple(environment.get(ALERT_URLS, "").split()),
+        keeping=_keeping(environment),
     )
 
 
@@ -193,3 +220,35 @@ def read_provisioning(environment: Mapping[str, str] = os.environ) -> tuple[str,
 
 def _names(environment: Mapping[str, str], variable: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in environment.get(variable, "").split(",") if name.strip())
+
+
+def _keeping(environment: Mapping[str, str]) -> Keeping:
+    default = Keeping()
+    return Keeping(
+        logs=_days(environment, KEEP_LOGS_DAYS, default.logs),
+        failed_runs=_days(environment, KEEP_FAILED_RUNS_DAYS, default.failed_runs),
+        reports=_days(environment, KEEP_REPORTS_DAYS, default.reports),
+        archive=_days(environment, KEEP_ARCHIVE_DAYS, default.archive),
+    )
+
+
+def _days(environment: Mapping[str, str], variable: str, default: int | None) -> int | None:
+    stated = environment.get(variable)
+    if not stated:
+        return default
+    if stated == "forever":
+        return None
+    if not (stated.isascii() and stated.isdecimal() and 1 <= int(stated) <= LONGEST_KEPT):
+        raise SettingInvalidError(variable, stated, "a whole number of days from 1 to 36,500, or `forever`")
+    return int(stated)
+
+
+def stated(keeping: Keeping) -> dict[str, str]:
+    """Return the variables that state how long things are kept, for another process."""
+    days = {
+        KEEP_LOGS_DAYS: keeping.logs,
+        KEEP_FAILED_RUNS_DAYS: keeping.failed_runs,
+        KEEP_REPORTS_DAYS: keeping.reports,
+        KEEP_ARCHIVE_DAYS: keeping.archive,
+    }
+    return {variable: "forever" if kept is None else str(kept) for variable, kept in days.items()}

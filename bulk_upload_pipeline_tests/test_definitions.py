@@ -67,10 +67,11 @@ def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
         "load_small_files",
         "drop_file",
         "refresh_daily_sales",
+        "retention",
     }
     schedules = {schedule.name: schedule.default_status for schedule in defs.schedules}
     assert schedules == dict.fromkeys(
-        ["daily_sales_refresh", "nightly_backfill"], dg.DefaultScheduleStatus.RUNNING
+        ["daily_sales_refresh", "nightly_backfill", "nightly_retention"], dg.DefaultScheduleStatus.RUNNING
     )
     sensors = {sensor.name: sensor.default_status for sensor in defs.sensors}
     assert sensors == dict.fromkeys(

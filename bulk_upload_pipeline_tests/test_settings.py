@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bulk_upload_pipeline.exceptions import SettingInvalidError
-from bulk_upload_pipeline.settings import read_settings
+from bulk_upload_pipeline.settings import Keeping, read_settings
 
 
 def test_an_empty_environment_means_the_defaults():
@@ -26,9 +26,13 @@ def test_every_variable_is_read(tmp_path):
             "BULK_UPLOAD_MAX_ERROR_RATE": "0.2",
             "BULK_UPLOAD_CHUNK_ROWS": "1000",
             "BULK_UPLOAD_FIRST_DAY": "1990-01-01",
-            "BULK_UPLOAD_UI_PASSWORD": "one",
+            "BULK_UPLOAD_UI_PASSWORD": "secret 1",
+            "BULK_UPLOAD_KEEP_LOGS_DAYS": "7",
+            "BULK_UPLOAD_KEEP_FAILED_RUNS_DAYS": "forever",
+            "BULK_UPLOAD_KEEP_REPORTS_DAYS": "365",
+            "BULK_UPLOAD_KEEP_ARCHIVE_DAYS": "3650",
             "BULK_UPLOAD_ALERT_URLS": "json://hook.example mailto://me@shop.example",
-            "BULK_UPLOAD_VIEWER_PASSWORD": "two",
+            "BULK_UPLOAD_VIEWER_PASSWORD": "secret 2",
             "BULK_UPLOAD_UI_HOSTS": "ui.example, other.example",
         }
     )
@@ -37,10 +41,11 @@ def test_every_variable_is_read(tmp_path):
     assert settings.dagster_database_url == "postgresql://h/e"
     assert (settings.max_error_rate, settings.chunk_rows) == (0.2, 1000)
     assert settings.first_day == date(1990, 1, 1)
-    assert (settings.ui_password, settings.viewer_password) == ("one", "two")
+    assert (settings.ui_password, settings.viewer_password) == ("secret 1", "secret 2")
     assert settings.ui_hosts == ("ui.example", "other.example")
     assert settings.alert_urls == ("json://hook.example", "mailto://me@shop.example")
-    assert "one" not in repr(settings)
+    assert "secret" not in repr(settings)
+    assert settings.keeping == Keeping(logs=7, failed_runs=None, reports=365, archive=3650)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +55,8 @@ def test_every_variable_is_read(tmp_path):
         ("BULK_UPLOAD_MAX_ERROR_RATE", "0"),
         ("BULK_UPLOAD_MAX_ERROR_RATE", "1.5"),
         ("BULK_UPLOAD_MAX_ERROR_RATE", "nan"),
+        ("BULK_UPLOAD_KEEP_LOGS_DAYS", "0"),
+        ("BULK_UPLOAD_KEEP_ARCHIVE_DAYS", "a year"),
         ("BULK_UPLOAD_CHUNK_ROWS", "0"),
         ("BULK_UPLOAD_CHUNK_ROWS", "many"),
         ("BULK_UPLOAD_CHUNK_ROWS", "-5"),
