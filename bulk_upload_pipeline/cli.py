@@ -31,6 +31,7 @@ def main() -> None:
 
 for command in (
     services.up,
+    services.metrics,
     loading.load,
     loading.check,
     batches.status,

@@ -292,13 +292,13 @@ class HomeInUseError(BulkUploadError):
 
 
 class PortTakenError(BulkUploadError):
-    """Another program listens where Dagster's UI should."""
+    """Another program listens where ours should."""
 
     exit_code = 2
 
     def __init__(self, port: int) -> None:
         super().__init__(
-            f"Port {port} on 127.0.0.1 is taken by another program. Stop it, or choose a port with --port."
+            f"Port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port."
         )
 
 

@@ -215,6 +215,7 @@ def keep_verdict(connection: sa.Connection, batch_id: str, verdict: Verdict) -> 
         .values(
             verdict=stated,
             state=State.VALIDATED,
+            validated_at=sa.func.clock_timestamp(),  # the transaction began before the findings were copied
             rows_read=verdict.rows_read,
             rows_rejected=verdict.rows_rejected,
             rows_unprocessed=verdict.rows_valid,

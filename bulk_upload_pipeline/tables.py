@@ -119,6 +119,7 @@ upload_batches = Table(
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
     Column("alerted_at", DateTime(timezone=True)),
+    Column("validated_at", DateTime(timezone=True)),
     CheckConstraint(CONSERVATION_LAW, name="conservation_law"),
     Index("upload_batches_sha256", "sha256"),
     Index("upload_batches_state", "state"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from bulk_upload_pipeline.model import Receipt
-    from bulk_upload_pipeline.settings import Settings
+    from bulk_upload_pipeline.settings import Home, Settings
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -31,12 +31,19 @@ class Stopped(BaseException):
     """Ctrl-C or SIGTERM: leave every block in order, so that nothing of ours keeps running."""
 
 
-def up(settings: Settings, port: int, *, with_sample: bool, viewer_port: int | None = None) -> None:
+def up(
+    settings: Settings,
+    port: int,
+    *,
+    with_sample: bool,
+    viewer_port: int | None = None,
+    metrics_port: int | None = None,
+) -> None:
     """Start everything, tell what happens to files, and stop everything on Ctrl-C or SIGTERM.
 
     Raises:
         HomeInUseError: It runs on this home already.
-        PortTakenError: Something else listens on `port`.
+        PortTakenError: Something else listens on one of the ports.
     """
     settings.home.make()
     try:
@@ -49,10 +56,13 @@ def up(settings: Settings, port: int, *, with_sample: bool, viewer_port: int | N
                 on_event=terminal.say,
                 viewer_port=viewer_port,
             ) as running,
+            _measured(running, settings.home, metrics_port),
         ):
             if with_sample:
                 drop_samples(settings.home.inbox)
             _greet(settings, running)
+            if metrics_port:
+                terminal.say(f"{'Metrics':<10} http://127.0.0.1:{metrics_port}/metrics")
             _tell_until_stopped(make_engine(running.urls.invoices))
     except Stopped:
         terminal.say("Stopped.")
@@ -71,6 +81,22 @@ def _stopping_on_signals() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _measured(running: services.Services, home: Home, port: int | None) -> Generator[None]:
+    """Serve metrics for the length of the block, if somebody wants them."""
+    if port is None:
+        yield
+        return
+    from bulk_upload_pipeline import metrics
+
+    engine = make_engine(running.urls.invoices)
+    try:
+        with metrics.served(engine, home, port):
+            yield
+    finally:
+        engine.dispose()
 
 
 def _greet(settings: Settings, running: services.Services) -> None:

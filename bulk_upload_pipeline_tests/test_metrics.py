@@ -1,0 +1,127 @@
+"""The figures for Prometheus, read as Prometheus reads them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import metrics
+from bulk_upload_pipeline.database import make_engine
+from bulk_upload_pipeline.exceptions import PortTakenError
+from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, free_port, upped, wait_until
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at
+
+
+@pytest.fixture
+def line(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url) as line:
+        yield line
+
+
+def scraped(port):
+    """Every sample, by its name and the values of its labels in the order of the labels' names."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+def scrape(line):
+    port = free_port()
+    with metrics.served(line.engine, line.home, port):
+        return scraped(port)
+
+
+def take(line, batch_id):
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.load(line, batch_id)
+    stages.close(line, batch_id)
+
+
+def test_rows_are_counted_by_profile_and_outcome_and_batches_by_state(line):
+    take(line, drop(line, "a.csv", csv_of([good_row(1), good_row(2), good_row(3, Quantity="x")])))
+    take(line, drop(line, "b.csv", csv_of([good_row(2), good_row(4)])))
+    found = scrape(line)
+    rows = {key[1]: value for key, value in found.items() if key[0] == "bulk_upload_rows_total"}
+    assert rows == {"inserted": 3, "updated": 0, "unchanged": 1, "rejected": 1, "unprocessed": 0}
+    assert found["bulk_upload_batches", "loaded"] == 1
+    assert found["bulk_upload_batches", "partially_loaded"] == 1
+    assert found["bulk_upload_batches", "failed"] == 0
+    assert found["bulk_upload_database_up",] == 1
+
+
+def test_the_seconds_of_each_stage_add_up_to_the_time_of_the_batch(line):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    take(line, batch_id)
+    account = stages.ledger.receipt(line.engine, batch_id)
+    found = scrape(line)
+    spent = [found["bulk_upload_stage_seconds_sum", stage] for stage in ("waiting", "validating", "loading")]
+    assert sum(spent) == pytest.approx((account.finished_at - account.received_at).total_seconds(), abs=0.01)
+    assert all(found["bulk_upload_stage_seconds_count", stage] == 1 for stage in ("validating", "loading"))
+
+
+def test_what_waits_is_counted_and_the_oldest_file_has_its_age(line):
+    assert scrape(line)["bulk_upload_oldest_waiting_file_seconds",] == 0
+    (line.home.inbox / "zoho").mkdir()
+    (line.home.inbox / "zoho" / "b.csv").write_text("x")
+    (line.home.inbox / ".hidden").write_text("x")
+    drop(line, "a.csv", csv_of([good_row(1)]))
+    found = wait_until(lambda: (s := scrape(line))["bulk_upload_oldest_waiting_file_seconds",] > 0 and s)
+    assert found["bulk_upload_inbox_files",] == 2
+    assert found["bulk_upload_queue_depth",] == 1
+    assert found["bulk_upload_disk_free_bytes",] > 0
+
+
+def test_a_database_that_is_away_is_a_figure_and_no_error(line):
+    port = free_port()
+    away = make_engine("postgresql+psycopg2://nobody@127.0.0.1:1/none")
+    with metrics.served(away, line.home, port):
+        assert scraped(port)["bulk_upload_database_up",] == 0
+
+
+def test_the_metrics_listen_here_only_and_a_taken_port_is_said_so(line):
+    port = free_port()
+    with metrics.served(line.engine, line.home, port), pytest.raises(PortTakenError, match=str(port)):
+        metrics.served(line.engine, line.home, port).__enter__()
+    with pytest.raises(urllib.error.URLError):
+        scraped(port)
+    assert socket.gethostbyname("localhost") == metrics.ADDRESS
+
+
+def test_metrics_are_off_unless_asked_for_and_a_command_serves_them_until_it_is_ended(tmp_path):
+    port = free_port()
+    environment = os.environ | {"BULK_UPLOAD_HOME": str(tmp_path / "home"), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([*COMMAND, "metrics", "--port", str(port)], env=environment, cwd=ROOT) as process:
+        try:
+            found = wait_until(lambda: process.poll() is None and quietly(scraped, port))
+            assert found["bulk_upload_batches", "waiting"] == 0
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def quietly(ask, port):
+    try:
+        return ask(port)
+    except OSError:
+        return None
+
+
+def test_a_running_up_serves_metrics_beside_everything_else(tmp_path):
+    port = free_port()
+    with upped(tmp_path / "home", "--metrics-port", str(port)) as world:
+        assert scraped(port)["bulk_upload_database_up",] == 1
+        assert any(f"http://127.0.0.1:{port}/metrics" in told for told in world.told)
