@@ -47,7 +47,10 @@ class Piece(NamedTuple):
 
 
 def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
-    """Yield chunks of exactly `chunk_rows` records, damaged ones included; the last may be shorter.
+    """Yield chunks of exactly `chunk_rows` row numbers, damaged ones included; the last may be shorter.
+
+    Row numbers that no record has, as of blank rows in a spreadsheet, count; where a whole chunk would be
+    made of them there is none.
 
     So which record is in which chunk depends on nothing but the file and the setting, as the chunk ledger
     needs it.
@@ -58,7 +61,8 @@ def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
         piece = coming
         while piece.last >= limit:
             first, piece = piece.split(limit)
-            yield _chunk([*held, first])
+            if held or len(first.numbers) or first.damaged:
+                yield _chunk([*held, first])
             held, limit = [], limit + chunk_rows
         if len(piece.numbers) or piece.damaged:
             held.append(piece)

@@ -33,6 +33,9 @@ LONGEST_ROW = 16 << 20
 MOST_CELLS = 16_000_000
 """Cells between the first and the last of a part, filled or not."""
 
+WIDEST_GAP = 5_000
+"""Blank rows for which a part that is spread over many rows is not cut."""
+
 MOST_TEXTS_BYTES = 200 << 20
 MOST_TEXTS = 6_000_000
 """Texts that a workbook's cells share, which have to be held in memory."""
@@ -348,7 +351,8 @@ class _Cutter:
         room = max(1, MOST_CELLS // width)
         cuts = [0]
         for at, number in enumerate(numbers):
-            if number - numbers[cuts[-1]] >= room or at - cuts[-1] >= ROWS_OF_PART:
+            wide_gap = at > 0 and number - numbers[at - 1] > WIDEST_GAP
+            if wide_gap or number - numbers[cuts[-1]] >= room or at - cuts[-1] >= ROWS_OF_PART:
                 cuts.append(at)
         return cuts
 

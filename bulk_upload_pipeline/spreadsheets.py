@@ -165,11 +165,13 @@ def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]
 
 
 def _is_note(cells: list[str], known: list[int]) -> bool:
-    """Return whether a row at the bottom is none of the records: it names no invoice and no day."""
+    """Return whether a row at the bottom is none of the records: a sentence, or totals of no invoice and day."""
     named = [cells[at].strip(BLANKS) for at in known if at < len(cells)]
     filled = [cell for cell in cells if cell.strip(BLANKS)]
     totals = any(_TOTAL.match(cell) for cell in filled)
-    return all(not name or _TOTAL.match(name) for name in named) and (totals or len(filled) == 1)
+    if len(filled) == 1 and " " in filled[0].strip(BLANKS):
+        return True
+    return totals and all(not name or _TOTAL.match(name) for name in named)
 
 
 def read_sheets(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChunk]:

@@ -1,0 +1,354 @@
+"""Spreadsheets as people keep them: titles, totals, merged headers, days, errors, many sheets, emptiness."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from datetime import date, datetime
+from decimal import Decimal
+
+import openpyxl
+import pytest
+import xlsxwriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bulk_upload_pipeline import sheet_parts
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.model import Overrides, Sheet
+from bulk_upload_pipeline.profile_files import load_profiles
+from bulk_upload_pipeline.read import read_chunks
+from bulk_upload_pipeline.recognise import recognise
+from bulk_upload_pipeline_tests import writers
+from bulk_upload_pipeline_tests.test_formats import judged, recognise_loosely
+from bulk_upload_pipeline_tests.world import HEADER, good_row
+
+PROFILES = load_profiles()
+NUMBER, DAY, QUANTITY, PRICE, TOTAL = (
+    HEADER.index(name) for name in ("Invoice Number", "Invoice Date", "Quantity", "Item Price", "Item Total")
+)
+
+
+def line_of(number, **changed):
+    """A row of a sheet: numbers as numbers, days as days."""
+    row = [writers.typed(cell) for cell in good_row(number).values()]
+    for at, value in changed.items():
+        row[int(at.removeprefix("c"))] = value
+    return row
+
+
+@pytest.fixture
+def book(tmp_path):
+    """Return a function that writes sheets to a file."""
+
+    def book(sheets):
+        path = tmp_path / "book.xlsx"
+        path.write_bytes(writers.xlsx_of(sheets))
+        return path
+
+    return book
+
+
+def cells(path, layout, chunk_rows=1_000):
+    """Rows by their numbers, and the damaged records."""
+    rows, damaged = {}, {}
+    for chunk in read_chunks(path, layout, chunk_rows):
+        rows |= {
+            n: list(row.values())
+            for n, row in zip(chunk.row_numbers.to_pylist(), chunk.cells.to_pylist(), strict=True)
+        }
+        damaged |= {row.row_number: row for row in chunk.damaged}
+    return rows, damaged
+
+
+def refused(path, **stated):
+    with pytest.raises(UnreadableError) as error:
+        recognise(path, PROFILES, overrides=Overrides(**stated))
+    return error.value.finding
+
+
+def test_titles_above_the_header_and_totals_below_the_rows_are_no_records(book):
+    total = ["Grand Total", "", "", "", "", 8.0, "", 100.0]
+    note = ["Printed by Ravi on 3 January"]
+    path = book({"May": [["Sales of May"], [], list(HEADER), line_of(1), [], line_of(2), [], total, note]})
+    valid, findings, layout = judged(path)
+    assert layout.sheets == (Sheet("May", 3, 6),)
+    assert layout.left_out == (
+        "May, row 8: Grand Total | 8 | 100",
+        "May, row 9: Printed by Ravi on 3 January",
+    )
+    assert findings == []
+    assert valid["invoice_number"].to_pylist() == ["INV-000001", "INV-000002"]
+    # The blank row between them counts: numbers follow the sheet.
+    assert valid["row_number"].to_pylist() == [1, 3]
+    assert [layout.place(number) for number in (1, 3)] == [("May", 4), ("May", 6)]
+
+
+def test_a_row_with_an_invoice_number_is_a_record_whatever_its_item_is_called(book):
+    row = line_of(2, c4="Total Slim Tea")
+    valid, _, layout = judged(book({"May": [list(HEADER), line_of(1), row]}))
+    assert (len(valid), layout.left_out) == (2, ())
+
+
+def test_the_sheet_with_the_records_is_found_and_others_are_not_read(book):
+    path = book(
+        {"Cover": [["Mangalm"], ["Report"]], "Data": [list(HEADER), line_of(1)], "Notes": [["x", "y"]]}
+    )
+    valid, _, layout = judged(path)
+    assert (len(valid), [sheet.name for sheet in layout.sheets]) == (1, ["Data"])
+
+
+def test_all_sheets_that_are_laid_out_alike_are_read_and_each_row_names_its_sheet(book):
+    sheets = {
+        "Jan": [list(HEADER), line_of(1), line_of(2)],
+        "Rates": [["SKU", "Rate"], ["x", 1]],
+        "Feb": [["February"], list(HEADER), line_of(3), line_of(4, c0=""), ["Total", "", "", "", "", 8.0]],
+    }
+    valid, findings, layout = judged(book(sheets))
+    assert layout.sheets == (Sheet("Jan", 1, 3), Sheet("Feb", 2, 4))
+    assert valid["invoice_number"].to_pylist() == ["INV-000001", "INV-000002", "INV-000003"]
+    (finding,) = findings
+    assert (finding["row_number"], layout.place(finding["row_number"])) == (4, ("Feb", 4))
+
+
+def test_a_sheet_can_be_stated_and_must_exist(book):
+    sheets = {"Jan": [list(HEADER), line_of(1)], "Feb": [list(HEADER), line_of(2)]}
+    path = book(sheets)
+    valid, _, layout = judged(path, Overrides(sheet="Feb"))
+    assert (valid["invoice_number"].to_pylist(), len(layout.sheets)) == (["INV-000002"], 1)
+    assert "'Mar'" in refused(path, sheet="Mar").message
+
+
+def test_hidden_sheets_and_charts_are_not_read(tmp_path):
+    path = tmp_path / "x.xlsx"
+    with xlsxwriter.Workbook(path) as workbook:
+        shown, hidden = workbook.add_worksheet("Shown"), workbook.add_worksheet("Hidden")
+        workbook.add_chartsheet("Chart")
+        for sheet, number in ((shown, 1), (hidden, 2)):
+            sheet.write_row(0, 0, HEADER)
+            sheet.write_row(1, 0, good_row(number).values())
+        hidden.hide()
+    assert [sheet.name for sheet in judged(path)[2].sheets] == ["Shown"]
+
+
+def test_merged_cells_of_a_header_give_each_column_its_name(tmp_path):
+    path = tmp_path / "x.xlsx"
+    with xlsxwriter.Workbook(path) as workbook:
+        sheet = workbook.add_worksheet("S")
+        for column, name in enumerate(HEADER):
+            sheet.merge_range(1, column, 2, column, name)
+        sheet.merge_range(1, 8, 1, 9, "Billing")
+        sheet.write_row(2, 8, ["City", "State"])
+        sheet.merge_range(0, 0, 0, 9, "All invoices of the year")
+        sheet.write_row(3, 0, [*good_row(1).values(), "Pune", "Maharashtra"])
+    valid, findings, layout = judged(path)
+    assert findings == []
+    assert layout.header == (*HEADER, "Billing City", "Billing State")
+    assert layout.sheets == (Sheet("S", 3, 4),)
+    (row,) = valid.select(["billing_city", "billing_state"]).to_pylist()
+    assert row == {"billing_city": "Pune", "billing_state": "Maharashtra"}
+
+
+def test_days_numbers_and_identifiers_mean_what_the_sheet_shows(tmp_path):
+    path = tmp_path / "x.xlsx"
+    with xlsxwriter.Workbook(path) as workbook:
+        sheet = workbook.add_worksheet("S")
+        sheet.write_row(0, 0, [*HEADER, "Discount", "Invoice ID"])
+        sheet.write_row(1, 0, good_row(1).values())
+        evening = datetime(2024, 12, 31, 18, 30)  # noqa: DTZ001
+        sheet.write_datetime(1, DAY, evening, workbook.add_format({"num_format": "d mmm"}))
+        sheet.write_string(1, QUANTITY, " 1,000 ")
+        sheet.write_number(1, PRICE, 0.1 + 0.2)
+        sheet.write_formula(1, TOTAL, "=F2*G2", None, 300.00000000000006)
+        sheet.write_number(1, 8, 0.125, workbook.add_format({"num_format": "0.0%"}))
+        sheet.write_number(1, 9, 1234567890123456)
+        sheet.write_row(2, 0, good_row(2).values())
+        sheet.write_number(2, DAY, 45657)
+        sheet.write_string(2, 9, "007")
+    rows, _ = cells(path, recognise(path, PROFILES))
+    first, second = rows[1], rows[2]
+    assert first[DAY : DAY + 1] + first[QUANTITY:] == [
+        *("2024-12-31 18:30:00", " 1,000 ", "0.3", "300", "12.5%", "1234567890123456")
+    ]
+    assert (second[DAY], second[9]) == ("45657", "007")
+    valid, _, _ = judged(path)
+    assert valid["invoice_date"].to_pylist() == [date(2024, 12, 31)] * 2
+
+
+def test_days_counted_from_1904_are_read_and_bare_numbers_are_no_days_there(tmp_path):
+    path = tmp_path / "x.xlsx"
+    rows = [list(HEADER), line_of(1), line_of(2, c1=45657.0)]
+    path.write_bytes(writers.xlsx_of({"S": rows}, date_1904=True))
+    valid, findings, _ = judged(path)
+    assert valid["invoice_date"].to_pylist() == [date(2024, 12, 31)]
+    assert [finding["error_code"] for finding in findings] == ["INVALID_DATE"]
+
+
+def test_errors_and_formulas_without_a_value_become_findings(tmp_path):
+    path = tmp_path / "x.xlsx"
+    workbook = openpyxl.Workbook()
+    sheet = workbook.active
+    sheet.append(HEADER)
+    for number in range(1, 6):
+        sheet.append(line_of(number))
+    sheet.cell(2, TOTAL + 1, "#N/A").data_type = "e"
+    sheet.cell(3, 4 + 1, "#REF!").data_type = "e"
+    sheet.cell(4, TOTAL + 1, "=F4*G4")
+    workbook.save(path)
+    _, findings, _ = judged(path)
+    found = [(f["row_number"], f["column_name"], f["error_code"], f["raw_value"]) for f in findings]
+    assert found == [
+        (1, "Item Total", "SPREADSHEET_ERROR", "#N/A"),
+        (2, "Item Name", "SPREADSHEET_ERROR", "#REF!"),
+        (3, "Item Total", "SPREADSHEET_ERROR", "#CALC!"),
+    ]
+
+
+def test_a_cell_beyond_the_header_is_reported_and_not_lost(book):
+    path = book({"May": [list(HEADER), line_of(1), [*line_of(2), "", "see mail"], line_of(3)]})
+    rows, damaged = cells(path, recognise(path, PROFILES))
+    assert sorted(rows) == [1, 3]
+    assert damaged[2].code == "WRONG_FIELD_COUNT"
+    assert "Row 3 of the sheet 'May'" in damaged[2].message
+    assert damaged[2].raw_text.endswith("see mail")
+
+
+CELL = (
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=10)
+    | st.integers(-(10**14), 10**14)
+    | st.floats(-1e9, 1e9).map(lambda value: round(value, 4))
+    | st.booleans()
+    | st.dates(date(1901, 1, 1), date(2100, 1, 1))
+    | st.none()
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    table=st.lists(st.lists(CELL, min_size=3, max_size=3), min_size=1, max_size=25),
+    rows_of_part=st.sampled_from([1, 3, 1_000]),
+    writer=st.sampled_from(["xlsxwriter", "openpyxl"]),
+)
+def test_each_cell_of_a_sheet_comes_out_as_it_was_written(tmp_path_factory, table, rows_of_part, writer):
+    path = tmp_path_factory.getbasetemp() / "cells.xlsx"
+    table = [["a", "b", "c"], *table, ["end", 1, 1]]
+    if writer == "xlsxwriter":
+        path.write_bytes(writers.xlsx_of({"S": table}))
+    else:
+        workbook = openpyxl.Workbook()
+        for row in table:
+            # A text that begins with "=" would be a formula there.
+            workbook.active.append([f"x{v}" if str(v).startswith("=") else v for v in row])
+        workbook.save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sheet_parts, "ROWS_OF_PART", rows_of_part)
+        layout = recognise_loosely(path)
+        rows, damaged = cells(path, layout, 7)
+    first = layout.sheets[0].header_row + 1
+    wanted = {
+        at - first + 1: [shown(value, writer) for value in row]
+        for at, row in enumerate(table, start=1)
+        if at >= first and any(shown(value, writer) for value in row)
+    }
+    assert damaged == {}
+    assert {n: [cell or None for cell in row] for n, row in rows.items()} == wanted
+
+
+def shown(value, writer):
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float):
+        return str(int(value)) if value == int(value) else f"{Decimal(f'{value:.15g}'):f}"
+    if value is None or value == "":
+        return None
+    text = str(value)
+    return f"x{text}" if writer == "openpyxl" and text.startswith("=") else text
+
+
+# Emptiness and hostility
+
+
+def rewritten(content, **parts):
+    """The workbook with some parts changed by functions of bytes."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(sink, "w", 8) as target:
+        for name in source.namelist():
+            change = parts.get(name.rsplit("/")[-1].split(".")[0], lambda part: part)
+            target.writestr(name, change(source.read(name)))
+    return sink.getvalue()
+
+
+SMALL = writers.xlsx_of({"S": [list(HEADER), line_of(1), line_of(2)]})
+
+
+def test_a_million_formatted_rows_without_values_cost_nothing(tmp_path):
+    empty = b"".join(b'<row r="%d" s="1" ht="15"/>' % n for n in range(4, 600_001))
+    styled = b"".join(b'<row r="%d"><c r="A%d" s="1"/></row>' % (n, n) for n in range(600_001, 1_048_577))
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(
+        rewritten(SMALL, sheet1=lambda x: x.replace(b"</sheetData>", empty + styled + b"</sheetData>"))
+    )
+    valid, findings, layout = judged(path)
+    assert (len(valid), findings, layout.sheets[0].last_row) == (2, [], 3)
+
+
+def test_cells_in_the_corners_of_a_sheet_take_no_room_between_them(tmp_path):
+    far = b'<row r="1048576"><c r="A1048576" t="str"><v>INV-9</v></c></row></sheetData>'
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(rewritten(SMALL, sheet1=lambda x: x.replace(b"</sheetData>", far)))
+    rows, _ = cells(path, recognise(path, PROFILES))
+    assert sorted(rows) == [1, 2, 1_048_575]
+    corner = far.replace(b"A1048576", b"XFD1048576")
+    path.write_bytes(rewritten(SMALL, sheet1=lambda x: x.replace(b"</sheetData>", corner)))
+    assert refused(path).code == "TOO_MANY_COLUMNS"
+
+
+@pytest.mark.parametrize("part", ["sheet1", "sharedStrings", "workbook", "styles"])
+def test_xml_that_declares_entities_is_refused(tmp_path, part):
+    lol = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(rewritten(SMALL, **{part: lambda x: x.replace(b"?>", b"?>" + lol, 1)}))
+    finding = refused(path)
+    assert finding.code == "UNSAFE_ARCHIVE"
+    assert "entities" in finding.message
+
+
+HUGE = b'<row r="9"><c r="A9" t="str"><v>' + b"x" * (20 << 20)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "code"),
+    [
+        ("sheet1", lambda x: x[: len(x) // 2], "DAMAGED_FILE"),
+        ("sheet1", lambda x: x.replace(b'<row r="3"', b'<row r="1"'), "DAMAGED_FILE"),
+        ("sheet1", lambda x: x.replace(b'<row r="3"', b'<row r="2000000"'), "DAMAGED_FILE"),
+        ("sheet1", lambda x: x.replace(b"<sheetData>", b"<nothing>"), "DAMAGED_FILE"),
+        ("workbook", lambda x: x[:100], "DAMAGED_FILE"),
+        ("sharedStrings", lambda x: x + b"<si><t>x</t></si>" * 7_000_000, "TOO_LARGE_INSIDE"),
+        (
+            "sheet1",
+            lambda x: x.replace(b"</sheetData>", b'<row r="9"><c r="A9" t="str"><v>' + b"x" * (20 << 20)),
+            "LINE_TOO_LONG",
+        ),
+    ],
+    ids=["half", "disorder", "too far down", "no rows", "workbook", "texts", "a huge cell"],
+)
+def test_a_damaged_or_swollen_workbook_is_refused(tmp_path, part, change, code):
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(rewritten(SMALL, **{part: change}))
+    assert refused(path).code == code
+
+
+def test_a_workbook_as_other_programs_write_it_is_read(tmp_path):
+    """With a prefix of names, single quotation marks, and rows and cells that do not say where they are."""
+
+    def other(sheet):
+        sheet = re.sub(rb' (?:r|spans)="[A-Z]*[0-9:]+"', b"", sheet)
+        sheet = re.sub(rb"<(/?)(worksheet|sheetData|row|c|v)\b", rb"<\1x:\2", sheet)
+        return sheet.replace(b'xmlns="http', b'xmlns:x="http', 1).replace(b't="s"', b"t='s'")
+
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(rewritten(SMALL, sheet1=other))
+    valid, findings, _ = judged(path)
+    assert (len(valid), findings) == (2, [])
