@@ -203,9 +203,7 @@ def _damage(damaged: tuple[DamagedRow, ...]) -> list[pa.Table]:
 
 def _in_file_order(tables: list[pa.Table]) -> pa.Table:
     found = [table for table in tables if len(table)]
-    if not found:
-        return SCHEMA.empty_table()
-    return pa.concat_tables(found).sort_by("row_number") if len(found) > 1 else found[0]
+    return pa.concat_tables(found).sort_by("row_number") if found else SCHEMA.empty_table()
 
 
 def _rejected_rows(findings: pa.Table) -> pa.Array:
