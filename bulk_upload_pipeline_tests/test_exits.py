@@ -102,6 +102,13 @@ def test_the_columns_are_traced_from_the_header_of_the_file_to_the_table(line, i
     assert lineage(instance, TARGET, batch_id)["item_total"] == [("validated_invoices", "item_total")]
 
 
+def test_the_receipt_does_not_wait_for_what_is_only_inspected(line, instance):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    result = run(line, batch_id, instance)
+    started = [event.step_key for event in result.all_node_events if event.is_step_start]
+    assert started.index("upload_receipts") < started.index("checks_of_mangalam_invoices")
+
+
 def test_each_row_carries_its_batch_its_row_number_and_what_no_column_is_for(line, instance):
     header = (*HEADER, "Month")
     batch_id = drop(line, "a.csv", csv_of([good_row(1, Month="Dec"), good_row(2)], header))

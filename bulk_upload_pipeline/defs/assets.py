@@ -112,6 +112,8 @@ def mangalam_invoices(
     owners=OWNERS,
     kinds={"postgres", "file"},
     tags={"stage": "receipt"},
+    # Nobody waits for his receipt until all that is loaded has been inspected, too.
+    op_tags={"dagster/priority": "1"},
 )
 def upload_receipts(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
