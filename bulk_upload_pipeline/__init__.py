@@ -1,30 +1,37 @@
 """Invoice files into PostgreSQL, every row accounted for.
 
-The tour, in the order in which a file meets the rooms:
+The tour. First the rooms in which a file is on its way, in the order in which it meets them; behind each, the
+rooms that know its details.
 
-* Nouns, what travels and what is promised: `model`, `contract` and its `rules`, `profiles` and
-  `profile_files`, `findings`,
-  `tables`, `exceptions`, `settings`.
-* Verbs, one stage of the line each, usable without Dagster: `inbox` (settled files, take, archive),
-  `recognise` (what is this file?), `read` (file to chunks of text), `parse` (text to typed columns),
-  `validate` (typed chunk to verdict), `stage` (verdicts to Parquet and findings), `load` (staged chunks
-  to the target, exactly once), `ledger` (what PostgreSQL knows of batches), `report` (what the clerk
-  reads and corrects) with its page, `summary`.
-* `inspection` looks at every batch (with `history` and `target`): what is unusual, what does not add up.
-* `stale` notes the dates that a change touches, `sales` counts them again; `trace` tells what made an invoice
-  what it is; `silence` knows whose file is overdue, `again` which batches a night takes again.
-* `line` strings the verbs together; `defs/` shows it to Dagster, `cli` and its `commands/` to people at a
-  terminal.
-* `upgrade` brings a database up to date: `adoption` makes the tables of the old system ours, `misfits` lists
-  what of it does not fit, `patience` is how tables are changed that others use, and `roles` says who may.
-* `corrections` lays a corrected file over the batch that it corrects, by the columns of `origin`; `family` knows
-  which rows of which batch were corrected, and `mending` strings them together. `judging` is how a file is judged.
-* `holding` lets one worker at a time touch a batch; `liveness` tells a run that is worked on from one whose
-  worker is gone, which `defs/recovery` picks up.
-* `alerts` is the outbox of what somebody has to be told, `messages` puts it into words, `channels` sends it.
-* `retention` is what is thrown away and what stays; `metrics` counts for Prometheus.
-* `guard` decides who may use Dagster's UI, which `defs/ui` serves.
-* `drafting` writes a profile from a new sender's file, `template` an empty file for a profile, and `markdown`
-  the references of findings and columns that lie in `reference/`.
-* `database` and `local` provide PostgreSQL and, for `bulk-upload up`, the services around it.
+* It is dropped. `inbox`: settled files, take, archive. `intake`: which of them become batches now; `lanes`: which
+  share a run. `members`: the files in a .zip. `holding`: one worker at a time touches a batch.
+* What is it? `recognise`, by its content: `formats`, `encodings`, `dialects`, `headers`; `unpack` and `archives`
+  for packed files; `origin` and `corrections` for a file that corrects an earlier one.
+* `read`: file to chunks of text. `delimited` and `records` for CSV and its kin; `spreadsheets`, `sheet_blocks`,
+  `sheet_parts`; `documents` for JSON; `columnar` for Parquet; `figures` for their floats; `chunking` for all.
+* `parse`: text to typed columns. `cells`, `numerals`, `dates`, `texts`.
+* `validate`: typed chunk to verdict, by the `rules` of the `contract`. `verbatim` keeps the row as it stood.
+* `stage`: verdicts to Parquet and findings, in the form of `staged`. `judging` is all of this for one file, side
+  by side (`overlap`) and telling how far it is (`pace`).
+* `load`: staged chunks to the target, exactly once. `copying`, `merging`; `former` is what rows were before.
+* `rejects`, `report` and its page, `summary`: what the clerk reads and corrects.
+* `line` strings all of it together; `mending` does so for corrections, with `family`: who corrected whom.
+
+What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
+`exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`.
+
+Afterwards: `inspection`, with `history` and `target`, looks at every batch. `stale` notes the days that a change
+touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a night takes again, `trace`
+what made an invoice what it is. `silence` knows whose file is overdue. `alerts` is the outbox of what somebody has to
+be told, `messages` puts it into words, `channels` sends it. `metrics` counts for Prometheus. `retention` throws away.
+
+Who shows it: `defs/` to Dagster, `cli` and its `commands/` to people at a terminal, by way of `terminal`; `guard`
+decides who may use the UI. `drafting` and `template` write files for a new sender, `markdown` the references of
+findings and columns, `sample` (with `sample_invoices`, `sample_layouts`, `sample_cells`, `sample_draws`,
+`sample_faults`, `goods`) invented ones.
+
+What it stands on: `database`; `upgrade` brings it up to date, `adoption` makes the tables of the old system ours,
+`misfits` lists what of them does not fit, `patience` is how tables are changed that others use, `roles` says who may.
+`local` is what a home needs: the `embedded` PostgreSQL (a `cluster`), and `services` kept running (`processes`,
+`readiness`) with `watch` to tell of it. `liveness` tells a run that is worked on from one whose worker is gone.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,9 @@ def test_the_top_level_is_as_the_design_draws_it():
     named |= {"dagster.yaml", "docker", "README.md", "LICENSE", "data"}
     found = {path.name for path in top.iterdir() if not path.name.startswith(".")}
     assert {name for name in found - named if not name.endswith(".egg-info")} == set()
+
+
+def test_the_tour_passes_every_room_and_none_that_is_not_there():
+    told = set(re.findall(r"`([a-z_]+)/?`", bulk_upload_pipeline.__doc__))
+    rooms = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "definitions"}
+    assert told == rooms | {"defs", "commands"}
