@@ -105,7 +105,7 @@ def test_the_columns_are_traced_from_the_header_of_the_file_to_the_table(line, i
 def test_the_receipt_does_not_wait_for_what_is_only_inspected(line, instance):
     batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
     result = run(line, batch_id, instance)
-    started = [event.step_key for event in result.all_node_events if event.is_step_start]
+    started = [event.step_key for event in result.all_events if event.is_step_start]
     assert started.index("upload_receipts") < started.index("checks_of_mangalam_invoices")
 
 
