@@ -233,6 +233,14 @@ RETURNING e.batch_id
 """  # noqa: S608
 
 
+_TOUCHED = f"""{_DOWN}
+SELECT DISTINCT e.batch_id FROM bulk_upload.processing_errors AS e JOIN kin ON kin.batch_id = e.batch_id
+WHERE e.severity = 'error' AND e.row_number IN (
+    SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id
+)
+"""  # noqa: S608
+
+
 def settle(
     engine: sa.Engine, root: str, *, loaded: str | None = None, gone: str | None = None
 ) -> tuple[str, ...]:
@@ -245,7 +253,8 @@ def settle(
         gone: One whose load was undone.
 
     Returns:
-        The batches of which findings were resolved or reopened.
+        The batches of which findings were resolved or reopened, now or by an earlier attempt that was cut off
+        before their receipts said so.
     """
     with engine.begin() as connection:
         if loaded is not None:
@@ -257,6 +266,8 @@ def settle(
             for statement in (_RESOLVE, _REOPEN)
             for row in connection.execute(sa.text(statement), {"root": root})
         }
+        for batch_id in filter(None, (loaded, gone)):
+            changed.update(connection.scalars(sa.text(_TOUCHED), {"root": root, "batch_id": batch_id}))
     return tuple(sorted(changed))
 
 

@@ -100,10 +100,10 @@ def alone(engine: sa.Engine, batch_id: str, patience: float | None = None) -> Ge
             time.sleep(BETWEEN_TRIES_S)
         try:
             yield
+            connection.execute(_UNLOCK, key)
         except BaseException:
             connection.invalidate()  # it may be lost already; the lock ends with it
             raise
-        connection.execute(_UNLOCK, key)
 
 
 @contextmanager

@@ -113,6 +113,26 @@ def test_corrected_rows_load_as_the_lines_that_they_were_and_resolve_their_findi
     assert count(line, TARGET) == 23
 
 
+def test_the_receipt_of_the_first_batch_follows_even_when_its_correction_was_cut_off_before(
+    line, monkeypatch
+):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    child = drop(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_close_loaded", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            stages.take(line, child)
+    assert resolutions(line, parent.batch_id) == {21: child}
+    stages.take(line, child)
+    assert receipt(line, child).state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+
+
 def test_rows_that_are_still_wrong_come_back_and_a_third_round_resolves_all_the_way_up(line):
     parent = with_bad(line, BAD, good_row(91, Quantity="y"))
     one, two = rejected(line, parent.batch_id)
