@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from bulk_upload_pipeline import judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
@@ -188,6 +189,15 @@ def test_a_stage_that_ends_leaves_no_lock(line, batch_id, monkeypatch):
         stages.validate(line, batch_id)
     monkeypatch.undo()
     stages.validate(line, batch_id)
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+    assert rows(line, held + "(SELECT oid FROM pg_database WHERE datname = current_database())") == [(0,)]
+
+
+def test_a_stage_that_is_cut_off_at_its_unlock_leaves_no_lock(line, batch_id, monkeypatch):
+    monkeypatch.setattr("bulk_upload_pipeline.holding._UNLOCK", sa.text("SELECT 1 / 0, :name"))
+    with pytest.raises(sa.exc.DBAPIError):
+        stages.upload(line, batch_id)
+    monkeypatch.undo()
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
     assert rows(line, held + "(SELECT oid FROM pg_database WHERE datname = current_database())") == [(0,)]
 
