@@ -157,7 +157,9 @@ def test_the_hourly_job_counts_what_was_loaded_and_a_person_back_fills_a_range_a
     assert up.run(run_id) == ("SUCCESS", "refresh_daily_sales")
     assert up.rows(NET) == up.rows(COUNTED)
     days = [str(day) for (day,) in up.rows("SELECT invoice_date FROM public.daily_sales ORDER BY 1")]
-    assert up.materialized("daily_sales", days[0])["run"] == run_id
+    # At the full hour the schedule's own run of the job may have come first.
+    counted_by = up.materialized("daily_sales", days[0])["run"]
+    assert up.run(counted_by) == ("SUCCESS", "refresh_daily_sales")
 
     first, last = date.fromisoformat(days[0]), date.fromisoformat(days[9])
     whole = [(first + timedelta(n)).isoformat() for n in range((last - first).days + 1)]
