@@ -124,7 +124,7 @@ class XlsxParts:
                 self._copy_shared()
                 self.sheets = self._find_sheets()
                 self.percent_styles = self._find_percent_styles()
-        except BaseException:
+        except BaseException:  # nobody can close what was never opened, whatever stopped it
             self._folder.cleanup()
             raise
 
