@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import contract, ledger
-from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.tables import processing_errors, upload_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.model import Receipt
 
 MOST_A_NIGHT = 100
-"""So many batches are taken again in a night; the oldest come first, the rest has its turn in the next."""
+"""So many batches are taken again in a night; the rest has its turn in the next."""
 
 TRIED_FOR = timedelta(days=14)
 """A batch that has failed for so long will not heal by itself: it is left to a person."""
@@ -30,6 +31,9 @@ ENDED = (*JUDGED, State.UNREADABLE, State.FAILED)
 
 _NAMED = 10
 """How many batches a sentence names."""
+
+_NIGHT_ENDS = time(22)
+"""When what became of a night is told although it is not over: before the next one begins."""
 
 _FIRST_COME = (upload_batches.c.received_at, upload_batches.c.batch_id)
 
@@ -43,8 +47,57 @@ class Due:
     why: str
 
 
-def due(line: Line, now: datetime | None = None) -> tuple[list[Due], list[Due]]:
-    """Return what a night should take again, the oldest first, and what it cannot, because its file is gone."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a night does.
+
+    Attributes:
+        taken: What it takes again, that which was tried longest ago first.
+        left: How many more have their turn in the next night.
+        gone: What it cannot take, because the file is gone.
+    """
+
+    taken: tuple[Due, ...]
+    left: int
+    gone: tuple[Due, ...]
+
+    @property
+    def not_taken(self) -> str:
+        """Return what is left out, and why, as sentences; nothing is said of nothing."""
+        told = []
+        if self.left:
+            told.append(
+                f"Left for the next night: {self.left:,}, since a night takes at most {MOST_A_NIGHT:,}."
+            )
+        if self.gone:
+            named = ", ".join(each.batch_id for each in self.gone[:_NAMED])
+            more = ", ..." if len(self.gone) > _NAMED else ""
+            told.append(
+                f"Not taken, since the file is not in the archive any more: {len(self.gone):,} ({named}{more})."
+            )
+        return " ".join(told)
+
+    @property
+    def in_words(self) -> str:
+        """Return all of it as sentences."""
+        if not self.taken and not self.not_taken:
+            return "No batch has failed, and none waits for newer rules."
+        named = "; ".join(f"{each.batch_id} ({each.why})" for each in self.taken[:_NAMED])
+        more = f"; and {len(self.taken) - _NAMED:,} more" if len(self.taken) > _NAMED else ""
+        told = f"{len(self.taken):,} batches are taken again{': ' if self.taken else ''}{named}{more}."
+        return f"{told} {self.not_taken}".strip()
+
+
+def due(line: Line, now: datetime | None = None, under_way: Collection[str] = ()) -> Plan:
+    """Return what a night should take again.
+
+    What was tried longest ago comes first, so that batches which fail every night keep nobody from having a turn.
+
+    Args:
+        line: Where to look.
+        now: The present, in UTC.
+        under_way: Batches on which somebody works already.
+    """
     columns = upload_batches.c
     failed = sa.and_(
         columns.state == State.FAILED, columns.received_at >= (now or datetime.now(UTC)) - TRIED_FOR
@@ -59,14 +112,15 @@ def due(line: Line, now: datetime | None = None) -> tuple[list[Due], list[Due]]:
         .correlate(upload_batches)
     )
     outdated = sa.and_(columns.state.in_(JUDGED), columns.rules_version < contract.RULES_VERSION, unresolved)
-    query = sa.select(upload_batches).where(sa.or_(failed, outdated)).order_by(*_FIRST_COME)
+    tried = sa.func.coalesce(columns.finished_at, columns.received_at)
+    query = sa.select(upload_batches).where(sa.or_(failed, outdated)).order_by(tried, columns.batch_id)
     with line.engine.connect() as connection:
-        found = [
-            Due(row.batch_id, row.file_name, _why(row.state, row.rules_version))
-            for row in connection.execute(query.limit(MOST_A_NIGHT))
-        ]
-    gone = [each for each in found if not _is_archived(line, each.batch_id)]
-    return [each for each in found if each not in gone], gone
+        rows = [row for row in connection.execute(query) if row.batch_id not in under_way]
+    kept = {row.batch_id for row in rows if row.sha256 is None or _is_archived(line, row.batch_id)}
+    found = [Due(row.batch_id, row.file_name, _why(row.state, row.rules_version)) for row in rows]
+    able = [each for each in found if each.batch_id in kept]
+    gone = tuple(each for each in found if each.batch_id not in kept)
+    return Plan(tuple(able[:MOST_A_NIGHT]), len(able[MOST_A_NIGHT:]), gone)
 
 
 def _why(state: str, rules_version: int | None) -> str:
@@ -76,9 +130,9 @@ def _why(state: str, rules_version: int | None) -> str:
 
 
 def _is_archived(line: Line, batch_id: str) -> bool:
-    """Return whether the file of a batch can be read again; one that was never taken lies where it was."""
-    batch = ledger.batch(line.engine, batch_id)
-    return batch.sha256 is None or stages.archived_file(line, batch).exists()
+    """Return whether the file of a batch that was taken can be read again; it is alone in its folder."""
+    folder = line.home.archive / batch_id
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def since(line: Line, day: date, profile: str | None = None) -> list[Due]:
@@ -103,14 +157,54 @@ def since(line: Line, day: date, profile: str | None = None) -> list[Due]:
         ]
 
 
-def in_words(taken: Sequence[Due], gone: Sequence[Due] = ()) -> str:
-    """Return what a night takes again, as a sentence."""
-    if not taken and not gone:
-        return "No batch has failed, and none waits for newer rules."
-    named = "; ".join(f"{each.batch_id} ({each.why})" for each in taken[:_NAMED])
-    more = f"; and {len(taken) - _NAMED:,} more" if len(taken) > _NAMED else ""
-    told = f"{len(taken):,} batches are taken again{': ' if taken else ''}{named}{more}."
-    if gone:
-        lost = ", ".join(each.batch_id for each in gone[:_NAMED])
-        told += f" The files of {len(gone):,} are not in the archive any more: {lost}."
-    return told
+def subject_of(night: str) -> str:
+    """Return what a message about a night is about."""
+    return f"night {night}"
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """A night as its runs tell of it.
+
+    Attributes:
+        name: Its day, such as 2026-11-25.
+        asked: How many batches it was to take again.
+        batch_ids: Those of which a run exists by now.
+        not_taken: What it left out, in words.
+    """
+
+    name: str
+    asked: int
+    batch_ids: frozenset[str]
+    not_taken: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Return what a message about it is about."""
+        return subject_of(self.name)
+
+    def is_late(self, now: datetime) -> bool:
+        """Return whether it should have ended before: the next one is near."""
+        return now >= datetime.combine(date.fromisoformat(self.name), _NIGHT_ENDS, UTC)
+
+    def in_words(self, receipts: Sequence[Receipt]) -> str:
+        """Return what became of it, by the receipts of its batches as they are now."""
+        counts = Counter(_became(receipt) for receipt in receipts)
+        became = ", ".join(f"{counts[words]:,} {words}" for words in BECAME if counts[words])
+        named = [receipt.batch_id for receipt in receipts if _became(receipt) != CLOSED]
+        those = f" ({', '.join(named[:_NAMED])}{', ...' if len(named) > _NAMED else ''})" if named else ""
+        told = f"Of the {self.asked:,} batches that the night of {self.name} took again: {became or 'nothing yet'}"
+        return f"{told}{those}. {self.not_taken}".strip()
+
+
+CLOSED, FAILING, FAULTY, GOING_ON = "closed", "still failed", "still with errors", "not ended yet"
+BECAME = (CLOSED, FAILING, FAULTY, GOING_ON)
+"""What can become of a batch that is taken again."""
+
+
+def _became(receipt: Receipt) -> str:
+    if receipt.state not in FINAL_STATES:
+        return GOING_ON
+    if receipt.state is State.FAILED:
+        return FAILING
+    return FAULTY if receipt.rows_open or receipt.state is State.UNREADABLE else CLOSED

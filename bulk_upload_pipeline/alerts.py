@@ -21,6 +21,7 @@ from bulk_upload_pipeline.tables import alerts, upload_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from bulk_upload_pipeline.again import Night
     from bulk_upload_pipeline.channels import Channel
     from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.messages import Alert
@@ -37,8 +38,59 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
 _LOCK = 5_310_776_245
 
 
+def notice_nights(
+    line: Line,
+    channels: Collection[Channel],
+    now: datetime,
+    under_way: Collection[str],
+    nights: Iterable[Night],
+) -> frozenset[str]:
+    """Put what became of nights into words, once each, when they are over; return the batches of the others.
+
+    What a night took again is told with it, and not a second time as files.
+
+    Args:
+        line: Whose receipts are looked at.
+        channels: Who is to be told.
+        now: The present, in UTC.
+        under_way: Batches on which a run works or for which one waits.
+        nights: Those of which nobody was told.
+    """
+    going_on: frozenset[str] = frozenset()
+    for night in nights:
+        receipts = ledger.receipts_of(line.engine, night.batch_ids)
+        if not (_is_over(night, receipts, now, under_way) or night.is_late(now)):
+            going_on |= night.batch_ids
+            continue
+        ended = [each for each in receipts if each.state in messages.STATES and each.finished_at]
+        worst = sorted(ended, key=_badness)
+        with line.engine.begin() as connection:
+            words = night.in_words(receipts)
+            told = messages.of_night(night.subject, night.name, words, worst, _accounts(line, worst))
+            queue(connection, [told], channels)
+            _mark(connection, worst)
+    return going_on
+
+
+def _is_over(night: Night, receipts: Sequence[Receipt], now: datetime, under_way: Collection[str]) -> bool:
+    return len(night.batch_ids) >= night.asked and not any(
+        each.batch_id in under_way or each.finished_at is None or _may_end_well(each, now, under_way)
+        for each in receipts
+    )
+
+
+def is_told(engine: sa.Engine, subject: str) -> bool:
+    """Return whether a message about this was put into the outbox."""
+    with engine.connect() as connection:
+        return bool(connection.scalar(sa.select(sa.exists().where(alerts.c.subject == subject))))
+
+
 def notice_receipts(
-    line: Line, channels: Collection[Channel], now: datetime, under_way: Collection[str]
+    line: Line,
+    channels: Collection[Channel],
+    now: datetime,
+    under_way: Collection[str],
+    told_elsewhere: Collection[str] = (),
 ) -> int:
     """Put what became of files into words, once, for all channels; return of how many files.
 
@@ -47,16 +99,29 @@ def notice_receipts(
         channels: Who is to be told.
         now: The present, in UTC.
         under_way: Batches on which a run works or for which one waits: they may still end well.
+        told_elsewhere: Batches of which another message will tell.
     """
     with line.engine.begin() as connection:
-        receipts = _untold(connection, now, under_way)
+        receipts = [
+            each for each in _untold(connection, now, under_way) if each.batch_id not in told_elsewhere
+        ]
         if not receipts:
             return 0
         queue(connection, [messages.of_receipts(receipts, _accounts(line, receipts))], channels)
-        told = upload_batches.c.batch_id.in_([receipt.batch_id for receipt in receipts])
-        mark = sa.update(upload_batches).where(told).values(alerted_at=upload_batches.c.finished_at)
-        connection.execute(mark)
+        _mark(connection, receipts)
     return len(receipts)
+
+
+def _mark(connection: sa.Connection, receipts: Iterable[Receipt]) -> None:
+    """Note that these receipts are told; one that has changed meanwhile is not."""
+    columns = upload_batches.c
+    for receipt in receipts:
+        told = sa.and_(columns.batch_id == receipt.batch_id, columns.finished_at == receipt.finished_at)
+        connection.execute(sa.update(upload_batches).where(told).values(alerted_at=columns.finished_at))
+
+
+def _badness(receipt: Receipt) -> int:
+    return list(messages.STATES).index(receipt.state)
 
 
 def _untold(connection: sa.Connection, now: datetime, under_way: Collection[str]) -> list[Receipt]:
@@ -75,8 +140,7 @@ def _untold(connection: sa.Connection, now: datetime, under_way: Collection[str]
     parts = [receipt for receipt in final if receipt.state is State.PARTIALLY_LOADED]
     if len(parts) == len(final) and not any(_age(receipt, now) >= DIGEST_AFTER for receipt in parts):
         return []
-    worst = list(messages.STATES)
-    return sorted(final, key=lambda receipt: worst.index(receipt.state))
+    return sorted(final, key=_badness)
 
 
 def _may_end_well(receipt: Receipt, now: datetime, under_way: Collection[str]) -> bool:

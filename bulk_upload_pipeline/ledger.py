@@ -360,6 +360,14 @@ def receipts(
         return [as_receipt(row) for row in connection.execute(query.limit(limit))]
 
 
+def receipts_of(engine: sa.Engine, batch_ids: Collection[str]) -> list[Receipt]:
+    """Return the receipts of some batches, in the order of their names."""
+    columns = upload_batches.c
+    query = sa.select(upload_batches).where(columns.batch_id.in_(batch_ids)).order_by(columns.batch_id)
+    with engine.connect() as connection:
+        return [as_receipt(row) for row in connection.execute(query)]
+
+
 def states(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, State]:
     """Return where each of some batches stands."""
     columns = upload_batches.c

@@ -31,7 +31,15 @@ from bulk_upload_pipeline.exceptions import (
 )
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.judging import Judging, plan_of, stage
-from bulk_upload_pipeline.model import LOADED_STATES, Layout, LoadResult, Overrides, State, Verdict
+from bulk_upload_pipeline.model import (
+    FINAL_STATES,
+    LOADED_STATES,
+    Layout,
+    LoadResult,
+    Overrides,
+    State,
+    Verdict,
+)
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
 from bulk_upload_pipeline.profiles import GENERIC
@@ -143,6 +151,9 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     """
     batch = ledger.batch(line.engine, batch_id)
     stated = ledger.overrides(line.engine, batch_id)
+    if batch.state in FINAL_STATES:
+        # Whoever takes an ended batch again wants what the database refused to be tried anew.
+        rejects.reopen_refused(line.engine, batch_id)
     path, sha256 = _take(line, batch)
     ledger.received(line.engine, batch_id, sha256, run_id)
     earlier = _twin(line, batch_id)
@@ -525,16 +536,6 @@ def revert(line: Line, batch_id: str) -> Receipt:
     for relative in changed:
         _close_again(line, relative)
     return receipt
-
-
-def reopen(line: Line, batch_id: str) -> None:
-    """Let the rows that the database refused be tried anew, should the batch be taken down the line again.
-
-    Raises:
-        BatchNotFoundError: There is none with this id.
-    """
-    ledger.batch(line.engine, batch_id)
-    rejects.reopen_refused(line.engine, batch_id)
 
 
 def relatives(line: Line, batch_id: str) -> tuple[Receipt, ...]:

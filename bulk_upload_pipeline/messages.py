@@ -48,23 +48,37 @@ class Account:
 def of_receipts(receipts: Sequence[Receipt], accounts: Sequence[Account]) -> Alert:
     """Return one message about all `receipts`, with an account of the first ones, the worst first."""
     first = receipts[0]
-    more = len(receipts) - len(accounts)
-    told = [_account(account) for account in accounts]
-    if more:
-        told.append(f"And {more:,} more: `bulk-upload status` lists them.")
+    subject = f"receipt {first.batch_id} {first.finished_at}"
+    return Alert(subject, _title(receipts), "\n\n".join(_told(receipts, accounts)))
+
+
+def of_night(
+    subject: str, night: str, words: str, receipts: Sequence[Receipt], accounts: Sequence[Account]
+) -> Alert:
+    """Return the message about the batches that a night took again, with an account of those that end badly."""
+    how = _count(receipts) or "all is well"
     return Alert(
-        f"receipt {first.batch_id} {first.finished_at}",
-        _title(receipts),
-        "\n\n".join(told),
+        subject,
+        f"Taken again in the night of {night}: {how}",
+        "\n\n".join([words, *_told(receipts, accounts)]),
     )
 
 
+def _told(receipts: Sequence[Receipt], accounts: Sequence[Account]) -> list[str]:
+    more = len(receipts) - len(accounts)
+    told = [_account(account) for account in accounts]
+    return [*told, f"And {more:,} more: `bulk-upload status` lists them."] if more else told
+
+
 def _title(receipts: Sequence[Receipt]) -> str:
-    counts = Counter(receipt.state for receipt in receipts)
     if len(receipts) == 1:
         return f"{shown(receipts[0].file_name)}: {STATES[receipts[0].state]}"
-    parts = [f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state]]
-    return f"{len(receipts):,} files: {', '.join(parts)}"
+    return f"{len(receipts):,} files: {_count(receipts)}"
+
+
+def _count(receipts: Sequence[Receipt]) -> str:
+    counts = Counter(receipt.state for receipt in receipts)
+    return ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state])
 
 
 def _account(account: Account) -> str:

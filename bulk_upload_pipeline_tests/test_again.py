@@ -6,8 +6,10 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import again, contract
+from bulk_upload_pipeline import again, alerts, contract
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.channels import Channel
+from bulk_upload_pipeline.defs import alerts as alert_sensors
 from bulk_upload_pipeline.defs.nightly import nightly_backfill
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, line_at, receipt, run
@@ -76,8 +78,8 @@ def newer_rules(monkeypatch, line):
 
 
 def due(line):
-    taken, gone = again.due(line)
-    return [each.batch_id for each in taken], [each.batch_id for each in gone]
+    plan = again.due(line)
+    return [each.batch_id for each in plan.taken], [each.batch_id for each in plan.gone]
 
 
 # Which batches
@@ -98,25 +100,40 @@ def test_a_batch_with_unresolved_errors_is_due_when_the_rules_are_newer(line, mo
     assert due(line) == ([], [])
     newer_rules(monkeypatch, line)
     assert due(line) == ([batch_id], [])
-    assert again.due(line)[0][0].why == "judged by rules 1, and today's are 2"
+    assert again.due(line).taken[0].why == "judged by rules 1, and today's are 2"
     execute(line, "UPDATE bulk_upload.processing_errors SET is_resolved = true")
     assert due(line) == ([], [])
 
 
-def test_the_oldest_come_first_and_a_night_has_its_bounds(line, monkeypatch):
+def test_what_was_tried_longest_ago_comes_first_and_a_night_has_its_bounds(line, monkeypatch):
     batches = [failing(line, f"{n}.csv", rows(10 * n)) for n in range(3)]
-    for days_ago, batch_id in enumerate(batches):
-        received(line, batch_id, days_ago)
+    gone = failing(line, "gone.csv", rows(40))
+    remove_file(line, gone)
+    execute(
+        line, "UPDATE bulk_upload.upload_batches SET finished_at = '2026-01-01' WHERE batch_id = :b", b=gone
+    )
+    stages.fail(line, batches[0], "The power went again.")
     monkeypatch.setattr(again, "MOST_A_NIGHT", 2)
-    assert due(line) == ([batches[2], batches[1]], [])
+    assert due(line) == ([batches[1], batches[2]], [gone])
+    plan = again.due(line)
+    assert plan.left == 1
+    assert plan.not_taken == (
+        "Left for the next night: 1, since a night takes at most 2. Not taken, since the file is not in the archive "
+        f"any more: 1 ({gone})."
+    )
+
+
+def remove_file(line, batch_id):
+    next((line.home.archive / batch_id).iterdir()).unlink()
 
 
 def test_a_batch_whose_file_is_gone_is_named_instead_of_failing_every_night(line):
     batch_id = failing(line, "1.csv", rows(0))
-    next((line.home.archive / batch_id).iterdir()).unlink()
+    remove_file(line, batch_id)
     assert due(line) == ([], [batch_id])
-    assert again.in_words(*again.due(line)) == (
-        f"0 batches are taken again. The files of 1 are not in the archive any more: {batch_id}."
+    assert again.due(line).in_words == (
+        "0 batches are taken again. Not taken, since the file is not in the archive any more: "
+        f"1 ({batch_id})."
     )
 
 
@@ -200,23 +217,35 @@ def test_a_night_takes_what_is_due_and_every_batch_ends_well(line, instance, mon
     assert tick(line, instance).skip_message == "No batch has failed, and none waits for newer rules."
 
 
-def test_a_tick_tells_what_became_of_the_night_before(line, instance):
-    batch_id = failing(line, "1.csv", rows(0))
-    (request,) = tick(line, instance)
-    result = stages_run(line, instance, batch_id, request)
-    assert result.success
+def test_the_next_tick_tells_what_became_of_a_night_and_what_it_left(line, instance, monkeypatch):
+    monkeypatch.setattr(again, "MOST_A_NIGHT", 2)
+    closed, broken, left = (failing(line, f"{n}.csv", rows(10 * n)) for n in range(3))
+    gone = failing(line, "gone.csv", rows(40))
+    remove_file(line, gone)
+    of_closed, of_broken = tick(line, instance)
+    assert [of_closed.partition_key, of_broken.partition_key] == [closed, broken]
+    assert stages_run(line, instance, closed, of_closed).success
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "load", lambda *_: 1 / 0)
+        assert not stages_run(line, instance, broken, of_broken).success
+    monkeypatch.setattr(again, "MOST_A_NIGHT", 0)
     told = tick(line, instance, NIGHT + timedelta(days=1)).skip_message
-    assert told.startswith("Of the night of 2026-11-25: 1 success. No batch has failed")
+    assert told.startswith(
+        f"Of the 2 batches that the night of 2026-11-25 took again: 1 closed, 1 still failed ({broken}). "
+        "Left for the next night: 1, since a night takes at most 2. Not taken, since the file is not in the archive "
+        f"any more: 1 ({gone})."
+    )
+    assert receipt(line, left).state is State.FAILED
 
 
 def stages_run(line, instance, batch_id, request):
-    """Run a request as the daemon does, with the tags of its schedule."""
+    """Run a request as the daemon does, with its tags."""
     from bulk_upload_pipeline.definitions import defs
 
     return defs.resolve_job_def("load_batch").execute_in_process(
         instance=instance,
         partition_key=batch_id,
-        tags={**request.tags, "dagster/schedule_name": "nightly_backfill"},
+        tags=request.tags,
         resources={"line": line},
         run_config=QUIET,
         raise_on_error=False,
@@ -234,3 +263,91 @@ def test_a_batch_that_is_under_way_already_is_left_alone(line, instance):
         tags={"dagster/partition": batch_id},
     )
     assert tick(line, instance).skip_message == "No batch has failed, and none waits for newer rules."
+
+
+def test_what_the_database_refused_is_tried_anew_however_a_batch_is_taken_again(line):
+    execute(line, "ALTER TABLE mangalam_invoices ADD CONSTRAINT picky CHECK (invoice_number <> 'INV-000001')")
+    batch_id = through(line, "1.csv", rows(0))
+    assert receipt(line, batch_id).rows_rejected == 1
+    execute(line, "ALTER TABLE mangalam_invoices DROP CONSTRAINT picky")
+    with dg.DagsterInstance.ephemeral() as quick:
+        assert run(line, batch_id, quick).success
+    assert (receipt(line, batch_id).state, count(line, "mangalam_invoices")) == (State.LOADED, 5)
+
+
+# The night's alert
+
+
+@pytest.fixture
+def channel():
+    return Channel("kept", "a channel that keeps what it is sent", None)
+
+
+def told(line):
+    """The messages in the outbox: title and body."""
+    with line.engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT title, body FROM bulk_upload.alerts ORDER BY id"))
+        return [tuple(row) for row in found]
+
+
+def next_night(now):
+    return now.replace(hour=2, minute=0) + timedelta(days=1)
+
+
+def notice(line, channel, instance, now, under_way=()):
+    """What the sensor of the alerts does at a time."""
+    untold = alert_sensors._untold_nights(instance, line, now)
+    held = alerts.notice_nights(line, [channel], now, under_way, untold)
+    return alerts.notice_receipts(line, [channel], now, under_way, held)
+
+
+def test_a_night_is_told_in_one_message_when_it_is_over_and_its_files_are_not_told_of_again(
+    line, instance, channel, monkeypatch
+):
+    closed, broken, faulty = (failing(line, f"{n}.csv", rows(10 * n, bad=n == 2)) for n in range(3))
+    now = datetime.now(UTC)
+    assert notice(line, channel, instance, now + timedelta(minutes=2)) == 3
+    night = next_night(now)
+    requests = {request.partition_key: request for request in tick(line, instance, night)}
+    stages_run(line, instance, closed, requests[closed])
+    late = timedelta(minutes=11)
+    assert notice(line, channel, instance, now + late) == 0, "two of its runs are not there yet"
+    stages_run(line, instance, faulty, requests[faulty])
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "load", lambda *_: 1 / 0)
+        stages_run(line, instance, broken, requests[broken])
+    assert notice(line, channel, instance, datetime.now(UTC)) == 0, "a batch that failed may be started again"
+    assert notice(line, channel, instance, now + late, {broken}) == 0
+    assert len(told(line)) == 1
+    for _ in range(2):
+        assert notice(line, channel, instance, now + late) == 0
+    _, (title, body) = told(line)
+    day = f"{night:%Y-%m-%d}"
+    assert title == f"Taken again in the night of {day}: 1 failed, 1 loaded in part"
+    assert body.startswith(
+        f"Of the 3 batches that the night of {day} took again: 1 closed, 1 still failed, 1 still with errors "
+        f"({broken}, {faulty}).\n\n1.csv: failed"
+    )
+    assert "Total" in body
+    assert "2.csv: loaded in part" in body
+    assert "0.csv" not in body
+
+
+def test_a_night_that_does_not_end_is_told_before_the_next_one_and_what_ends_later_is_told_as_a_file(
+    line, instance, channel
+):
+    ended, stuck = failing(line, "1.csv", rows(0)), failing(line, "2.csv", rows(10))
+    now = datetime.now(UTC)
+    notice(line, channel, instance, now + timedelta(minutes=2))
+    night = next_night(now)
+    requests = {request.partition_key: request for request in tick(line, instance, night)}
+    stages_run(line, instance, ended, requests[ended])
+    assert notice(line, channel, instance, night.replace(hour=21), {stuck}) == 0
+    assert len(told(line)) == 1
+    assert notice(line, channel, instance, night.replace(hour=22), {stuck}) == 0
+    title, body = told(line)[-1]
+    assert title.startswith("Taken again in the night of ")
+    assert body.startswith("Of the 2 batches that the night of ")
+    stages.fail(line, stuck, "It was too much.")
+    assert notice(line, channel, instance, night + timedelta(days=1)) == 1
+    assert told(line)[-1][0] == "2.csv: failed"

@@ -40,7 +40,6 @@ def load(line, name, content):
 
 def again(line, batch_id):
     """What `bulk-upload retry` does, without Dagster."""
-    stages.reopen(line, batch_id)
     return stages.take(line, batch_id)
 
 

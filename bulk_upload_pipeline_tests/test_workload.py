@@ -163,7 +163,6 @@ class Workload(RuleBasedStateMachine):
         if not again:
             return
         batch = data.draw(st.sampled_from(again))
-        stages.reopen(self.line, batch.batch_id)
         stages.take(self.line, batch.batch_id)
         self._take(batch, again=True)
 

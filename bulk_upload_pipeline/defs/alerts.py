@@ -4,9 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import alerts, ledger, messages
+from bulk_upload_pipeline import again, alerts, ledger, messages
+from bulk_upload_pipeline.again import Night
 from bulk_upload_pipeline.channels import channels_of
-from bulk_upload_pipeline.defs.recovery import UNDER_WAY, WILL_RETRY_TAG, batches_of
+from bulk_upload_pipeline.defs.nightly import night_of, nights
+from bulk_upload_pipeline.defs.recovery import WILL_RETRY_TAG, batches_of, batches_under_way
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.messages import Alert
 
@@ -37,12 +39,11 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
         return dg.SkipReason(NO_CHANNEL)
     now = datetime.now(UTC)
     since, until = datetime.fromisoformat(context.cursor or (now - SETTLED).isoformat()), now - SETTLED
-    under_way = {
-        batch
-        for run in context.instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
-        for batch in batches_of(run)
-    }
-    files = alerts.notice_receipts(line, channels, now, under_way)
+    under_way = batches_under_way(context.instance)
+    of_nights = alerts.notice_nights(
+        line, channels, now, under_way, _untold_nights(context.instance, line, now)
+    )
+    files = alerts.notice_receipts(line, channels, now, under_way, of_nights)
     others = [
         *_failed_runs(context.instance, line, since, until),
         *alerts.notice_silence(line, now),
@@ -52,6 +53,15 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
         alerts.queue(connection, others, channels)
     context.update_cursor(until.isoformat())
     return dg.SkipReason(f"{files:,} files to be told of; of other things: {len(others):,}.")
+
+
+def _untold_nights(instance: dg.DagsterInstance, line: Line, now: datetime) -> list[Night]:
+    untold = [
+        name
+        for name in nights(instance, now - alerts.OLDEST)
+        if not alerts.is_told(line.engine, again.subject_of(name))
+    ]
+    return [night_of(instance, name) for name in untold]
 
 
 def _failed_runs(instance: dg.DagsterInstance, line: Line, since: datetime, until: datetime) -> list[Alert]:

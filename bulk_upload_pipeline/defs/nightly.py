@@ -1,19 +1,19 @@
 """Every night: batches that failed, and batches that newer rules may judge otherwise, go down the line again."""
 
-from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import again
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import again, ledger
+from bulk_upload_pipeline.again import Night, Plan
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
-from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, UNDER_WAY
+from bulk_upload_pipeline.defs.recovery import batches_of, batches_under_way
 from bulk_upload_pipeline.line import Line
 
-NIGHT_TAG = "night"
+NIGHT_TAG, ASKED_TAG, NOT_TAKEN_TAG = "night", "night_asked", "night_not_taken"
+"""What every run of a night says of the night, so that nothing else has to remember it."""
 LOOKED_BACK = timedelta(days=7)
 """A schedule that was switched off longer has no last night."""
 
@@ -28,40 +28,45 @@ def nightly_backfill(
     context: dg.ScheduleEvaluationContext, line: dg.ResourceParam[Line]
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """The tick says what became of the last night's runs, and what this night takes again."""
-    found, gone = again.due(line, context.scheduled_execution_time)
-    taken = [each for each in found if not _is_under_way(context.instance, each.batch_id)]
-    words = f"{_last_night(context)} {again.in_words(taken, gone)}".strip()
-    if not taken:
+    night = context.scheduled_execution_time
+    plan = again.due(line, night, batches_under_way(context.instance))
+    words = f"{_last_night(context.instance, line, night)} {plan.in_words}".strip()
+    if not plan.taken:
         return dg.SkipReason(words)
     context.log.info(words)
     # A batch whose partition was cleared away has one again; adding it twice does nothing.
-    context.instance.add_dynamic_partitions(str(batches.name), [each.batch_id for each in taken])
-    for each in taken:
-        stages.reopen(line, each.batch_id)
-    return list(_requests(taken, f"{context.scheduled_execution_time:%Y-%m-%d}"))
+    context.instance.add_dynamic_partitions(str(batches.name), [each.batch_id for each in plan.taken])
+    return list(_requests(plan, f"{night:%Y-%m-%d}"))
 
 
-def _requests(taken: list[again.Due], night: str) -> Iterator[dg.RunRequest]:
-    for each in taken:
+def _requests(plan: Plan, night: str) -> Iterator[dg.RunRequest]:
+    of_night = {NIGHT_TAG: night, ASKED_TAG: str(len(plan.taken)), NOT_TAKEN_TAG: plan.not_taken}
+    for each in plan.taken:
         yield dg.RunRequest(
             run_key=f"{each.batch_id}@{night}",
             partition_key=each.batch_id,
-            tags={NIGHT_TAG: night, "file": each.file_name[:200], "why": each.why},
+            tags=of_night | {"file": each.file_name[:200], "why": each.why},
         )
 
 
-def _is_under_way(instance: dg.DagsterInstance, batch_id: str) -> bool:
-    filters = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=UNDER_WAY)
-    return instance.get_runs_count(filters) > 0
+def nights(instance: dg.DagsterInstance, since: datetime) -> list[str]:
+    """Return the nights of a time that had runs, the latest last."""
+    found = instance.get_run_tags(tag_keys=[NIGHT_TAG])
+    return sorted(night for _, names in found for night in names if night >= f"{since:%Y-%m-%d}")
 
 
-def _last_night(context: dg.ScheduleEvaluationContext) -> str:
-    """Return what became of the runs of the last night that had any."""
-    since = context.scheduled_execution_time - LOOKED_BACK
-    names = {"dagster/schedule_name": nightly_backfill.name}
-    runs = context.instance.get_runs(dg.RunsFilter(tags=names, created_after=since), limit=again.MOST_A_NIGHT)
-    if not runs:
+def night_of(instance: dg.DagsterInstance, name: str) -> Night:
+    """Return a night as its runs tell of it."""
+    runs = instance.get_runs(dg.RunsFilter(tags={NIGHT_TAG: name}))
+    said = runs[0].tags if runs else {}
+    taken = frozenset(batch_id for run in runs for batch_id in batches_of(run))
+    return Night(name, int(said.get(ASKED_TAG, len(taken))), taken, said.get(NOT_TAKEN_TAG, ""))
+
+
+def _last_night(instance: dg.DagsterInstance, line: Line, now: datetime) -> str:
+    """Return what became of the last night that had runs."""
+    found = [name for name in nights(instance, now - LOOKED_BACK) if name < f"{now:%Y-%m-%d}"]
+    if not found:
         return ""
-    night = runs[0].tags[NIGHT_TAG]
-    statuses = Counter(run.status.value.lower() for run in runs if run.tags[NIGHT_TAG] == night)
-    return f"Of the night of {night}: {', '.join(f'{n} {name}' for name, n in statuses.most_common())}."
+    night = night_of(instance, found[-1])
+    return night.in_words(ledger.receipts_of(line.engine, night.batch_ids))

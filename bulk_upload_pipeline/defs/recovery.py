@@ -122,6 +122,12 @@ def batches_of(run: dg.DagsterRun) -> list[str]:
     return [run.tags[PARTITION_TAG]] if PARTITION_TAG in run.tags else []
 
 
+def batches_under_way(instance: dg.DagsterInstance) -> frozenset[str]:
+    """Return the batches on which a run works, or for which one waits."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+    return frozenset(batch_id for run in runs for batch_id in batches_of(run))
+
+
 def _was_cut_off(state: State) -> bool:
     """Return whether a run that failed left its batch on the way, or loaded but without the last events."""
     return state not in FINAL_STATES or state in LOADED_STATES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from bulk_upload_pipeline import intake, ledger, local
+from bulk_upload_pipeline import holding, intake, ledger, local
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
@@ -55,10 +55,12 @@ class Session:
             BatchNotFoundError: There is none with this id.
             BatchBusyError: A run of it is under way or waits for its turn.
         """
+        ledger.batch(self.line.engine, batch_id)
         filters = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=UNDER_WAY)
         if self.instance.get_runs_count(filters):
             raise BatchBusyError(batch_id)
-        stages.reopen(self.line, batch_id)
+        with holding.alone(self.line.engine, batch_id, patience=0):
+            pass  # a worker that Dagster does not know by the batch, such as one of many small files, holds it
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         return self.run(batch_id, listener)
 
