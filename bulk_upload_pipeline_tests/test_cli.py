@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import pace
+from bulk_upload_pipeline import holding, ledger, pace
 from bulk_upload_pipeline import settings as variables
+from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, good_row
 
@@ -206,6 +207,25 @@ def test_reload_takes_the_batches_of_a_time_again_by_todays_rules(at_terminal, h
     (account,) = json.loads(result.stdout)
     assert (account["state"], account["rows_read"], account["rows_rejected"]) == ("loaded", 23, 0)
     assert count(database_url) == 23
+
+
+@pytest.mark.parametrize("command", [("reload", "--since", "2020-01-01"), ("retry", "--all-failed")])
+def test_a_batch_that_another_worker_holds_is_one_sentence_and_the_rest_goes_on(
+    at_terminal, tmp_path, database_url, command
+):
+    for n in (0, 100):
+        assert at_terminal("load", a_file(tmp_path, [good_row(n)], f"{n}.csv")).exit_code == 0
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE bulk_upload.upload_batches SET state = 'failed'"))
+    held, free = (receipt.batch_id for receipt in reversed(ledger.receipts(engine)))
+    with holding.holding(engine, held):
+        result = at_terminal(*command, "--json")
+    assert result.exit_code == 3
+    assert result.stderr == f"Another run is working on batch {held}. Wait for it, or cancel it.\n"
+    assert [account["batch_id"] for account in json.loads(result.stdout)] == [free]
+    assert ledger.states(engine, [held, free]) == {held: "failed", free: "loaded"}
+    engine.dispose()
 
 
 def test_reload_says_what_a_day_looks_like(at_terminal):

@@ -8,6 +8,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json
+from bulk_upload_pipeline.commands.reloading import take_again
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.settings import read_settings
 
@@ -22,24 +23,19 @@ def retry(batch: str | None, all_failed: bool, as_json: bool) -> None:
     A batch that failed goes on from what is committed. One that has ended is judged anew by the rules and profiles
     of today: rows that are good now load, and nothing is loaded twice.
     """
-    from bulk_upload_pipeline import ledger, report
+    from bulk_upload_pipeline import ledger
     from bulk_upload_pipeline.defs.session import session as open_session
 
     if (batch is None) is not all_failed:
         raise click.UsageError("Name a batch, or give --all-failed. `bulk-upload status` lists the batches.")
-    receipts = []
     with open_session(read_settings()) as session:
-        for batch_id in [batch] if batch else ledger.failed(session.line.engine):
-            name = ledger.batch(session.line.engine, batch_id).file_name
-            with terminal.progress_bar(name, quiet=as_json) as listener:
-                receipts.append(session.retry(batch_id, listener))
-            if not as_json:
-                terminal.print_receipt(receipts[-1], str(session.line.reports(batch_id)))
-    if as_json:
-        terminal.print_json([report.as_json(receipt) for receipt in receipts])
-    elif not receipts:
+        engine = session.line.engine
+        batches = [batch] if batch else ledger.failed(engine)
+        names = {batch_id: ledger.batch(engine, batch_id).file_name for batch_id in batches}
+        code = take_again(session, names, as_json=as_json)
+    if not names and not as_json:
         terminal.say("No batch has failed.")
-    sys.exit(max((EXIT_CODES.get(receipt.state, 3) for receipt in receipts), default=0))
+    sys.exit(code)
 
 
 @click.command()

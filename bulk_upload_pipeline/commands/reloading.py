@@ -13,7 +13,10 @@ from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
+
+    from bulk_upload_pipeline.defs.session import Session
 
 
 @click.command()
@@ -32,26 +35,43 @@ def reload(since: datetime, profile: str | None, as_json: bool) -> None:
     Each is judged anew by the rules and profiles of today. Rows that are good now load; nothing is loaded twice.
     Duplicates and reverted batches stay as they are.
     """
-    from bulk_upload_pipeline import again, report
+    from bulk_upload_pipeline import again
     from bulk_upload_pipeline.defs.session import session as open_session
 
-    receipts, codes = [], [0]
     with open_session(read_settings()) as session:
-        for due in again.since(session.line, since.date(), profile):
-            try:
-                with terminal.progress_bar(due.file_name, quiet=as_json) as listener:
-                    receipt = session.retry(due.batch_id, listener)
-            except BatchBusyError as error:
-                terminal.complain(str(error))
-                codes.append(error.exit_code)
-                continue
-            receipts.append(receipt)
-            codes.append(EXIT_CODES.get(receipt.state, 3))
-            if not as_json:
-                terminal.print_receipt(receipt, str(session.line.reports(due.batch_id)))
-    if as_json:
-        terminal.print_json([report.as_json(receipt) for receipt in receipts])
-    elif codes == [0]:
+        found = again.since(session.line, since.date(), profile)
+        code = take_again(session, {due.batch_id: due.file_name for due in found}, as_json=as_json)
+    if not found and not as_json:
         of = f" of profile {profile}" if profile else ""
         terminal.say(f"No batch{of} that could be taken again was received since {since:%Y-%m-%d}.")
-    sys.exit(max(codes))
+    sys.exit(code)
+
+
+def take_again(session: Session, batches: Mapping[str, str], *, as_json: bool) -> int:
+    """Take batches down the line again, one after the other, print their receipts, and return the exit code.
+
+    One that another worker holds is said so, in a sentence, and the rest goes on.
+
+    Args:
+        session: Where they are.
+        batches: File names by batch.
+        as_json: Whether to print JSON instead of words.
+    """
+    from bulk_upload_pipeline import report
+
+    receipts, codes = [], [0]
+    for batch_id, file_name in batches.items():
+        try:
+            with terminal.progress_bar(file_name, quiet=as_json) as listener:
+                receipt = session.retry(batch_id, listener)
+        except BatchBusyError as error:
+            terminal.complain(str(error))
+            codes.append(error.exit_code)
+            continue
+        receipts.append(receipt)
+        codes.append(EXIT_CODES.get(receipt.state, 3))
+        if not as_json:
+            terminal.print_receipt(receipt, str(session.line.reports(batch_id)))
+    if as_json:
+        terminal.print_json([report.as_json(receipt) for receipt in receipts])
+    return max(codes)
