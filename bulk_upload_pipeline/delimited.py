@@ -19,6 +19,7 @@ from bulk_upload_pipeline.dialects import STAND_IN, behind_header, with_stand_in
 from bulk_upload_pipeline.encodings import utf8_blocks
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import DamagedRow
+from bulk_upload_pipeline.parts import PartStream, bytes_in_file
 from bulk_upload_pipeline.records import (
     fits,
     line_starts,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bulk_upload_pipeline.model import Layout, TextChunk
+    from bulk_upload_pipeline.parts import Part
     from bulk_upload_pipeline.records import Record, Stretch
 
 LONGEST_RAW_TEXT = 20_000
@@ -56,6 +58,26 @@ def read_delimited(path: Path, layout: Layout, chunk_rows: int) -> Iterator[Text
         reader = _Reader(delimiter, layout.delimiter, len(layout.header))
         pieces = (reader.read(stretch) for stretch in stretches(below, delimiter, reader.columns, line=line))
         yield from in_chunks(pieces, chunk_rows)
+
+
+def read_part(path: Path, layout: Layout, part: Part, chunk_rows: int) -> Iterator[TextChunk]:
+    """Yield the records of one part of a delimited text, `chunk_rows` at a time, numbered from 1."""
+    assert layout.encoding is not None
+    assert layout.delimiter is not None
+    reader = _Reader(layout.delimiter, layout.delimiter, len(layout.header))
+    with path.open("rb") as file:
+        blocks = utf8_blocks(PartStream(file, part), layout.encoding, from_start=False)
+        cut = stretches(blocks, layout.delimiter, reader.columns, line=part.line)
+        yield from in_chunks((reader.read(stretch) for stretch in _within(cut, layout, part)), chunk_rows)
+
+
+def _within(cut: Iterator[Stretch], layout: Layout, part: Part) -> Iterator[Stretch]:
+    """Yield stretches up to the end of a part: it is read on behind it, since so it is cut as planned."""
+    assert layout.encoding is not None
+    at = part.start
+    while at < part.end and (stretch := next(cut, None)):
+        yield stretch
+        at += bytes_in_file(stretch.data, layout.encoding)
 
 
 class _Rows(NamedTuple):

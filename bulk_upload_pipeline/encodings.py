@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -225,13 +225,25 @@ def _as_utf8(decoder: codecs.IncrementalDecoder, raw: bytes, codec: str) -> byte
     return decoder.decode(raw).encode("utf-8", "replace")
 
 
-def utf8_blocks(stream: BinaryIO, codec: str) -> Iterator[bytes]:
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; none at the end."""
+
+
+def utf8_blocks(stream: Readable, codec: str, *, from_start: bool = True) -> Iterator[bytes]:
     """Yield a text as UTF-8 without its byte-order mark, some megabytes at a time.
 
     A character is never cut. Bytes that are no text become U+FFFD, which parsing reports for its cell.
+
+    Args:
+        stream: The bytes.
+        codec: What they are encoded in.
+        from_start: Whether the text begins here; in its middle a byte-order mark is a character.
     """
     decoder = codecs.getincrementaldecoder(codec)("replace")
-    first = True
+    first = from_start
     while raw := stream.read(BLOCK_BYTES):
         plain = codec == "utf-8" and not decoder.getstate()[0] and raw.isascii()
         block = raw if plain else _as_utf8(decoder, raw, codec)
