@@ -45,4 +45,4 @@ def texts_of(values: Iterable[Any], text_of: Callable[[Any], str | None]) -> pa.
     """Return values as text, looking at each distinct one once. Equal values must have equal texts."""
     column = list(values)
     texts = {value: text_of(value) for value in set(column)}
-    return pa.array([texts[value] for value in column], pa.string())
+    return pa.array(map(texts.__getitem__, column), pa.string(), size=len(column))

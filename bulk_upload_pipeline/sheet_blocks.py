@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.figures import figure, percentage
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.sheet_parts import Merged, XlsxParts, column_number
+from bulk_upload_pipeline.sheet_cutter import Merged, column_number
+from bulk_upload_pipeline.sheet_parts import PARTS_AT_ONCE, XlsxParts
 from bulk_upload_pipeline.unpack import unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from bulk_upload_pipeline.sheet_parts import Part, SheetFile
+    from python_calamine import CalamineSheet
+
+    from bulk_upload_pipeline.sheet_cutter import Part
 
 _ROWS_AT_ONCE = 5_000
 
@@ -60,6 +63,14 @@ class Block(NamedTuple):
         return {self.row + at: row for at, row in enumerate(texts) if any(row)}
 
 
+class Ends(NamedTuple):
+    """The first and the last rows of a sheet, None for one that is empty, and the cells merged in the first."""
+
+    first: Block | None
+    last: Block | None
+    merged: list[Merged]
+
+
 class Book(Protocol):
     """A spreadsheet file that is open."""
 
@@ -69,11 +80,8 @@ class Book(Protocol):
     def blocks(self, name: str) -> Iterator[Block]:
         """Yield the rows of a sheet in their order; blank ones may be missing."""
 
-    def ends(self, name: str, rows: int) -> tuple[Block | None, Block | None]:
-        """Return the first and the last rows of a sheet, None for one that is empty."""
-
-    def merged(self, name: str, last_row: int) -> list[Merged]:
-        """Return the merged cells that begin in the first rows."""
+    def ends(self, name: str, rows: int) -> Ends:
+        """Return the first and the last rows of a sheet."""
 
     @property
     def serials_are_days(self) -> bool:
@@ -109,6 +117,13 @@ def _faults_as_findings() -> Iterator[None]:
         ) from None
 
 
+class _Laid(NamedTuple):
+    """A part in the workbook: the number of its first row less 1 (or 1), and what its XML tells beside the values."""
+
+    offset: int
+    told: dict[tuple[int, int], str | None]
+
+
 class _PartedBook:
     """An XLSX file."""
 
@@ -122,40 +137,47 @@ class _PartedBook:
         return list(self._sheets)
 
     def blocks(self, name: str) -> Iterator[Block]:
-        sheet = self._sheets[name]
-        for part in self._parts.parts(sheet):
-            block = self._read(sheet, part)
-            if block is not None:
-                yield block
+        parts = self._parts.parts(self._sheets[name])
+        while laid := self._laid(islice(parts, PARTS_AT_ONCE)):
+            yield from filter(None, self._read(laid))
 
-    def ends(self, name: str, rows: int) -> tuple[Block | None, Block | None]:
-        sheet = self._sheets[name]
-        first = last = None
-        for part in self._parts.parts(sheet):
-            if first is None:
-                first = self._read(sheet, part.head(rows))
-            last = part
-        return first, None if last is None else self._read(sheet, last.tail(rows))
-
-    def merged(self, name: str, last_row: int) -> list[Merged]:
-        return self._parts.merged(self._sheets[name], last_row)
+    def ends(self, name: str, rows: int) -> Ends:
+        first, last, merged = self._parts.ends(self._sheets[name], rows)
+        if first is None or last is None:
+            return Ends(None, None, [])
+        top, bottom = self._read(self._laid([first, last]))
+        return Ends(top, bottom, merged)
 
     @property
     def serials_are_days(self) -> bool:
         return not self._parts.starts_in_1904
 
-    def _read(self, sheet: SheetFile, part: Part) -> Block | None:
+    def _laid(self, parts: Iterable[Part]) -> list[_Laid]:
+        """Lay parts into a workbook; return what their XML tells, since it is not kept."""
+        return [
+            _Laid(
+                1 if part.numbered else part.first_row, self._told(part.rows, prefixed=b":" in part.closing)
+            )
+            for part in self._parts.laid(parts)
+        ]
+
+    def _read(self, laid: list[_Laid]) -> Iterator[Block | None]:
+        """Yield the values of parts that are laid into the workbook; None for one without any."""
         from python_calamine import CalamineWorkbook
 
-        with _faults_as_findings(), CalamineWorkbook.from_path(self._parts.workbook(sheet, part)) as workbook:
-            found = workbook.get_sheet_by_name(sheet.name)
-            start = found.start
-            rows = [] if start is None else found.to_python(skip_empty_area=True)
-        row, left = start or (0, 0)
-        offset = 1 if part.numbered else part.first_row
-        return _with_told(Block(row + offset, left, rows), self._told(part.document))
+        with _faults_as_findings():
+            workbook = CalamineWorkbook.from_path(self._parts.workbook)
+        with workbook:
+            for number, (offset, told) in enumerate(laid, start=1):
+                with _faults_as_findings():
+                    found = workbook.get_sheet_by_name(str(number))
+                    start = found.start
+                    rows = [] if start is None else found.to_python(skip_empty_area=True)
+                del found
+                row, left = start or (0, 0)
+                yield _with_told(Block(row + offset, left, rows), told)
 
-    def _told(self, document: bytes) -> dict[tuple[int, int], str | None]:
+    def _told(self, document: bytes, *, prefixed: bool) -> dict[tuple[int, int], str | None]:
         """Return the texts of cells of which the XML tells more than their value; None for a percentage."""
         told: dict[tuple[int, int], str | None] = {}
         if self._share is not None:
@@ -165,7 +187,7 @@ class _PartedBook:
             for attributes, content in _ERROR.findall(document):
                 value = _VALUE.search(content)
                 told[_place(attributes)] = value[1].decode() if value else "#VALUE!"
-        if b"<f" in document or b":f" in document:
+        if b"<f" in document or (prefixed and b":f" in document):
             for attributes in _NO_VALUE.findall(document):
                 if b't="str"' not in attributes:
                     told[_place(attributes)] = NEVER_CALCULATED
@@ -232,39 +254,41 @@ class _WholeBook:
         return self._names
 
     def blocks(self, name: str) -> Iterator[Block]:
-        with _faults_as_findings():
-            sheet = self._workbook.get_sheet_by_name(name)
-        if sheet.start is None:
-            return
-        row, left = 1, sheet.start[1]
-        rows = sheet.iter_rows()
-        while some := list(islice(rows, _ROWS_AT_ONCE)):
-            yield Block(row, left, some)
-            row += len(some)
+        yield from _blocks(self._sheet(name))
 
-    def ends(self, name: str, rows: int) -> tuple[Block | None, Block | None]:
+    def ends(self, name: str, rows: int) -> Ends:
+        sheet = self._sheet(name)
         first = last = None
-        for block in self.blocks(name):
+        for block in _blocks(sheet):
             filled = [at for at, values in enumerate(block.rows) if any(value != "" for value in values)]
             if filled and first is None:
                 first = Block(block.row, block.left, block.rows[: filled[min(len(filled), rows) - 1] + 1])
             if filled:
                 start = filled[-min(len(filled), rows)]
                 last = Block(block.row + start, block.left, block.rows[start:])
-        return first, last
-
-    def merged(self, name: str, last_row: int) -> list[Merged]:
-        with _faults_as_findings():
-            ranges = self._workbook.get_sheet_by_name(name).merged_cell_ranges
-        return [
+        merged = [
             Merged(top + 1, left + 1, bottom + 1, right + 1)
-            for (top, left), (bottom, right) in ranges or ()
-            if top < last_row
+            for (top, left), (bottom, right) in sheet.merged_cell_ranges or ()
         ]
+        return Ends(first, last, merged)
+
+    def _sheet(self, name: str) -> CalamineSheet:
+        with _faults_as_findings():
+            return self._workbook.get_sheet_by_name(name)
 
     @property
     def serials_are_days(self) -> bool:
         return True
+
+
+def _blocks(sheet: CalamineSheet) -> Iterator[Block]:
+    if sheet.start is None:
+        return
+    row, left = 1, sheet.start[1]
+    rows = sheet.iter_rows()
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        yield Block(row, left, some)
+        row += len(some)
 
 
 def cell_text(value: Any) -> str | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.headers import Header, HeaderFinder
     from bulk_upload_pipeline.model import Layout, TextChunk
     from bulk_upload_pipeline.sheet_blocks import Block, Book
-    from bulk_upload_pipeline.sheet_parts import Merged
+    from bulk_upload_pipeline.sheet_cutter import Merged
 
 _TOTAL = re.compile(
     r"\W*(?:(?:grand|sub|net|page|overall)[\s-]*)?(?:totals?|sum|gesamt|summe)\b", re.IGNORECASE
@@ -108,13 +108,11 @@ def _same_header(top: _Top, header: Header, finder: HeaderFinder) -> int | None:
 
 
 def _top(book: Book, name: str, finder: HeaderFinder) -> _Top:
-    first, last = book.ends(name, TOP_RECORDS)
+    first, last, merged = book.ends(name, TOP_RECORDS)
     if first is None or last is None:
         return _Top(name, [], [], [], {})
     texts = first.texts()
-    last_row = max(texts, default=0)
-    spans_rows = any("" in row for row in texts.values())
-    merged = book.merged(name, last_row) if spans_rows else []
+    merged = [cell for cell in merged if cell.top <= max(texts, default=0)]
     numbers = sorted(texts)
     _lay_out(texts, merged, finder)
     bottom = last.texts()
@@ -218,6 +216,8 @@ def _piece(block: Block, first: int, layout: Layout, bytes_done: int) -> Piece:
 
 def _texts(values: tuple[Any, ...]) -> pa.StringArray:
     kinds = set(map(type, values))
+    if kinds == {float} and (whole := _whole_numbers(values)) is not None:
+        return whole
     if kinds == {str}:
         texts = pa.array(values, pa.string())
         return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
@@ -225,6 +225,14 @@ def _texts(values: tuple[Any, ...]) -> pa.StringArray:
         # True equals 1 and would be taken for it.
         return pa.array([cell_text(value) for value in values], pa.string())
     return texts_of(values, cell_text)
+
+
+def _whole_numbers(values: tuple[float, ...]) -> pa.StringArray | None:
+    """Return floats as text when all of them are whole numbers that a float holds exactly."""
+    figures = np.array(values)
+    if (np.abs(figures) < 2**53).all() and (figures == np.trunc(figures)).all():
+        return pa.array(figures.astype(np.int64)).cast(pa.string())
+    return None
 
 
 def _filled(columns: list[pa.StringArray], rows: int) -> np.ndarray:

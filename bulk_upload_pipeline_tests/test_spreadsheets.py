@@ -14,7 +14,7 @@ import xlsxwriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import sheet_parts
+from bulk_upload_pipeline import sheet_cutter
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.model import Overrides, Sheet
 from bulk_upload_pipeline.profile_files import load_profiles
@@ -83,6 +83,17 @@ def test_titles_above_the_header_and_totals_below_the_rows_are_no_records(book):
     # The blank row between them counts: numbers follow the sheet.
     assert valid["row_number"].to_pylist() == [1, 3]
     assert [layout.place(number) for number in (1, 3)] == [("May", 4), ("May", 6)]
+
+
+@pytest.mark.parametrize("block", [500, 20_000, 1 << 20])
+def test_totals_are_found_below_any_number_of_rows_that_are_passed_over(book, monkeypatch, block):
+    monkeypatch.setattr(sheet_cutter, "_BLOCK", block)
+    total = ["Grand Total", "", "", "", "", 8.0, "", 100.0]
+    path = book({"May": [list(HEADER), *(line_of(number) for number in range(1, 301)), [], total]})
+    valid, findings, layout = judged(path)
+    assert (len(valid), findings) == (300, [])
+    assert layout.sheets == (Sheet("May", 1, 301),)
+    assert layout.left_out == ("May, row 303: Grand Total | 8 | 100",)
 
 
 def test_a_row_with_an_invoice_number_is_a_record_whatever_its_item_is_called(book):
@@ -228,9 +239,12 @@ CELL = (
 @given(
     table=st.lists(st.lists(CELL, min_size=3, max_size=3), min_size=1, max_size=25),
     rows_of_part=st.sampled_from([1, 3, 1_000]),
+    block=st.sampled_from([200, 1 << 20]),
     writer=st.sampled_from(["xlsxwriter", "openpyxl"]),
 )
-def test_each_cell_of_a_sheet_comes_out_as_it_was_written(tmp_path_factory, table, rows_of_part, writer):
+def test_each_cell_of_a_sheet_comes_out_as_it_was_written(
+    tmp_path_factory, table, rows_of_part, block, writer
+):
     path = tmp_path_factory.getbasetemp() / "cells.xlsx"
     table = [["a", "b", "c"], *table, ["end", 1, 1]]
     if writer == "xlsxwriter":
@@ -242,7 +256,8 @@ def test_each_cell_of_a_sheet_comes_out_as_it_was_written(tmp_path_factory, tabl
             workbook.active.append([f"x{v}" if str(v).startswith("=") else v for v in row])
         workbook.save(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sheet_parts, "ROWS_OF_PART", rows_of_part)
+        patch.setattr(sheet_cutter, "ROWS_OF_PART", rows_of_part)
+        patch.setattr(sheet_cutter, "_BLOCK", block)
         layout = recognise_loosely(path)
         rows, damaged = cells(path, layout, 7)
     first = layout.sheets[0].header_row + 1
