@@ -15,7 +15,7 @@ rooms that know its details.
 * `stage`: verdicts to Parquet and findings, in the form of `staged`. `judging` is all of this for one file, side
   by side (`overlap`) and telling how far it is (`pace`).
 * `load`: staged chunks to the target, exactly once. `copying`, `merging`; `former` is what rows were before.
-* `rejects`, `report` and its page, `summary`: what the clerk reads and corrects.
+* `rejects`, `rejected_sheet`, `report` and its page, `summary`: what the clerk reads and corrects.
 * `line` strings all of it together; `mending` does so for corrections, with `family`: who corrected whom.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,

@@ -224,13 +224,14 @@ class Origins:
         rest = [
             at for at in raw if all(column[at].as_py() is None for column in cells.columns[1 : self.columns])
         ]
-        if not rest or self.layout.delimiter is None:
+        delimiter = self.layout.delimiter or ("\t" if self.layout.sheets else None)
+        if not rest or delimiter is None:
             return _Split(cells, numbers, ())
         rows = cells.to_pylist()
         damaged = []
         for at in rest:
             text = rows[at]["0"] or ""
-            parted = _parted(text, self.layout.delimiter, self.columns)
+            parted = _parted(text, delimiter, self.columns)
             if parted is None:
                 damaged.append(_damaged(numbers[at], text))
             else:

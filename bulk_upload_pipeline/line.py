@@ -16,7 +16,18 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from bulk_upload_pipeline import contract, family, holding, inbox, ledger, members, mending, rejects, report
+from bulk_upload_pipeline import (
+    contract,
+    family,
+    holding,
+    inbox,
+    ledger,
+    members,
+    mending,
+    rejected_sheet,
+    rejects,
+    report,
+)
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
@@ -247,7 +258,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
         _settle(line, batch)
-        _close(line, batch_id, State.REJECTED, report.why_rejected(verdict))
+        _close(line, batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)))
     return verdict
 
 
@@ -403,22 +414,27 @@ def _close_loaded(line: Line, batch_id: str, *, again: bool = False) -> Receipt:
     corrected = ledger.corrected(line.engine, batch_id)
     codes = {code.code: code.count for code in rejects.by_code(line.engine, batch_id)}
     state = State.PARTIALLY_LOADED if rejected > corrected else State.LOADED
-    reason = report.why_loaded(done.rows, rejected, corrected, codes)
+    file_format = _format(ledger.batch(line.engine, batch_id))
+    reason = report.why_loaded(done.rows, rejected, corrected, codes, file_format)
     return _close(line, batch_id, state, reason, again=again)
+
+
+def _format(batch: Batch) -> str:
+    return batch.layout.file_format if batch.layout else "csv"
 
 
 def _close_again(line: Line, batch_id: str) -> None:
     """Bring a receipt up to date of which rows were corrected, or are open again."""
-    state = ledger.batch(line.engine, batch_id).state
-    if state in LOADED_STATES:
+    batch = ledger.batch(line.engine, batch_id)
+    if batch.state in LOADED_STATES:
         _close_loaded(line, batch_id, again=True)
-    if state is not State.REJECTED:
+    if batch.state is not State.REJECTED:
         return
     verdict = ledger.verdict(line.engine, batch_id)
     assert verdict is not None
     now = replace(verdict, rows_corrected=ledger.corrected(line.engine, batch_id))
-    if now.breaker_tripped or ledger.batch(line.engine, batch_id).parent_batch_id:
-        _close(line, batch_id, State.REJECTED, report.why_rejected(now), again=True)
+    if now.breaker_tripped or batch.parent_batch_id:
+        _close(line, batch_id, State.REJECTED, report.why_rejected(now, _format(batch)), again=True)
     elif not validate(line, batch_id).breaker_tripped:
         load(line, batch_id)
         close(line, batch_id)
@@ -481,6 +497,8 @@ def _close(
     if report.REJECTED_ROWS in report.files(receipt):
         header = tuple(receipt.layout["header"])
         rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
+    if report.REJECTED_SHEET in report.files(receipt):
+        rejected_sheet.write(folder / report.REJECTED_ROWS, folder / report.REJECTED_SHEET, receipt.layout)
     report.tidy(folder, receipt)
     if not keep_staged:
         shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
@@ -620,11 +638,12 @@ def check(
     with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
         staged = StagedBatch(Path(folder) / "staged")
         verdict = stage(_judging(settings, path, layout, on_progress), staged, "check")
-        return Checked(layout, verdict, _first_findings(staged, findings))
+        return Checked(layout, verdict, _first_findings(staged, layout, findings))
 
 
-def _first_findings(staged: StagedBatch, limit: int) -> list[dict[str, object]]:
+def _first_findings(staged: StagedBatch, layout: Layout, limit: int) -> list[dict[str, object]]:
     names = [column.name for column in catalogue.SCHEMA]
     for batch in staged.finding_batches():
-        return batch.slice(0, limit).select(names).to_pylist()
+        found = batch.slice(0, limit).select(names).to_pylist()
+        return [finding | layout.place_of(finding["row_number"]) for finding in found]
     return []

@@ -183,7 +183,11 @@ class Mending(Judging):
             layout=self.layout,
             members=frozenset(family.members(self.engine, self.root.batch_id)),
             columns=len(self.root.layout.header),
-            rows_read=ledger.receipt(self.engine, self.root.batch_id).rows_read,
+            rows_read=max(
+                # Blank rows of a spreadsheet have numbers, too.
+                ledger.receipt(self.engine, self.root.batch_id).rows_read,
+                sum(sheet.last_row - sheet.header_row for sheet in self.root.layout.sheets),
+            ),
             rejected={row.row_number: row for row in self._rejected},
             barred=barred,
             repeated=corrections.named(self._read(), self.layout.written_as).repeated,

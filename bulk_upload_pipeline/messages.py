@@ -86,7 +86,7 @@ def _account(account: Account) -> str:
     lines = [f"{shown(receipt.file_name)}: {STATES[receipt.state]}", shown(receipt.reason, 1_000)]
     for code in [code for code in account.codes if code.severity == "error"][:MOST_CODES]:
         entry = CATALOGUE[code.code]
-        where = f"row {code.example_row:,}: " if code.example_row else ""
+        where = f"{code.where}: " if code.where else ""
         lines.append(f"- {entry.title}, {code.count:,} times. For example {where}{shown(code.example, 300)}")
         lines.append(f"  {entry.fix}")
     if receipt.state is State.FAILED:

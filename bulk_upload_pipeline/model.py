@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -85,9 +86,20 @@ class Finding:
     raw_value: str | None = None
 
 
+def where_in_words(row_number: int, sheet: str | None = None, sheet_row: int | None = None) -> str:
+    """Return where a record stands: `row 7`, or `row 9 of the sheet 'May'`."""
+    return f"row {row_number:,}" if sheet is None else f"row {sheet_row:,} of the sheet '{sheet}'"
+
+
 @dataclass(frozen=True, slots=True)
 class CodeCount:
-    """Findings of one code in a batch, with an example."""
+    """Findings of one code in a batch, with an example.
+
+    Attributes:
+        example_row: Position of the example among the records; None for a finding about the whole file.
+        sheet: In a spreadsheet, the sheet where the example stands.
+        sheet_row: In a spreadsheet, the row as it shows it.
+    """
 
     code: str
     severity: str
@@ -95,6 +107,15 @@ class CodeCount:
     column: str | None
     example_row: int | None
     example: str
+    sheet: str | None = None
+    sheet_row: int | None = None
+
+    @property
+    def where(self) -> str:
+        """Return where the example stands, in words; empty for a finding about the whole file."""
+        return (
+            "" if self.example_row is None else where_in_words(self.example_row, self.sheet, self.sheet_row)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +173,15 @@ class Sheet:
     last_row: int
 
 
+def place_in(sheets: Sequence[Sheet], row_number: int) -> tuple[str, int] | None:
+    """Return the sheet and the row in it where a record stands, None for one that is in none of them."""
+    for sheet in sheets:
+        if row_number <= sheet.last_row - sheet.header_row:
+            return sheet.name, sheet.header_row + row_number
+        row_number -= sheet.last_row - sheet.header_row
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How a file is to be read: what `upload` recognised, as it stands on the receipt.
@@ -201,11 +231,11 @@ class Layout:
 
     def place(self, row_number: int) -> tuple[str, int] | None:
         """Return the sheet and the row in it where a record of a spreadsheet stands; None for other files."""
-        for sheet in self.sheets:
-            if row_number <= sheet.last_row - sheet.header_row:
-                return sheet.name, sheet.header_row + row_number
-            row_number -= sheet.last_row - sheet.header_row
-        return None
+        return place_in(self.sheets, row_number)
+
+    def place_of(self, row_number: int) -> dict[str, object]:
+        """Return `place` as values by name, for a finding as data; empty for other files."""
+        return dict(zip(("sheet", "sheet_row"), self.place(row_number) or (), strict=False))
 
     def source_name(self, column: str) -> str:
         """Return what the source calls the canonical `column` (the canonical name if it lacks it)."""

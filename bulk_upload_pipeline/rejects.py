@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,9 +16,9 @@ import sqlalchemy as sa
 from psycopg2 import sql
 
 from bulk_upload_pipeline.cells import unique_names
-from bulk_upload_pipeline.model import CodeCount, Severity
+from bulk_upload_pipeline.model import CodeCount, Severity, Sheet, place_in
 from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
-from bulk_upload_pipeline.tables import load_chunks, processing_errors
+from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +112,22 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
     )
     with engine.connect() as connection:
         found: list[Any] = list(connection.execute(query, {"batch_id": batch_id}))
-    return [CodeCount(*row) for row in found]
+        sheets = _sheets(connection, batch_id)
+    codes = (CodeCount(*row) for row in found)
+    return [replace(code, **_placed(sheets, code.example_row)) for code in codes]
+
+
+def _sheets(connection: sa.Connection, batch_id: str) -> list[Sheet]:
+    """Return the sheets whose rows a batch has; none for a file that is no spreadsheet."""
+    layout = connection.scalar(
+        sa.select(upload_batches.c.layout).where(upload_batches.c.batch_id == batch_id)
+    )
+    return [Sheet(**sheet) for sheet in (layout or {}).get("sheets", ())]
+
+
+def _placed(sheets: Sequence[Sheet], row_number: int | None) -> dict[str, Any]:
+    place = None if row_number is None else place_in(sheets, row_number)
+    return {} if place is None else dict(zip(("sheet", "sheet_row"), place, strict=True))
 
 
 def without_source(engine: sa.Engine, batch_id: str) -> list[int]:
@@ -166,17 +183,39 @@ def first(engine: sa.Engine, batch_id: str, limit: int) -> list[dict[str, Any]]:
         .limit(limit)
     )
     with engine.connect() as connection:
-        return [dict(row._mapping) for row in connection.execute(query)]
+        sheets = _sheets(connection, batch_id)
+        found = [dict(row._mapping) for row in connection.execute(query)]
+    return [finding | _placed(sheets, finding["row_number"]) for finding in found]
 
 
 def write_findings(engine: sa.Engine, batch_id: str, path: Path) -> None:
     """Write every finding of a batch as CSV, for whoever wants to sort and count."""
+    with engine.connect() as connection:
+        sheets = _sheets(connection, batch_id)
+    place = sql.SQL("sheet, sheet_row, " if sheets else "")
     query = sql.SQL(
-        "SELECT row_number, column_name, error_code, severity, error_message, raw_value "
-        "FROM bulk_upload.processing_errors WHERE batch_id = {} ORDER BY row_number, id"
-    ).format(sql.Literal(batch_id))
-    header = ("row_number", "column", "code", "severity", "message", "value")
+        "SELECT row_number, {place}column_name, error_code, severity, error_message, raw_value "
+        "FROM bulk_upload.processing_errors{places} WHERE batch_id = {batch_id} ORDER BY row_number, id"
+    ).format(place=place, places=_places(sheets), batch_id=sql.Literal(batch_id))
+    own = ("sheet", "sheet_row") if sheets else ()
+    header = ("row_number", *own, "column", "code", "severity", "message", "value")
     _write_csv(engine, query, header, path)
+
+
+def _places(sheets: Sequence[Sheet]) -> sql.Composable:
+    """Return SQL that joins to each `row_number` the `sheet` and the `sheet_row` where the record stands."""
+    if not sheets:
+        return sql.SQL("")
+    until = list(accumulate((sheet.last_row - sheet.header_row for sheet in sheets), initial=0))
+    values = sql.SQL(", ").join(
+        sql.SQL("({}, {}, {}, {})").format(*map(sql.Literal, (sheet.name, before, upto, sheet.header_row)))
+        for sheet, before, upto in zip(sheets, until, until[1:], strict=False)
+    )
+    return sql.SQL(
+        " LEFT JOIN LATERAL (SELECT name AS sheet, row_number - before + header_row AS sheet_row FROM "
+        "(VALUES {}) AS sheets (name, before, upto, header_row) "
+        "WHERE row_number > before AND row_number <= upto) AS places ON true"
+    ).format(values)
 
 
 def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path: Path) -> None:
@@ -193,16 +232,29 @@ def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path
     )
     shown = [_harmless(sql.Identifier(f"c{position}")) for position in range(len(names))]
     shown[0] = sql.SQL("coalesce({}, {})").format(_harmless(sql.Identifier("raw_text")), shown[0])
+    with engine.connect() as connection:
+        sheets = _sheets(connection, batch_id)
+    where = sql.SQL(
+        "coalesce('row ' || sheet_row || ' of the sheet ' || '''' || sheet || ''': ', '') || "
+        if sheets
+        else ""
+    )
     query = sql.SQL(
-        "SELECT {shown}, {batch_id}, row_number, line_occurrence, errors FROM ("
+        "SELECT {shown}, {batch_id}, row_number, line_occurrence, {where}errors FROM ("
         "SELECT {source}, row_data->>'_raw' AS raw_text, row_number, line_occurrence, errors FROM ("
         "SELECT row_number, min(line_occurrence) AS line_occurrence, "
         "(array_agg(row_data ORDER BY id))[1] AS row_data, "
         "string_agg(error_message, ' | ' ORDER BY id) AS errors "
         "FROM bulk_upload.processing_errors WHERE batch_id = {batch_id} AND severity = 'error' "
         "AND row_number IS NOT NULL AND NOT is_resolved GROUP BY row_number) AS rejected "
-        "OFFSET 0) AS cells ORDER BY row_number"
-    ).format(shown=sql.SQL(", ").join(shown), source=source, batch_id=sql.Literal(batch_id))
+        "OFFSET 0) AS cells{places} ORDER BY row_number"
+    ).format(
+        shown=sql.SQL(", ").join(shown),
+        source=source,
+        batch_id=sql.Literal(batch_id),
+        where=where,
+        places=_places(sheets),
+    )
     _write_csv(engine, query, (*map(harmless, header), *OWN_COLUMNS), path)
 
 

@@ -4,6 +4,7 @@
 * `summary.json`: the same for programs.
 * `findings.csv`: every finding, when there is one.
 * `rejected_rows.csv`: the rejected rows, to be corrected and dropped in the inbox again.
+* `rejected_rows.xlsx`: the same as a sheet of texts, where the rows came from a spreadsheet and are not too many.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline import summary
 from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.formats import SPREADSHEETS
 from bulk_upload_pipeline.model import State
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ PAGE = "summary.html"
 SUMMARY = "summary.json"
 FINDINGS = "findings.csv"
 REJECTED_ROWS = "rejected_rows.csv"
+REJECTED_SHEET = "rejected_rows.xlsx"
+MOST_ROWS_OF_SHEET = 100_000
+"""Rejected rows up to which there is a sheet of them: a person corrects no more by hand, and writing takes time."""
 
 
 def as_json(receipt: Receipt) -> dict[str, Any]:
@@ -58,8 +63,15 @@ def write(folder: Path, receipt: Receipt, codes: Sequence[CodeCount]) -> None:
 
 def files(receipt: Receipt) -> tuple[str, ...]:
     """Return the names of the files that stand beside the page of a receipt."""
-    rejected = (REJECTED_ROWS,) if receipt.rows_open else ()
+    rejected: tuple[str, ...] = (REJECTED_ROWS,) if receipt.rows_open else ()
+    if rejected and _to_correct(receipt.layout.get("file_format"), receipt.rows_open) == REJECTED_SHEET:
+        rejected = (REJECTED_SHEET, REJECTED_ROWS)
     return (*rejected, FINDINGS) if receipt.findings_by_code or receipt.rows_corrected else rejected
+
+
+def _to_correct(file_format: str | None, rows: int) -> str:
+    """Return the file in which a clerk corrects rows."""
+    return REJECTED_SHEET if file_format in SPREADSHEETS and rows <= MOST_ROWS_OF_SHEET else REJECTED_ROWS
 
 
 def _finding(code: CodeCount) -> dict[str, Any]:
@@ -69,7 +81,9 @@ def _finding(code: CodeCount) -> dict[str, Any]:
 
 def tidy(folder: Path, receipt: Receipt) -> None:
     """Remove files of earlier receipts that this one does not have, and what a killed process left unfinished."""
-    stale = {folder / name for name in (FINDINGS, REJECTED_ROWS) if name not in files(receipt)}
+    stale = {
+        folder / name for name in (FINDINGS, REJECTED_ROWS, REJECTED_SHEET) if name not in files(receipt)
+    }
     for path in stale.union(folder.glob(".*")):
         path.unlink(missing_ok=True)
 
@@ -97,7 +111,7 @@ def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
         lines += [
             "",
             f"{entry.title} ({code.code}, {code.severity}): {code.count:,}",
-            f"  for example {'row ' + format(code.example_row, ',') + ': ' if code.example_row else ''}{code.example}",
+            f"  for example {code.where + ': ' if code.where else ''}{code.example}",
             f"  {entry.fix}",
         ]
     return "\n".join(lines) + "\n"
@@ -122,7 +136,9 @@ def _counts(receipt: Receipt) -> list[str]:
     return rows
 
 
-def why_loaded(rows: int, rejected: int, corrected: int, codes: dict[str, int]) -> str:
+def why_loaded(
+    rows: int, rejected: int, corrected: int, codes: dict[str, int], file_format: str = "csv"
+) -> str:
     """Return the sentence of a batch that is loaded, wholly or in part.
 
     Args:
@@ -130,13 +146,15 @@ def why_loaded(rows: int, rejected: int, corrected: int, codes: dict[str, int]) 
         rejected: That it did not.
         corrected: Those of the rejected rows that corrections have loaded.
         codes: Findings that are open, by code.
+        file_format: That of the batch.
     """
     read, since = rows + rejected, f", {corrected:,} of them as corrected" if corrected else ""
+    to_correct = _to_correct(file_format, rejected - corrected)
     if rejected == corrected:
         return f"All {read:,} rows are loaded{since}."
     return (
         f"{rows + corrected:,} of {read:,} rows are loaded{since}, {rejected - corrected:,} are "
-        f"rejected{_most_frequent(codes)}. Correct them in {REJECTED_ROWS} and drop that file in the inbox."
+        f"rejected{_most_frequent(codes)}. Correct them in {to_correct} and drop that file in the inbox."
     )
 
 
@@ -148,13 +166,14 @@ def why_reverted(deleted: int, restored: int) -> str:
     )
 
 
-def why_rejected(verdict: Verdict) -> str:
+def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
+    to_correct = _to_correct(file_format, verdict.rows_open)
     since = " that are not corrected yet" if verdict.rows_corrected else ""
     return (
         f"{verdict.rows_open:,} of {verdict.rows_read:,} rows ({verdict.error_rate:.0%}) have "
         f"errors{since}{_most_frequent(verdict.findings_by_code)}, and at {verdict.max_error_rate:.0%} nothing of a "
-        f"file is loaded. Is it the right file? If so, correct the rows in {REJECTED_ROWS}."
+        f"file is loaded. Is it the right file? If so, correct the rows in {to_correct}."
     )
 
 

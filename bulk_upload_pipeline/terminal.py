@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bulk_upload_pipeline import report
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.model import State, where_in_words
 from bulk_upload_pipeline.pace import in_words
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def print_codes(codes: Sequence[CodeCount]) -> None:
     """Print findings by code, with an example each."""
     for code in codes:
         entry = CATALOGUE[code.code]
-        row = "" if code.example_row is None else f"row {code.example_row:,}: "
+        row = f"{code.where}: " if code.where else ""
         say(f"{code.count:>9,}  {code.code} ({code.severity})  {entry.title}\n{'':11}{row}{code.example}")
     if not codes:
         say("No findings.")
@@ -153,7 +153,8 @@ def print_codes(codes: Sequence[CodeCount]) -> None:
 def print_findings(findings: Iterable[Mapping[str, Any]]) -> None:
     """Print single findings, in file order."""
     for finding in findings:
-        say(f"  row {finding['row_number']:,}  {finding['error_code']}  {finding['error_message']}")
+        where = where_in_words(finding["row_number"], finding.get("sheet"), finding.get("sheet_row"))
+        say(f"  {where}  {finding['error_code']}  {finding['error_message']}")
 
 
 def print_entry(entry: Entry) -> None:

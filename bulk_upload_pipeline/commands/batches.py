@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import FILE, as_json, open_line
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @click.command()
@@ -39,18 +37,24 @@ def status(batch: str | None, limit: int, as_json: bool) -> None:
 @click.command()
 @click.argument("batch")
 @click.option("--csv", "csv_path", type=FILE, help="Write the rejected rows there, to be corrected.")
+@click.option("--xlsx", "xlsx_path", type=FILE, help="The same as a sheet of texts.")
 @as_json
-def errors(batch: str, csv_path: Path | None, as_json: bool) -> None:
+def errors(batch: str, csv_path: Path | None, xlsx_path: Path | None, as_json: bool) -> None:
     """Show the findings of BATCH by code, with an example each."""
     import dataclasses
 
-    from bulk_upload_pipeline import ledger, rejects
+    from bulk_upload_pipeline import ledger, rejected_sheet, rejects
 
     with open_line() as line:
         receipt = ledger.receipt(line.engine, batch)
         codes = rejects.by_code(line.engine, batch)
         if csv_path is not None:
             rejects.write_rejected(line.engine, batch, receipt.layout.get("header", ()), csv_path)
+        if xlsx_path is not None:
+            with TemporaryDirectory(prefix="bulk-upload-rejected-") as folder:
+                rows = Path(folder) / "rejected_rows.csv"
+                rejects.write_rejected(line.engine, batch, receipt.layout.get("header", ()), rows)
+                rejected_sheet.write(rows, xlsx_path, receipt.layout)
     if as_json:
         terminal.print_json([dataclasses.asdict(code) for code in codes])
     else:

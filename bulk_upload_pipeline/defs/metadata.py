@@ -160,8 +160,10 @@ def of_load(result: LoadResult) -> Metadata:
 def of_receipt(receipt: Receipt, folder: Path) -> Metadata:
     """Return the counts of a receipt, and where its files are."""
     files = {
-        name.split(".")[0]: dg.MetadataValue.path(str(folder / name))
-        for name in (report.PAGE, report.FINDINGS, report.REJECTED_ROWS)
+        ("rejected_sheet" if name == report.REJECTED_SHEET else name.split(".")[0]): dg.MetadataValue.path(
+            str(folder / name)
+        )
+        for name in (report.PAGE, report.FINDINGS, report.REJECTED_ROWS, report.REJECTED_SHEET)
         if (folder / name).exists()
     }
     return {
