@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 USUAL = (",", ";", "\t", "|")
 """Delimiters in the order of preference where two do equally well."""
 
+NAMES_ENOUGH = 4
+"""So many names of a header under a usual delimiter leave no doubt."""
+
 STAND_IN = "\x1f"
 """ASCII's own unit separator, which takes the place of a delimiter beyond ASCII while records are split."""
 
@@ -76,16 +79,19 @@ def delimiter_of(top: bytes, known: Callable[[Sequence[str]], int]) -> str:
     named = _SEPARATOR_LINE.fullmatch(top[: line_end(top, 0)].decode("utf-8", "replace"))
     if named is not None:
         return named[1]
-    scored = [(_score(top_records(top, mark), known), -at, mark) for at, mark in enumerate(_candidates(top))]
+    scored = [(_score(top_records(top, mark), known), -at, mark) for at, mark in enumerate(USUAL)]
+    if max(scored)[0][0] < NAMES_ENOUGH:
+        rare = enumerate(_rare(top), len(USUAL))
+        scored += [(_score(top_records(top, mark), known), -at, mark) for at, mark in rare]
     return max(scored)[2]
 
 
-def _candidates(top: bytes) -> tuple[str, ...]:
-    """Return the usual delimiters and whatever other sign is frequent in the first lines."""
+def _rare(top: bytes) -> list[str]:
+    """Return whatever other signs are frequent in the first lines."""
     lines = top[:20_000].decode("utf-8", "replace").splitlines()[:20]
     signs = Counter(sign for line in lines for sign in line if not sign.isalnum())
-    rare = [sign for sign, count in signs.most_common(8) if count >= len(lines) and _may_part(sign)]
-    return tuple(dict.fromkeys((*USUAL, *rare)))
+    frequent = (sign for sign, count in signs.most_common(8) if count >= len(lines) and _may_part(sign))
+    return [sign for sign in frequent if sign not in USUAL]
 
 
 def _may_part(sign: str) -> bool:

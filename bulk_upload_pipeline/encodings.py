@@ -37,7 +37,7 @@ _LONGEST_SAMPLE = 4096
 _ASCII, _LEAD = 0x7F, 0xC0
 """The highest byte of ASCII, and the lowest with which UTF-8 begins a longer character."""
 
-_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 _WESTERN = frozenset(
@@ -190,10 +190,12 @@ def _decodes(decoder: codecs.IncrementalDecoder, block: bytes) -> bool:
 
 def _sample(block: bytes, sample: bytearray) -> None:
     """Add lines of a block that are no ASCII, as long as the sample wants some."""
+    beyond = np.flatnonzero(np.frombuffer(block, np.uint8) > _ASCII)
     at = 0
-    while len(sample) < _SAMPLE_BYTES and (beyond := _BEYOND_ASCII.search(block, at)):
-        start = max(block.rfind(b"\n", at, beyond.start()) + 1, at)
-        end = block.find(b"\n", beyond.start())
+    while len(sample) < _SAMPLE_BYTES and (next_one := np.searchsorted(beyond, at)) < len(beyond):
+        found = int(beyond[next_one])
+        start = max(block.rfind(b"\n", at, found) + 1, at)
+        end = block.find(b"\n", found)
         at = len(block) if end < 0 else end + 1
         sample += block[start:at][:_LONGEST_SAMPLE] + b"\n"
 

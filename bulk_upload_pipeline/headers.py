@@ -15,7 +15,7 @@ from bulk_upload_pipeline.cells import BLANKS
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.origin import CORRECTION, OWN_COLUMNS, names_own_columns
-from bulk_upload_pipeline.profiles import HeaderMatch, Profile, lay_over, normalised
+from bulk_upload_pipeline.profiles import HeaderMatch, Profile, all_normalised, lay_over, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,13 +52,13 @@ class HeaderFinder:
         self._profiles = profiles
         self.stated = None if stated is None else _with_names(profiles[stated], profiles)
         aliases = (self.stated or profiles.generic).columns.values()
-        self._names = frozenset(normalised(alias) for names in aliases for alias in names)
-        self._own = frozenset(map(normalised, OWN_COLUMNS))
+        known = (alias for names in (*aliases, OWN_COLUMNS) for alias in names)
+        self._names = frozenset(map(normalised, known))
 
     def known(self, cells: Sequence[str]) -> int:
         """Return how many different names of columns stand in a row."""
-        names = {normalised(cell) for cell in cells if len(cell) <= _LONGEST_NAME}
-        return len(names & (self._names | self._own))
+        names = all_normalised([cell for cell in cells if len(cell) <= _LONGEST_NAME])
+        return len(names & self._names)
 
     def find(self, rows: Sequence[Sequence[str]]) -> Header:
         """Return the header among the first rows of a file.

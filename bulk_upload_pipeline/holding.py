@@ -31,6 +31,17 @@ CONTENTION = ("40P01", "40001", "55P03")
 """Deadlock, serialization failure, lock not available: others got in the way, the next try may succeed."""
 
 
+_FOR_MERGING = """
+SET client_min_messages = warning;
+-- The statements of a merge are long but run once: compiling them takes longer than they do.
+SET jit = off;
+-- A chunk shall be sorted and joined in memory, and looked up in the target by its index: its keys come in
+-- order, so that the pages that they need are near each other.
+SET work_mem = '64MB';
+SET random_page_cost = 1.1;
+"""
+
+
 def connect_alone(engine: sa.Engine) -> Connection:
     """Return a psycopg2 connection outside of the pool, set up for merging at READ COMMITTED.
 
@@ -46,13 +57,7 @@ def connect_alone(engine: sa.Engine) -> Connection:
     connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED)
     connection.set_client_encoding("UTF8")
     with connection, connection.cursor() as cursor:
-        cursor.execute("SET client_min_messages = warning")
-        # The statements of a merge are long but run once: compiling them takes longer than they do.
-        cursor.execute("SET jit = off")
-        # A chunk shall be sorted and joined in memory, and looked up in the target by its index: its keys
-        # come in order, so that the pages that they need are near each other.
-        cursor.execute("SET work_mem = '64MB'")
-        cursor.execute("SET random_page_cost = 1.1")
+        cursor.execute(_FOR_MERGING)
     return connection
 
 

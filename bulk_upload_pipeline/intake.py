@@ -25,7 +25,7 @@ MOST_SEEN = 1_500
 SETTLED_S = 2.0
 """Seconds for which size and time of a file must not have changed."""
 
-LOOKING_S = 3.5
+LOOKING_S = 4.4
 """Seconds for which one watch goes on looking: most of the five until Dagster's next tick."""
 
 BETWEEN_LOOKS_S = 0.5

@@ -104,8 +104,14 @@ def marked(home: Path) -> list[psutil.Process]:
 
 
 def runs_of(home: Path) -> list[psutil.Process]:
-    """Return the workers of Dagster runs: a code server spawns them, and does not take them along."""
-    return [process for process in marked(home) if "spawn_main(" in " ".join(_command_of(process))]
+    """Return the workers of Dagster runs: they outlive the code server and the process that forked them."""
+    everything = marked(home)
+    forks = [
+        process for process in everything if "multiprocessing.forkserver" in " ".join(_command_of(process))
+    ]
+    # The process that forks them is a child of the code server, and looks like them otherwise.
+    others = {process.pid for process in everything} - {process.pid for process in forks}
+    return [process for process in forks if _parent_of(process) not in others]
 
 
 def end_all(processes: Iterable[psutil.Process], patience: float) -> None:
@@ -143,3 +149,10 @@ def _command_of(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def _parent_of(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None

@@ -10,6 +10,7 @@ import math
 import re
 import tomllib
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -56,11 +57,12 @@ def load_profiles(folder: Path | None = None) -> Profiles:
     return Profiles([*shipped_profiles(), *(found.profile for found in own if found.profile)])
 
 
-def shipped_profiles() -> list[Profile]:
+@cache
+def shipped_profiles() -> tuple[Profile, ...]:
     """Return the profiles that come with the package, by name."""
     shipped = files("bulk_upload_pipeline").joinpath("profiles")
     texts = {e.name: e.read_text("utf-8") for e in shipped.iterdir() if e.name.endswith(".toml")}
-    return [read_profile(texts[name], name) for name in sorted(texts)]
+    return tuple(read_profile(texts[name], name) for name in sorted(texts))
 
 
 def home_profiles(folder: Path | None) -> list[ProfileFile]:

@@ -73,15 +73,25 @@ class HeaderMatch:
         return not self.missing and not self.twice
 
 
-_ASCII_PUNCTUATION = {code: None for code in range(128) if not chr(code).isalnum()}
+_BETWEEN = "\x1f"
+_ASCII_PUNCTUATION = {code: None for code in range(128) if not chr(code).isalnum() and chr(code) != _BETWEEN}
 
 
 def normalised(name: str) -> str:
     """Return a header name without case, accents, spaces and punctuation: `Invoice No.` is `invoiceno`."""
-    if name.isascii():  # nearly every cell of the first lines of a file, each of which is asked about
-        return name.lower().translate(_ASCII_PUNCTUATION)
+    if name.isascii():
+        return name.lower().translate(_ASCII_PUNCTUATION).replace(_BETWEEN, "")
     decomposed = unicodedata.normalize("NFKD", name).casefold()
     return "".join(c for c in decomposed if c.isalnum() or _is_part_of_a_letter(c))
+
+
+def all_normalised(names: Sequence[str]) -> set[str]:
+    """Return the different names of a row, each as `normalised` has it."""
+    row = _BETWEEN.join(names)
+    if row.isascii() and row.count(_BETWEEN) == len(names) - 1:
+        # Every row near the top of a file is asked about, so that it is done in one go.
+        return set(row.lower().translate(_ASCII_PUNCTUATION).split(_BETWEEN))
+    return {normalised(name) for name in names}
 
 
 def _is_part_of_a_letter(character: str) -> bool:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 DEFINITIONS = "bulk_upload_pipeline.definitions"
+CODE_SERVER = "bulk_upload_pipeline.defs.code_server"
 UI = "bulk_upload_pipeline.defs.ui"
 # Seconds.
 POLL = 0.1
@@ -179,7 +180,7 @@ class Services:
     def _children(self, definitions: str) -> tuple[Child, Child, Child]:
         workspace = str(self._home.dagster / "workspace.yaml")
         loads = ["-f" if definitions.endswith(".py") else "-m", definitions]
-        code = ["dagster", "api", "grpc", "-s", str(self._socket), *loads, "--location-name", LOCATION]
+        code = [CODE_SERVER, "api", "grpc", "-s", str(self._socket), *loads, "--location-name", LOCATION]
         web = [UI, "--host", ADDRESS, *self._ports.options, "--workspace", workspace]
         return (
             Child("code server", code, self.logs / "code-server.log"),

@@ -7,6 +7,7 @@ cannot be converted, and report none of the other faults.)
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -78,6 +79,7 @@ def judge(chunk: TypedChunk, layout: Layout, profile: Profile, today: date) -> C
     )
 
 
+@cache
 def prepare() -> None:
     """Load pandera and let it register what it validates with; call it before judging in several threads.
 
