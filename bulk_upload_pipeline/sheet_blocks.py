@@ -1,15 +1,19 @@
 """The cells of a spreadsheet's sheets, some thousand rows at a time, whatever kind of file it is.
 
 XLSX comes in parts of bounded size (`sheet_parts`); its errors, percentages and formulas that were never
-calculated are looked up in the XML, because the reader of its values does not tell them.
+calculated are looked up in the XML, because the reader of its values does not tell them. The other kinds are read
+whole, as far as `whole_sheets` lets them, which also knows their errors.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from bulk_upload_pipeline.exceptions import UnreadableError
@@ -18,10 +22,10 @@ from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.sheet_cutter import Merged, column_number
 from bulk_upload_pipeline.sheet_parts import PARTS_AT_ONCE, XlsxParts
 from bulk_upload_pipeline.unpack import unpacked
+from bulk_upload_pipeline.whole_sheets import Errors, ods_with_errors, xls_errors, xlsb_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from python_calamine import CalamineSheet
 
@@ -100,7 +104,8 @@ def open_book(path: Path, file_format: str, compression: str | None, member: str
             with XlsxParts(content) as parts:
                 yield _PartedBook(parts)
         else:
-            yield _WholeBook(content)
+            with TemporaryDirectory(prefix="bulk-upload-sheets-") as folder:
+                yield _WholeBook(content, file_format, Path(folder))
 
 
 @contextmanager
@@ -239,11 +244,20 @@ def _grown(block: Block, places: list[tuple[int, int]]) -> Block:
 class _WholeBook:
     """An XLS, XLSB or ODS file, of which a sheet is read as a whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file_format: str, folder: Path) -> None:
         from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
+        errors: dict[str, Errors] = {}
+        in_order: list[Errors] = []
+        if file_format == "xls":
+            in_order = xls_errors(path)
+        elif file_format == "xlsb":
+            errors = xlsb_errors(path)
+        else:
+            path = ods_with_errors(path, folder / "content.ods")
         with _faults_as_findings():
             self._workbook = CalamineWorkbook.from_path(path)
+        self._errors = errors or dict(zip(self._workbook.sheet_names, in_order, strict=False))
         self._names = [
             sheet.name
             for sheet in self._workbook.sheets_metadata
@@ -254,12 +268,22 @@ class _WholeBook:
         return self._names
 
     def blocks(self, name: str) -> Iterator[Block]:
-        yield from _blocks(self._sheet(name))
+        return self._blocks(name, self._sheet(name))
+
+    def _blocks(self, name: str, sheet: CalamineSheet) -> Iterator[Block]:
+        errors = sorted(self._errors.get(name, {}).items())
+        places = [place for place, _ in errors]
+        for block in _blocks(sheet):
+            first = bisect_left(places, (block.row, 0))
+            behind = bisect_left(places, (block.row + len(block.rows), 0))
+            told = _with_told(block, dict(errors[first:behind]))
+            if told is not None:
+                yield told
 
     def ends(self, name: str, rows: int) -> Ends:
         sheet = self._sheet(name)
         first = last = None
-        for block in _blocks(sheet):
+        for block in self._blocks(name, sheet):
             filled = [at for at, values in enumerate(block.rows) if any(value != "" for value in values)]
             if filled and first is None:
                 first = Block(block.row, block.left, block.rows[: filled[min(len(filled), rows) - 1] + 1])

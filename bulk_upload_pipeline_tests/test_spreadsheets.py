@@ -216,6 +216,22 @@ def test_errors_and_formulas_without_a_value_become_findings(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("kind", ["xls", "xlsb", "ods"])
+def test_errors_in_every_kind_of_spreadsheet_become_findings(tmp_path, kind):
+    table = [list(HEADER), *(list(good_row(number).values()) for number in range(1, 5))]
+    table[1][TOTAL], table[2][4], table[2][0] = "#N/A", "#REF!", "#N/A"
+    path = tmp_path / "x"
+    path.write_bytes(getattr(writers, f"as_{kind}")(table))
+    valid, findings, layout = judged(path)
+    found = sorted((f["row_number"], f["column_name"], f["error_code"], f["raw_value"]) for f in findings)
+    assert found == [
+        (1, "Item Total", "SPREADSHEET_ERROR", "#N/A"),
+        (2, "Invoice Number", "SPREADSHEET_ERROR", "#N/A"),
+        (2, "Item Name", "SPREADSHEET_ERROR", "#REF!"),
+    ]
+    assert (layout.file_format, len(valid)) == (kind, 2)
+
+
 def test_a_cell_beyond_the_header_is_reported_and_not_lost(book):
     path = book({"May": [list(HEADER), line_of(1), [*line_of(2), "", "see mail"], line_of(3)]})
     rows, damaged = cells(path, recognise(path, PROFILES))

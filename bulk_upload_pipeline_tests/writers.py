@@ -86,6 +86,7 @@ def as_ods(table):
         f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
         for name in ("office", "table", "text")
     )
+    spaces += ' xmlns:calcext="urn:org:documentfoundation:names:experimental:calc:xmlns:calcext:1.0"'
     content = (
         f'<?xml version="1.0" encoding="UTF-8"?><office:document-content {spaces}><office:body>'
         f'<office:spreadsheet><table:table table:name="Sheet1">{rows}</table:table></office:spreadsheet>'
@@ -100,7 +101,9 @@ def _ods_cell(cell):
     value = typed(cell)
     if cell == "":
         return "<table:table-cell/>"
-    if isinstance(value, date):
+    if cell in ERRORS:
+        kind = 'office:value-type="string" office:string-value="" calcext:value-type="error"'
+    elif isinstance(value, date):
         kind = f'office:value-type="date" office:date-value="{cell}"'
     elif isinstance(value, float):
         kind = f'office:value-type="float" office:value="{cell}"'
@@ -136,8 +139,15 @@ def as_xlsb(table):
     )
 
 
+ERRORS = {"#N/A": 0x2A, "#REF!": 0x17}
+
+
 def _xlsb_cell(column, cell):
     place = struct.pack("<II", column, 0)
+    if cell in ERRORS:
+        # As a value, and as what a formula came to.
+        error = place + bytes([ERRORS[cell]])
+        return _record(3, error) if cell == "#N/A" else _record(11, error + bytes(10))
     value = serial(typed(cell))
     if isinstance(value, float):
         return _record(5, place + struct.pack("<d", value))
@@ -178,6 +188,11 @@ def as_xls(table):
 
 
 def _xls_cell(row, column, cell):
+    place = struct.pack("<HHH", row, column, 0)
+    if cell == "#N/A":
+        return _biff(0x0205, place + bytes([ERRORS[cell], 1]))
+    if cell == "#REF!":
+        return _biff(0x0006, place + bytes([2, 0, ERRORS[cell], 0, 0, 0, 0xFF, 0xFF]) + bytes(8))
     value = serial(typed(cell))
     if isinstance(value, float):
         return _biff(0x0203, struct.pack("<HHHd", row, column, 0, value))
