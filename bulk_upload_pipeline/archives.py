@@ -121,7 +121,7 @@ class Archive:
         """
         members = self.members()
         if len(members) > 1:
-            raise SeveralFilesError(len(members))
+            raise SeveralFilesError([member.filename for member in members])
         return members[0].filename
 
     def extract(self, entry: zipfile.ZipInfo, target: Path) -> None:

@@ -48,10 +48,12 @@ class UnreadableError(DataFaultError):
 class SeveralFilesError(DataFaultError):
     """A .zip holds several files, each of which is a batch of its own."""
 
-    def __init__(self, files: int) -> None:
-        self.files = files
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        named = ", ".join(ascii(name) for name in names[:10]) + (" ..." if len(names) > 10 else "")
         super().__init__(
-            f"The .zip holds {files:,} files, each of which is a batch of its own. Unpack it, or load it as it is."
+            f"The .zip holds {len(names):,} files ({named}), each of which is a batch of its own. Unpack it and "
+            "name one of them, or load it as it is."
         )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from pathlib import PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from bulk_upload_pipeline import inbox, ledger
@@ -20,7 +22,7 @@ from bulk_upload_pipeline.formats import is_archive
 from bulk_upload_pipeline.model import Batch, State
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import sqlalchemy as sa
 
@@ -68,6 +70,23 @@ def release(engine: sa.Engine, home: Home, archive: Batch, path: Path, *, watche
     return [member.batch for member in members]
 
 
+@contextmanager
+def unpacked_members(path: Path) -> Iterator[list[tuple[str, Path]]]:
+    """Yield the name of each file of a .zip, and where it lies until the end of the block.
+
+    Raises:
+        UnreadableError: A member is an archive itself, or the .zip is damaged or refused.
+    """
+    with TemporaryDirectory(prefix="bulk-upload-members-") as folder, Archive(path) as opened:
+        found = []
+        for at, entry in enumerate(opened.members(), start=1):
+            content = Path(folder) / f"{at:04}"
+            opened.extract(entry, content)
+            _refuse_packed(entry.filename, content)
+            found.append((entry.filename, content))
+        yield found
+
+
 def in_words(members: list[Batch]) -> str:
     """Return the sentence of the archive's receipt."""
     named = ", ".join(f"{member.file_name} as {member.batch_id}" for member in members[:_SHOWN])
@@ -81,11 +100,14 @@ def _unpacked(home: Home, archive: Batch, path: Path, folder: Path) -> list[_Mem
         for at, entry in enumerate(opened.members(), start=1):
             content = folder / f"{at:04}"
             opened.extract(entry, content)
-            if is_archive(content):
-                name = ascii(entry.filename)
-                raise UnreadableError(file_finding("UNSAFE_ARCHIVE", f"{name} in it is a packed file itself"))
+            _refuse_packed(entry.filename, content)
             members.append(_Member(content, _batch(home, archive, at, entry.filename, content)))
     return members
+
+
+def _refuse_packed(name: str, content: Path) -> None:
+    if is_archive(content):
+        raise UnreadableError(file_finding("UNSAFE_ARCHIVE", f"{name!a} in it is a packed file itself"))
 
 
 def _batch(home: Home, archive: Batch, at: int, name: str, content: Path) -> Batch:

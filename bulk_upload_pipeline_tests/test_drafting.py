@@ -14,6 +14,8 @@ from bulk_upload_pipeline.profile_files import load_profiles, read_profile, ship
 from bulk_upload_pipeline.profiles import Profile, lay_over
 from bulk_upload_pipeline.settings import Home, Settings
 from bulk_upload_pipeline.template import header_of, write_template
+from bulk_upload_pipeline_tests import writers
+from bulk_upload_pipeline_tests.world import csv_of, good_row
 
 SHIPPED = [profile.name for profile in shipped_profiles()]
 FOREIGN = (
@@ -125,6 +127,31 @@ def test_a_file_that_is_no_table_has_no_draft(run, tmp_path):
     for path in (tmp_path / "empty.csv", tmp_path / "nowhere.csv"):
         result = run("profiles", "suggest", path)
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
+def test_of_a_zip_of_several_files_there_is_no_draft_but_a_sentence_that_names_them(run, tmp_path):
+    path = tmp_path / "all.zip"
+    path.write_bytes(writers.zip_of({"a.csv": FOREIGN.encode(), "b.csv": FOREIGN.encode()}))
+    result = run("profiles", "suggest", path)
+    assert result.exit_code == 2
+    assert "holds 2 files ('a.csv', 'b.csv')" in " ".join(result.stderr.split())
+
+
+def test_check_judges_each_file_of_a_zip(run, tmp_path):
+    path = tmp_path / "all.zip"
+    bad = csv_of([good_row(1, Quantity="x"), *(good_row(n) for n in range(2, 9))])
+    members = {"a.csv": csv_of([good_row(1)]).encode(), "b.csv": bad.encode()}
+    path.write_bytes(writers.zip_of(members))
+    result = run("check", path, "--json")
+    assert (result.exit_code, [(f["file"], f["state"]) for f in json.loads(result.stdout)]) == (
+        1,
+        [("all.zip/a.csv", "loaded"), ("all.zip/b.csv", "partially_loaded")],
+    )
+    path.write_bytes(writers.zip_of(members | {"c.csv": b"%PDF-1.7"}))
+    result = run("check", path)
+    assert result.exit_code == 2
+    assert "all.zip/b.csv would be partially_loaded" in " ".join(result.stdout.split())
+    assert "all.zip/c.csv unreadable" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -9,7 +9,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
-from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.exceptions import SeveralFilesError, UnreadableError
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.settings import read_settings
 
@@ -51,34 +51,58 @@ def load(files: Sequence[Path], force: bool, as_json: bool, **stated: Any) -> No
 @as_json
 def check(files: Sequence[Path], as_json: bool, **stated: Any) -> None:
     """Say what a load of FILES would come to, without loading anything."""
-    results = [_check(path, Overrides(**stated), as_json=as_json) for path in files]
+    stated_of_all = Overrides(**stated)
+    results = [result for path in files for result in _check_all(path, stated_of_all, as_json=as_json)]
     if as_json:
         terminal.print_json([facts for facts, _ in results])
     sys.exit(max(code for _, code in results))
 
 
-def _check(path: Path, stated: Overrides, *, as_json: bool) -> tuple[dict[str, Any], int]:
+def _check_all(path: Path, stated: Overrides, *, as_json: bool) -> list[tuple[dict[str, Any], int]]:
+    """Return the verdict on a file, or on each file of a .zip."""
+    from bulk_upload_pipeline.members import unpacked_members
+
+    try:
+        return [_check(path, path.name, stated, as_json=as_json)]
+    except SeveralFilesError:
+        try:
+            with unpacked_members(path) as members:
+                return [
+                    _check(content, f"{path.name}/{name}", stated, as_json=as_json)
+                    for name, content in members
+                ]
+        except UnreadableError as error:
+            return [_unreadable(path.name, error, as_json=as_json)]
+
+
+def _unreadable(name: str, error: UnreadableError, *, as_json: bool) -> tuple[dict[str, Any], int]:
+    import dataclasses
+
+    if not as_json:
+        terminal.say(f"{name}  unreadable  {error}")
+    return {"file": name, "state": "unreadable", "finding": dataclasses.asdict(error.finding)}, 2
+
+
+def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[dict[str, Any], int]:
     """Return the verdict on one file as plain values, and the exit code that a load would have."""
     import dataclasses
 
     from bulk_upload_pipeline import line
 
     try:
-        with terminal.progress_bar(path.name, quiet=as_json) as listener:
+        with terminal.progress_bar(name, quiet=as_json) as listener:
             checked = line.check(read_settings(), path, stated, on_progress=listener)
     except UnreadableError as error:
-        if not as_json:
-            terminal.say(f"{path.name}  unreadable  {error}")
-        return {"file": path.name, "state": "unreadable", "finding": dataclasses.asdict(error.finding)}, 2
+        return _unreadable(name, error, as_json=as_json)
     verdict = checked.verdict
     state = _state_of(verdict.rows_rejected, tripped=verdict.breaker_tripped)
     if not as_json:
         terminal.say(
-            f"{path.name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
+            f"{name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
             f"{verdict.rows_rejected:,} rejected, {verdict.warnings:,} warnings"
         )
         terminal.print_findings(checked.findings)
-    facts = {"file": path.name, "state": state, **dataclasses.asdict(verdict), "findings": checked.findings}
+    facts = {"file": name, "state": state, **dataclasses.asdict(verdict), "findings": checked.findings}
     return facts, EXIT_CODES[state]
 
 
