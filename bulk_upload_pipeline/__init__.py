@@ -16,6 +16,7 @@ rooms that know its details.
   by side (`overlap`) and telling how far it is (`pace`).
 * `load`: staged chunks to the target, exactly once. `copying`, `merging`; `former` is what rows were before.
 * `rejects`, `rejected_sheet`, `report` and its page, `summary`: what the clerk reads and corrects.
+* `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part.
 * `line` strings all of it together; `mending` does so for corrections, with `family`: who corrected whom.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,

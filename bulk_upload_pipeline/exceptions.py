@@ -142,6 +142,17 @@ class BatchBusyError(TransientError):
         super().__init__(f"Another run is working on batch {batch_id}. Wait for it, or cancel it.")
 
 
+class WorkersDifferError(BulkUploadError):
+    """A worker would judge a shared file by other rules than the one that took it."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"This worker cannot help with batch {batch_id}: its version, profiles or settings are not those of the "
+            "run that took it. Give all workers the same."
+        )
+
+
 class DiskFullError(BulkUploadError):
     """A disk, or what this user may use of it, is full. What is done so far stays, and a retry goes on."""
 

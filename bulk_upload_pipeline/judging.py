@@ -103,7 +103,7 @@ def plan_of(judging: Judging, sha256: str | None) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _give_memory_back_soon() -> None:
+def give_memory_back_soon() -> None:
     """Choose the allocator of Arrow that holds on to freed memory least: a quarter off the peak of a load.
 
     A wheel of Arrow for another system may lack it, and keeps its own.
@@ -111,6 +111,11 @@ def _give_memory_back_soon() -> None:
     with suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(_DECAY_MS)
+
+
+def judged_chunks(judging: Judging) -> Iterator[tuple[ChunkVerdict, int]]:
+    """Yield the verdict on each chunk in file order, and the bytes of the file up to its end."""
+    return in_order(judging.judge, judging.chunks())
 
 
 def stage(judging: Judging, staged: StagedBatch, plan: str) -> Verdict:
@@ -123,12 +128,12 @@ def stage(judging: Judging, staged: StagedBatch, plan: str) -> Verdict:
     from bulk_upload_pipeline.validate import prepare
 
     prepare()
-    _give_memory_back_soon()
+    give_memory_back_soon()
     written = judging.layout.written_as or judging.layout
     size = None if written.compression else max(judging.path.stat().st_size, 1)
     pace = Pace("validating", judging.on_progress)
     with Stage(staged.folder) as staging:
-        for judged, bytes_done in in_order(judging.judge, judging.chunks()):
+        for judged, bytes_done in judged_chunks(judging):
             staging.add(judged)
             pace.advance(judged.rows_read, size and bytes_done / size)
         verdict = staging.seal(plan, judging.max_error_rate, judging.repeated())

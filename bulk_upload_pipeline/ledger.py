@@ -205,15 +205,11 @@ def corrected(engine: sa.Engine, batch_id: str) -> int:
 
 def keep_verdict(connection: sa.Connection, batch_id: str, verdict: Verdict) -> None:
     """Keep the verdict on a batch; in the caller's transaction, with its findings."""
-    stated = dataclasses.asdict(verdict) | {
-        "totals_read": verdict.totals_read.as_dict(),
-        "totals_valid": verdict.totals_valid.as_dict(),
-    }
     connection.execute(
         sa.update(upload_batches)
         .where(upload_batches.c.batch_id == batch_id)
         .values(
-            verdict=stated,
+            verdict=stated_verdict(verdict),
             state=State.VALIDATED,
             validated_at=sa.func.clock_timestamp(),  # the transaction began before the findings were copied
             rows_read=verdict.rows_read,
@@ -234,8 +230,19 @@ def keep_verdict(connection: sa.Connection, batch_id: str, verdict: Verdict) -> 
 def verdict(engine: sa.Engine, batch_id: str) -> Verdict | None:
     """Return the kept verdict on a batch, None while there is none."""
     stated: dict[str, Any] | None = _row(engine, batch_id).verdict
-    if stated is None:
-        return None
+    return None if stated is None else verdict_of(stated)
+
+
+def stated_verdict(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as it is kept: JSON."""
+    return dataclasses.asdict(verdict) | {
+        "totals_read": verdict.totals_read.as_dict(),
+        "totals_valid": verdict.totals_valid.as_dict(),
+    }
+
+
+def verdict_of(stated: dict[str, Any]) -> Verdict:
+    """Return a verdict that was kept."""
     totals = {name: _totals(stated[name]) for name in ("totals_read", "totals_valid")}
     return Verdict(**(stated | totals))
 

@@ -24,9 +24,11 @@ from bulk_upload_pipeline import (
     ledger,
     members,
     mending,
+    part_ledger,
     rejected_sheet,
     rejects,
     report,
+    splitting,
 )
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
@@ -39,6 +41,7 @@ from bulk_upload_pipeline.exceptions import (
     RevertRefusedError,
     SeveralFilesError,
     UnreadableError,
+    WorkersDifferError,
 )
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.judging import Judging, plan_of, stage
@@ -54,14 +57,16 @@ from bulk_upload_pipeline.model import (
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
 from bulk_upload_pipeline.profiles import GENERIC
+from bulk_upload_pipeline.splitting import LoadShare, Shared
 from bulk_upload_pipeline.staged import StagedBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import sqlalchemy as sa
 
     from bulk_upload_pipeline.model import Batch, Finding, Progress, Receipt
+    from bulk_upload_pipeline.parts import Part
     from bulk_upload_pipeline.profiles import Profiles
     from bulk_upload_pipeline.settings import Home, Settings
 
@@ -251,7 +256,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             _returning_what_changes(line, batch),
             inbox.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
         ):
-            verdict = stage(judging, line.staged(batch_id), plan_of(judging, batch.sha256))
+            verdict = _judged(line, batch, judging)
         with line.engine.begin() as connection:
             rejects.keep(connection, batch_id, line.staged(batch_id))
             ledger.keep_verdict(connection, batch_id, verdict)
@@ -260,6 +265,21 @@ def validate(line: Line, batch_id: str) -> Verdict:
         _settle(line, batch)
         _close(line, batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)))
     return verdict
+
+
+def _judged(line: Line, batch: Batch, judging: Judging) -> Verdict:
+    """Judge a file and stage what may load: a huge one together with whoever helps."""
+    parts = splitting.planned(judging, line.settings.part_bytes)
+    if parts:
+        return splitting.judge(_shared(line, batch, judging, parts), parts)
+    if batch.file_size >= line.settings.part_bytes:
+        part_ledger.forget(line.engine, batch.batch_id)
+    return stage(judging, line.staged(batch.batch_id), plan_of(judging, batch.sha256))
+
+
+def _shared(line: Line, batch: Batch, judging: Judging, parts: Sequence[Part]) -> Shared:
+    plan = splitting.plan_in_parts(plan_of(judging, batch.sha256), parts)
+    return Shared(line.engine, batch.batch_id, judging, line.staged(batch.batch_id), plan)
 
 
 def _judging_of(line: Line, batch: Batch) -> Judging:
@@ -331,9 +351,56 @@ def load(line: Line, batch_id: str) -> LoadResult:
             _close_duplicate(line, batch_id, earlier)
             return LoadResult()
         ledger.loading(line.engine, batch_id)
-        return load_staged(
-            line.engine, batch_id, staged, verdict.plan, profile.on_conflict, on_rows=pace.advance
-        )
+        with _share_of(line, batch, staged, verdict.plan, pace) as share:
+            return load_staged(
+                line.engine,
+                batch_id,
+                staged,
+                verdict.plan,
+                profile.on_conflict,
+                on_rows=pace.advance,
+                share=share,
+            )
+
+
+@contextmanager
+def _share_of(
+    line: Line, batch: Batch, staged: StagedBatch, plan: str, pace: Pace
+) -> Iterator[LoadShare | None]:
+    """Let whoever helps load parts of a huge file, too; what is loaded here is all of any other file."""
+    if not part_ledger.let_load(line.engine, batch.batch_id, plan, staged.parts):
+        yield None
+        return
+    with part_ledger.leases(line.engine) as leases:
+        shared = Shared(line.engine, batch.batch_id, _judging_of(line, batch), staged, plan)
+        yield LoadShare(shared, leases, pace.advance)
+
+
+def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: True) -> int:
+    """Work on the parts of a huge file that another worker has taken, until nothing is left to do.
+
+    Args:
+        line: Of this worker.
+        batch_id: Whose file it is; one that is not shared, or has ended, needs no help.
+        stays: Asked before each part; the helper leaves when it answers no.
+
+    Returns:
+        How many parts it has worked on.
+
+    Raises:
+        WorkersDifferError: This worker would judge the file by other rules.
+    """
+    rows = part_ledger.rows(line.engine, batch_id)
+    if not rows:
+        return 0
+    batch = ledger.batch(line.engine, batch_id)
+    assert batch.layout is not None
+    judging = _judging_of(line, batch)
+    shared = _shared(line, batch, judging, [row.place for row in rows])
+    if shared.plan != rows[0].plan:
+        raise WorkersDifferError(batch_id)
+    with _naming_a_full_disk(line, batch_id):
+        return splitting.help_along(shared, judging.profile.on_conflict, stays)
 
 
 # All stages at once
@@ -443,6 +510,7 @@ def _close_again(line: Line, batch_id: str) -> None:
 @_alone
 def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry."""
+    part_ledger.halt(line.engine, batch_id)
     return _close(line, batch_id, State.FAILED, reason, keep_staged=True)
 
 
@@ -502,6 +570,8 @@ def _close(
     report.tidy(folder, receipt)
     if not keep_staged:
         shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
+        if receipt.file_size >= line.settings.part_bytes:
+            part_ledger.forget(line.engine, batch_id)
     return receipt
 
 
@@ -526,6 +596,7 @@ def _unstage(line: Line, batch_id: str) -> bool:
         with holding.alone(line.engine, batch_id, patience=0):
             if ledger.ended(line.engine, [batch_id]):
                 shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
+                part_ledger.forget(line.engine, batch_id)
                 return True
     except BatchBusyError:
         pass
@@ -548,6 +619,7 @@ def revert(line: Line, batch_id: str) -> Receipt:
     corrections = () if batch.parent_batch_id else family.living(line.engine, batch_id)
     if corrections:
         raise RevertRefusedError(batch_id, corrections)
+    part_ledger.halt(line.engine, batch_id)
     result = verb.revert(line.engine, batch_id)
     changed = _settle(line, batch, gone=batch_id)
     receipt = _close(line, batch_id, State.REVERTED, report.why_reverted(result.deleted, result.restored))

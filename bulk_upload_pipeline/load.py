@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psycopg2
 import pyarrow.compute as pc
@@ -32,7 +32,7 @@ from bulk_upload_pipeline.model import LoadResult, Totals
 from bulk_upload_pipeline.stale import touch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
     import sqlalchemy as sa
@@ -55,6 +55,7 @@ def load_staged(
     *,
     connections: int = 2,
     on_rows: Callable[[int], None] = lambda rows: None,
+    share: Share | None = None,
 ) -> LoadResult:
     """Load the staged rows of a batch, but for chunks that the ledger names already.
 
@@ -69,6 +70,7 @@ def load_staged(
         connections: Chunks that are loaded at the same time, each on a connection and a thread of its own.
         on_rows: Called in this thread with the rows of each committed chunk, and once at the start with
             those that were committed earlier.
+        share: Of a file that several workers load: which chunks are this one's. All are, when it is None.
 
     Returns:
         The sums over all chunks, those of earlier attempts included.
@@ -82,11 +84,40 @@ def load_staged(
         committed = _open_ledger(owner, batch_id, plan)
         if committed:
             on_rows(sum(committed.values()))
-        pending = [index for index in range(staged.chunks) if index not in committed]
-        if pending:
-            load = _Load(engine, batch_id, staged, plan, on_conflict)
-            load.run(pending, connections, on_rows)
+        mine = [[index for index in range(staged.chunks) if index not in committed]]
+        for pending in mine if share is None else share.turns():
+            load_chunks(engine, batch_id, staged, plan, on_conflict, pending, connections, on_rows, share)
         return _result(owner, batch_id)
+
+
+class Share(Protocol):
+    """What one of several workers loads of a batch."""
+
+    def turns(self) -> Iterator[Sequence[int]]:
+        """Yield the chunks to load, some at a time, until all chunks of the batch are loaded by somebody."""
+
+    def make_sure(self, cursor: Cursor, index: int) -> None:
+        """Make sure, in the transaction of chunk `index`, that it still may load until that has ended.
+
+        Raises:
+            BatchBusyError: It may not.
+        """
+
+
+def load_chunks(
+    engine: sa.Engine,
+    batch_id: str,
+    staged: StagedBatch,
+    plan: str,
+    on_conflict: OnConflict,
+    pending: Sequence[int],
+    connections: int = 2,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    share: Share | None = None,
+) -> None:
+    """Load some chunks that the ledger does not name yet; see `load_staged`, which also opens the ledger."""
+    if pending:
+        _Load(engine, batch_id, staged, plan, on_conflict, share).run(pending, connections, on_rows)
 
 
 def _open_ledger(connection: Connection, batch_id: str, plan: str) -> dict[int, int]:
@@ -143,6 +174,7 @@ class _Load:
     staged: StagedBatch
     plan: str
     on_conflict: OnConflict
+    share: Share | None = None
     pending: SimpleQueue[int] = field(default_factory=SimpleQueue)
     news: SimpleQueue[int | BaseException | None] = field(default_factory=SimpleQueue)
     stop: Event = field(default_factory=Event)
@@ -150,7 +182,7 @@ class _Load:
     """Set when a key of the batch was found in the target: from then on all chunks are merged."""
     connections: list[Connection] = field(default_factory=list)
 
-    def run(self, pending: list[int], connections: int, on_rows: Callable[[int], None]) -> None:
+    def run(self, pending: Sequence[int], connections: int, on_rows: Callable[[int], None]) -> None:
         """Load the chunks `pending`, and raise the first error of any connection."""
         for index in pending:
             self.pending.put(index)
@@ -203,6 +235,10 @@ class _Load:
         if self.stop.is_set():
             raise _StoppedError
 
+    def _make_sure(self, cursor: Cursor, index: int) -> None:
+        if self.share is not None:
+            self.share.make_sure(cursor, index)
+
     def _load_chunk(self, connection: Connection, index: int) -> int:
         rows = self.staged.chunk(index)
         if self.keys_exist.is_set() or not self._copied(connection, index, rows):
@@ -214,6 +250,7 @@ class _Load:
         try:
             with connection, connection.cursor() as cursor:
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                self._make_sure(cursor, index)
                 if copy(cursor, TARGET, Text(rows, self.batch_id, self._check)) != rows.num_rows:
                     raise _SwallowedError
                 touch(cursor, pc.unique(rows["invoice_date"]).drop_null().to_pylist())
@@ -234,6 +271,7 @@ class _Load:
                 with connection, connection.cursor() as cursor:
                     # A deferred constraint would speak at COMMIT, when no row can be isolated any more.
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                    self._make_sure(cursor, index)
                     merge = Merge(cursor, self.batch_id, self.on_conflict, self._check)
                     self._note(cursor, index, "merge", merge.place(rows))
             except psycopg2.Error as error:

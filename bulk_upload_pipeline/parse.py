@@ -21,7 +21,7 @@ from bulk_upload_pipeline.texts import read_texts
 from bulk_upload_pipeline.verbatim import as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from datetime import date
     from decimal import Decimal
 
@@ -99,6 +99,16 @@ def date_order_of(chunks: Iterable[TextChunk], layout: Layout) -> DateOrder | No
     Returns:
         `dmy` or `mdy`; None where no date shows an order, or not all the same.
     """
+    return agreed_order(orders_shown(chunks, layout))
+
+
+def agreed_order(shown: Collection[DateOrder]) -> DateOrder | None:
+    """Return the one order that dates show, None where they show none or contradict each other."""
+    return next(iter(shown)) if len(shown) == 1 else None
+
+
+def orders_shown(chunks: Iterable[TextChunk], layout: Layout) -> frozenset[DateOrder]:
+    """Return the orders that dates show which can be read in one only; reading stops at a contradiction."""
     columns = [str(at) for name, at in layout.mapping.items() if contract.BY_NAME[name].kind is Kind.DATE]
     shown: set[DateOrder] = set()
     for chunk in chunks:
@@ -106,8 +116,8 @@ def date_order_of(chunks: Iterable[TextChunk], layout: Layout) -> DateOrder | No
             distinct = as_text(chunk.cells[column]).unique().drop_null().to_pylist()
             shown.update(order for text in distinct if (order := dates.order_shown_by(text)))
             if len(shown) > 1:
-                return None
-    return shown.pop() if shown else None
+                return frozenset(shown)
+    return frozenset(shown)
 
 
 class _Order:

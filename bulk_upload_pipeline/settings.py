@@ -18,6 +18,7 @@ DATABASE_URL = "BULK_UPLOAD_DATABASE_URL"
 DAGSTER_DATABASE_URL = "BULK_UPLOAD_DAGSTER_DATABASE_URL"
 MAX_ERROR_RATE = "BULK_UPLOAD_MAX_ERROR_RATE"
 CHUNK_ROWS = "BULK_UPLOAD_CHUNK_ROWS"
+PART_MB = "BULK_UPLOAD_PART_MB"
 FIRST_DAY = "BULK_UPLOAD_FIRST_DAY"
 ADMIN_DATABASE_URL = "BULK_UPLOAD_ADMIN_DATABASE_URL"
 ROLE_PASSWORD = "BULK_UPLOAD_{}_PASSWORD"  # noqa: S105 - the name of a variable
@@ -35,6 +36,8 @@ KEEP_ARCHIVE_DAYS = "BULK_UPLOAD_KEEP_ARCHIVE_DAYS"
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 12_500
 LONGEST_CHUNK = 1_000_000
+DEFAULT_PART_MB = 128
+LARGEST_PART_MB = 1_000_000
 LONGEST_KEPT = 36_500
 DEFAULT_FIRST_DAY = date(2010, 1, 1)
 EARLIEST_DAY = date(1990, 1, 1)
@@ -115,6 +118,7 @@ class Settings:
         database_url: PostgreSQL of the invoices; None means the embedded one.
         dagster_database_url: PostgreSQL of Dagster's storage; None means database `dagster` on the same
             server.
+        part_bytes: Least size of the parts in which several workers share a file of three and more.
         first_day: First partition of `daily_sales`; older days are counted, but have no partition.
         ui_password: Asked for by the UI; None asks for none.
         viewer_password: Asked for by the port for viewers; None means that of the UI.
@@ -129,6 +133,7 @@ class Settings:
     dagster_database_url: str | None = None
     max_error_rate: float = DEFAULT_MAX_ERROR_RATE
     chunk_rows: int = DEFAULT_CHUNK_ROWS
+    part_bytes: int = DEFAULT_PART_MB << 20
     first_day: date = DEFAULT_FIRST_DAY
     ui_password: str | None = field(default=None, repr=False)
     viewer_password: str | None = field(default=None, repr=False)
@@ -150,6 +155,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         dagster_database_url=environment.get(DAGSTER_DATABASE_URL) or None,
         max_error_rate=_rate(environment),
         chunk_rows=_chunk_rows(environment),
+        part_bytes=_part_mb(environment) << 20,
         first_day=_first_day(environment),
         ui_password=environment.get(UI_PASSWORD) or None,
         viewer_password=environment.get(VIEWER_PASSWORD) or None,
@@ -181,6 +187,16 @@ def _chunk_rows(environment: Mapping[str, str]) -> int:
     if not 1 <= rows <= LONGEST_CHUNK:
         raise SettingInvalidError(CHUNK_ROWS, stated, f"a whole number from 1 to {LONGEST_CHUNK:,}")
     return rows
+
+
+def _part_mb(environment: Mapping[str, str]) -> int:
+    stated = environment.get(PART_MB)
+    if not stated:
+        return DEFAULT_PART_MB
+    megabytes = int(stated) if stated.isascii() and stated.isdecimal() else 0
+    if not 1 <= megabytes <= LARGEST_PART_MB:
+        raise SettingInvalidError(PART_MB, stated, f"a whole number of MB from 1 to {LARGEST_PART_MB:,}")
+    return megabytes
 
 
 def _first_day(environment: Mapping[str, str]) -> date:

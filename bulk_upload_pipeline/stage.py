@@ -6,6 +6,7 @@ Memory does not grow with the file: rows and findings go to disk chunk by chunk,
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Self
@@ -17,13 +18,16 @@ import pyarrow.parquet as pq
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.model import Severity, Totals, Verdict
-from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch
+from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch, StagedPart
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
     from bulk_upload_pipeline.model import ChunkVerdict
+
+IDENTITIES, IDENTITY_ROWS = "identities.u64", "identity_rows.i64"
 
 IDENTITIES_AT_ONCE = 2_000_000
 """Identities that are sorted in memory at once: 16 bytes each."""
@@ -41,8 +45,8 @@ class Stage:
             self.staged.valid_path, contract.STAGED_SCHEMA, compression="lz4", write_statistics=False
         )
         self._findings = pq.ParquetWriter(self.staged.findings_path, FINDINGS_SCHEMA, compression="zstd")
-        self._identities_path = folder / "identities.u64"
-        self._identity_rows_path = folder / "identity_rows.i64"
+        self._identities_path = folder / IDENTITIES
+        self._identity_rows_path = folder / IDENTITY_ROWS
         self._identities = self._identities_path.open("wb")
         self._identity_rows = self._identity_rows_path.open("wb")
         self._rows_read = self._rows_rejected = self._rows_valid = self._warnings = self._chunks = 0
@@ -84,10 +88,18 @@ class Stage:
         self._close()
         repeated = occurrences
         if repeated is None:
-            repeated = repeated_lines(self._identities_path, self._identity_rows_path)
+            repeated = repeated_lines([(self._identities_path, self._identity_rows_path, 0)])
         self._identities_path.unlink()
         self._identity_rows_path.unlink()
         pq.write_table(repeated, self.staged.occurrences_path)
+        return self._verdict(plan, max_error_rate)
+
+    def seal_part(self, plan: str, max_error_rate: float) -> Verdict:
+        """Finish one part of a file and return the verdict on it; `compose` counts its line occurrences."""
+        self._close()
+        return self._verdict(plan, max_error_rate)
+
+    def _verdict(self, plan: str, max_error_rate: float) -> Verdict:
         return Verdict(
             plan=plan,
             rows_read=self._rows_read,
@@ -118,29 +130,76 @@ def _with_source_rows(verdict: ChunkVerdict) -> pa.Table:
     return verdict.findings.append_column("row_data", row_data).cast(FINDINGS_SCHEMA)
 
 
-def repeated_lines(identities_path: Path, rows_path: Path) -> pa.Table:
+def compose(staged: StagedBatch, parts: Sequence[tuple[str, Verdict]], plan: str) -> Verdict:
+    """Make one staged batch of the parts of a file, and return the verdict on the whole.
+
+    Args:
+        staged: The batch, in whose folder the parts are.
+        parts: The folder of each part and the verdict on it, in file order.
+        plan: Digest of what decided the staged rows, parts included.
+    """
+    placed: list[StagedPart] = []
+    rows = chunks = 0
+    for folder, verdict in parts:
+        placed.append(StagedPart(folder, rows, chunks, verdict.chunks, verdict.rows_valid))
+        rows, chunks = rows + verdict.rows_read, chunks + verdict.chunks
+    staged.parts_path.write_text(json.dumps(placed), "utf-8")
+    folders = [(staged.folder / part.folder, part.rows_before) for part in placed]
+    sources = [(folder / IDENTITIES, folder / IDENTITY_ROWS, before) for folder, before in folders]
+    pq.write_table(repeated_lines(sources), staged.occurrences_path)
+    return _sum([verdict for _, verdict in parts], plan)
+
+
+def _sum(verdicts: Sequence[Verdict], plan: str) -> Verdict:
+    codes: Counter[str] = Counter()
+    for verdict in verdicts:
+        codes.update(verdict.findings_by_code)
+    return Verdict(
+        plan=plan,
+        rows_read=sum(verdict.rows_read for verdict in verdicts),
+        rows_valid=sum(verdict.rows_valid for verdict in verdicts),
+        rows_rejected=sum(verdict.rows_rejected for verdict in verdicts),
+        warnings=sum(verdict.warnings for verdict in verdicts),
+        chunks=sum(verdict.chunks for verdict in verdicts),
+        rules_version=contract.RULES_VERSION,
+        max_error_rate=verdicts[0].max_error_rate,
+        findings_by_code=dict(codes.most_common()),
+        totals_read=sum((verdict.totals_read for verdict in verdicts), Totals()),
+        totals_valid=sum((verdict.totals_valid for verdict in verdicts), Totals()),
+    )
+
+
+Source = tuple["Path", "Path", int]
+"""Where the identities of some rows lie, where their numbers, and how many rows come before them."""
+
+
+def repeated_lines(sources: Sequence[Source]) -> pa.Table:
     """Return row number and occurrence of the lines that repeat an identity of an earlier line.
 
     The identities are taken in slices by their value, so that memory stays flat however long the file is.
+
+    Args:
+        sources: The identities in file order.
     """
-    count = identities_path.stat().st_size // 8
+    count = sum(identities.stat().st_size for identities, _, _ in sources) // 8
     slices = max(1, -(-count // IDENTITIES_AT_ONCE))
-    found = [_repeated(*_slice(identities_path, rows_path, part, slices)) for part in range(slices)]
+    found = [_repeated(*_slice(sources, part, slices)) for part in range(slices)]
     rows = np.concatenate([rows for rows, _ in found])
     occurrences = np.concatenate([occurrences for _, occurrences in found])
     order = np.argsort(rows)
     return pa.table([rows[order], occurrences[order].astype(np.int32)], schema=OCCURRENCES_SCHEMA)
 
 
-def _slice(identities: Path, rows: Path, part: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
-    if slices == 1:
-        return np.fromfile(identities, np.uint64), np.fromfile(rows, np.int64)
+def _slice(sources: Sequence[Source], part: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
     kept: list[tuple[np.ndarray, np.ndarray]] = []
-    with identities.open("rb") as identity_file, rows.open("rb") as row_file:
-        while len(block := np.fromfile(identity_file, np.uint64, IDENTITIES_AT_ONCE)):
-            numbers = np.fromfile(row_file, np.int64, len(block))
-            here = block % np.uint64(slices) == part
-            kept.append((block[here], numbers[here]))
+    for identities, rows, before in sources:
+        with identities.open("rb") as identity_file, rows.open("rb") as row_file:
+            while len(block := np.fromfile(identity_file, np.uint64, IDENTITIES_AT_ONCE)):
+                numbers = np.fromfile(row_file, np.int64, len(block)) + before
+                here = block % np.uint64(slices) == part if slices > 1 else slice(None)
+                kept.append((block[here], numbers[here]))
+    if not kept:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     return np.concatenate([k for k, _ in kept]), np.concatenate([r for _, r in kept])
 
 

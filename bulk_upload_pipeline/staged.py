@@ -5,16 +5,21 @@
 * `valid.parquet`: the rows that load, one row group a chunk, schema `contract.STAGED_SCHEMA`.
 * `occurrences.parquet`: `row_number`, `line_occurrence` of the rows whose occurrence is above 1.
 * `findings.parquet`: every finding with the source row, schema `FINDINGS_SCHEMA`.
+
+Of a file that several workers shared, each part has such files in a folder of its own, with rows numbered from 1,
+and `parts.json` says how many rows and chunks come before it.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bulk_upload_pipeline import contract, findings
@@ -27,6 +32,24 @@ OCCURRENCES_SCHEMA = pa.schema([("row_number", pa.int64()), ("line_occurrence", 
 FINDINGS_SCHEMA = findings.SCHEMA.append(pa.field("row_data", pa.string()))
 LOADED_SCHEMA = contract.STAGED_SCHEMA.append(pa.field("line_occurrence", pa.int32()))
 """What a chunk is when it is read back: complete but for the batch's own columns."""
+
+
+class StagedPart(NamedTuple):
+    """A part of a batch, as `parts.json` has it.
+
+    Attributes:
+        folder: Name of its folder.
+        rows_before: Records of the file before it.
+        first_chunk: Index of its first chunk in the batch.
+        chunks: How many it has.
+        rows: Rows of it that load.
+    """
+
+    folder: str
+    rows_before: int
+    first_chunk: int
+    chunks: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -51,28 +74,50 @@ class StagedBatch:
         return self.folder / "findings.parquet"
 
     @property
+    def parts_path(self) -> Path:
+        """JSON of the parts, of a file that has some."""
+        return self.folder / "parts.json"
+
+    @property
     def exists(self) -> bool:
         """Return whether staging was finished: `occurrences.parquet` is written last."""
-        return self.occurrences_path.exists() and self.valid_path.exists()
+        return self.occurrences_path.exists() and (self.valid_path.exists() or self.parts_path.exists())
+
+    @cached_property
+    def parts(self) -> tuple[StagedPart, ...]:
+        """The parts in file order; none of a file that one worker staged."""
+        if not self.parts_path.exists():
+            return ()
+        return tuple(StagedPart(*part) for part in json.loads(self.parts_path.read_text("utf-8")))
 
     @property
     def chunks(self) -> int:
         """Return how many chunks are staged."""
+        if self.parts:
+            return self.parts[-1].first_chunk + self.parts[-1].chunks
         return pq.read_metadata(self.valid_path).num_row_groups
 
     def chunk(self, index: int) -> pa.Table:
         """Return chunk `index` with `LOADED_SCHEMA`. Each call opens the file, so threads may share self."""
-        with pq.ParquetFile(self.valid_path) as file:
-            rows = file.read_row_group(index)
+        part = next((p for p in self.parts if p.first_chunk <= index < p.first_chunk + p.chunks), None)
+        path = self.valid_path if part is None else self.folder / part.folder / self.valid_path.name
+        with pq.ParquetFile(path) as file:
+            rows = file.read_row_group(index - (part.first_chunk if part else 0))
+        rows = numbered_behind(rows, part.rows_before if part else 0)
         occurrences = self.occurrences_of(rows["row_number"].to_numpy())
         return rows.append_column(LOADED_SCHEMA.field("line_occurrence"), pa.array(occurrences, pa.int32()))
 
     def finding_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the findings with their `line_occurrence`, in file order, some thousands at a time."""
-        with pq.ParquetFile(self.findings_path) as file:
-            for batch in file.iter_batches(batch_size=10_000):
-                occurrences = self.occurrences_of(batch["row_number"].to_numpy())
-                yield batch.append_column("line_occurrence", pa.array(occurrences, pa.int32()))
+        paths = [
+            (self.folder / part.folder / self.findings_path.name, part.rows_before) for part in self.parts
+        ]
+        for path, rows_before in paths or [(self.findings_path, 0)]:
+            with pq.ParquetFile(path) as file:
+                for found in file.iter_batches(batch_size=10_000):
+                    batch = numbered_behind(found, rows_before)
+                    occurrences = self.occurrences_of(batch["row_number"].to_numpy())
+                    yield batch.append_column("line_occurrence", pa.array(occurrences, pa.int32()))
 
     def occurrences_of(self, row_numbers: np.ndarray) -> np.ndarray:
         """Return the line occurrence of each of these rows (int32)."""
@@ -90,3 +135,12 @@ class StagedBatch:
     def _repeated(self) -> tuple[np.ndarray, np.ndarray]:
         table = pq.read_table(self.occurrences_path)
         return table["row_number"].to_numpy(), table["line_occurrence"].to_numpy()
+
+
+def numbered_behind(rows: pa.Table | pa.RecordBatch, rows_before: int) -> pa.Table | pa.RecordBatch:
+    """Return rows of a part with their numbers in the file."""
+    if rows_before == 0:
+        return rows
+    at = rows.schema.get_field_index("row_number")
+    numbers = pc.add(rows["row_number"], pa.scalar(rows_before, rows.schema.field(at).type))
+    return rows.set_column(at, rows.schema.field(at), numbers)

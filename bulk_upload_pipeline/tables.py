@@ -173,6 +173,24 @@ load_chunks = Table(
 )
 """The chunk ledger: a row commits in its chunk's transaction, so what it says is loaded is loaded."""
 
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("batch_id", String(100), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("plan", String(64), nullable=False),
+    Column("place", JSONB, nullable=False),
+    Column("in_doubt", Boolean, nullable=False, server_default="false"),
+    Column("date_orders", JSONB),
+    Column("staged", Text),
+    Column("verdict", JSONB),
+    Column("first_chunk", Integer),
+    Column("loaded", Boolean, nullable=False, server_default="false"),
+    schema=SCHEMA,
+)
+"""One row a part of a file that several workers share, as long as it is on its way. It may load while `first_chunk`
+is set."""
+
 alerts = Table(
     "alerts",
     metadata,

@@ -25,6 +25,7 @@ def test_every_variable_is_read(tmp_path):
             "BULK_UPLOAD_DAGSTER_DATABASE_URL": "postgresql://h/e",
             "BULK_UPLOAD_MAX_ERROR_RATE": "0.2",
             "BULK_UPLOAD_CHUNK_ROWS": "1000",
+            "BULK_UPLOAD_PART_MB": "16",
             "BULK_UPLOAD_FIRST_DAY": "1990-01-01",
             "BULK_UPLOAD_UI_PASSWORD": "secret 1",
             "BULK_UPLOAD_KEEP_LOGS_DAYS": "7",
@@ -37,6 +38,7 @@ def test_every_variable_is_read(tmp_path):
         }
     )
     assert settings.home.inbox == tmp_path / "inbox"
+    assert settings.part_bytes == 16 << 20
     assert settings.database_url == "postgresql://h/d"
     assert settings.dagster_database_url == "postgresql://h/e"
     assert (settings.max_error_rate, settings.chunk_rows) == (0.2, 1000)

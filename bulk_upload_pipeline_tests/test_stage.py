@@ -86,7 +86,7 @@ def test_occurrences_count_equal_identities_in_file_order(tmp_path_factory, at_o
     np.array(rows, np.int64).tofile(folder / "r")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "IDENTITIES_AT_ONCE", at_once)
-        found = repeated_lines(folder / "i", folder / "r")
+        found = repeated_lines([(folder / "i", folder / "r", 0)])
     seen: Counter[int] = Counter()
     expected = []
     for row, identity in zip(rows, identities, strict=True):
