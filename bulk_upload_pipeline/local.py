@@ -93,6 +93,7 @@ def dagster_environment(settings: Settings, urls: Urls) -> dict[str, str]:
         variables.DAGSTER_DATABASE_URL: urls.dagster,
         variables.MAX_ERROR_RATE: str(settings.max_error_rate),
         variables.CHUNK_ROWS: str(settings.chunk_rows),
+        variables.PART_MB: str(max(settings.part_bytes >> 20, 1)),
         variables.UI_PASSWORD: settings.ui_password or "",
         variables.VIEWER_PASSWORD: settings.viewer_password or "",
         variables.UI_HOSTS: ",".join(settings.ui_hosts),
