@@ -403,6 +403,16 @@ def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: Tr
         return splitting.help_along(shared, judging.profile.on_conflict, stays)
 
 
+def parts_without_worker(line: Line) -> dict[str, int]:
+    """Return how many parts of each huge file on its way could be worked on now, but nobody does."""
+    found: dict[str, int] = {}
+    for batch_id in part_ledger.shared(line.engine):
+        found[batch_id] = part_ledger.free(
+            line.engine, batch_id, splitting.open_parts(part_ledger.rows(line.engine, batch_id))
+        )
+    return found
+
+
 # All stages at once
 
 

@@ -341,6 +341,11 @@ def help_along(shared: Shared, on_conflict: OnConflict, stays: Callable[[], bool
     return done
 
 
+def open_parts(rows: Sequence[PartRow]) -> list[PartRow]:
+    """Return the parts that can be worked on now; none while the verdict on the whole is awaited."""
+    return _unjudged(rows) or _unloaded(rows)
+
+
 def _is_over(rows: Sequence[PartRow]) -> bool:
     return all(row.loaded for row in rows)
 

@@ -65,6 +65,7 @@ def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
     assert {job.name for job in defs.jobs} == {
         "load_batch",
         "load_small_files",
+        "help_with_parts",
         "drop_file",
         "refresh_daily_sales",
         "retention",
@@ -77,6 +78,7 @@ def test_jobs_schedules_and_sensors_have_the_names_of_the_design():
     assert sensors == dict.fromkeys(
         [
             "inbox_sensor",
+            "parts_sensor",
             "reaper",
             "batch_failed",
             "batch_cancelled",
