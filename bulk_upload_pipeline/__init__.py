@@ -20,7 +20,8 @@ rooms that know its details.
 * `line` strings all of it together; `mending` does so for corrections, with `family`: who corrected whom.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
-`exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`.
+`exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`. Where files are: `places`, of this machine or in
+a bucket; `storage` brings them at hand, `objects` makes the requests.
 
 Afterwards: `inspection`, with `history` and `target`, looks at every batch. `stale` notes the days that a change
 touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a night takes again, `trace`

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import contract
+from bulk_upload_pipeline import contract, storage
 from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.tables import processing_errors, upload_batches
 
@@ -131,8 +131,7 @@ def _why(state: str, rules_version: int | None) -> str:
 
 def _is_archived(line: Line, batch_id: str) -> bool:
     """Return whether the file of a batch that was taken can be read again; it is alone in its folder."""
-    folder = line.home.archive / batch_id
-    return folder.is_dir() and any(folder.iterdir())
+    return bool(storage.names(line.home.archive / batch_id))
 
 
 def since(line: Line, day: date, profile: str | None = None) -> list[Due]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bulk_upload_pipeline import ledger, messages, rejects, silence
+from bulk_upload_pipeline import ledger, messages, rejects, silence, storage
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.tables import alerts, upload_batches
 
@@ -170,10 +170,10 @@ def notice_silence(line: Line, now: datetime) -> list[Alert]:
 
 def notice_full_disk(line: Line, now: datetime) -> list[Alert]:
     """Return an alert, one a day, when the disk of the home has little room left."""
-    usage = shutil.disk_usage(line.home.root)
+    usage = shutil.disk_usage(storage.disk_of(line.home))
     if usage.free >= min(LEAST_FREE, LEAST_FREE_SHARE * usage.total):
         return []
-    return [messages.of_full_disk(line.home.root, usage.free, usage.total, f"{now:%Y-%m-%d}")]
+    return [messages.of_full_disk(storage.disk_of(line.home), usage.free, usage.total, f"{now:%Y-%m-%d}")]
 
 
 def queue(connection: sa.Connection, told: Iterable[Alert], channels: Collection[Channel]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bulk_upload_pipeline.model import Finding
+    from bulk_upload_pipeline.places import Place
 
 
 def in_one_line(error: BaseException) -> str:
@@ -72,7 +73,7 @@ class BatchRejectedError(DataFaultError):
 class FileStillChangingError(TransientError):
     """Somebody was still writing the file while it was taken; it went back to the inbox."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         super().__init__(
             f"{path.name} was still being written while it was read, so it went back to the inbox. It is "
@@ -85,7 +86,7 @@ class FileMissingError(BulkUploadError):
 
     exit_code = 2
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         super().__init__(f"There is no file at {path}. Drop it again, or name a file that exists.")
 
@@ -95,7 +96,7 @@ class FileUnwritableError(BulkUploadError):
 
     exit_code = 2
 
-    def __init__(self, path: Path, cause: str) -> None:
+    def __init__(self, path: Place, cause: str) -> None:
         self.path = path
         super().__init__(f"{path} cannot be written: {cause}. Name another file.")
 
@@ -161,6 +162,17 @@ class DiskFullError(BulkUploadError):
         super().__init__(
             f"There is no space left on the disk of {folder}, so batch {batch_id} was not finished. Free some, "
             f"then run `bulk-upload retry {batch_id}`: it goes on from there."
+        )
+
+
+class StorageUnavailableError(TransientError):
+    """The object store of a home does not answer, or does not allow what was asked."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        self.url = url
+        super().__init__(
+            f"The storage does not give access to {url}: {cause.rstrip('.')}. Check that it runs, and that the "
+            f"`AWS_...` variables name it and a key that may list, read, write and delete there."
         )
 
 

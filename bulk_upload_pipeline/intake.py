@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import inbox, lanes, ledger
 from bulk_upload_pipeline.model import Batch, Overrides, State
+from bulk_upload_pipeline.places import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ LOOKING_S = 4.4
 """Seconds for which one watch goes on looking: most of the five until Dagster's next tick."""
 
 BETWEEN_LOOKS_S = 0.5
+BETWEEN_LISTINGS_S = 2.0
+"""The same for an inbox in an object store, which is paid by the listing."""
 
 Sightings = dict[str, tuple[str, float]]
 """Fingerprint of each file, by its name in the inbox, and when it was first seen so (seconds since the epoch)."""
@@ -86,6 +89,7 @@ def watch(line: Line, sighted: Sightings, has_run: Callable[[str], bool]) -> tup
         has_run: As for `survey`.
     """
     deadline = time.monotonic() + LOOKING_S
+    between = BETWEEN_LISTINGS_S if isinstance(line.home.inbox, Key) else BETWEEN_LOOKS_S
     while True:
         began, now = time.monotonic(), time.time()
         settled = {name: print_ for name, (print_, since) in sighted.items() if now - since >= SETTLED_S}
@@ -95,7 +99,7 @@ def watch(line: Line, sighted: Sightings, has_run: Callable[[str], bool]) -> tup
             for name, print_ in found.seen.items()
         }
         # A full inbox takes a while to look at, and shall not take all of a processor.
-        pause = max(BETWEEN_LOOKS_S, 4 * (time.monotonic() - began))
+        pause = max(between, 4 * (time.monotonic() - began))
         if found.requests or time.monotonic() + pause > deadline:
             return found, sighted
         time.sleep(pause)
@@ -113,7 +117,7 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
     look = inbox.look(line.home.inbox, profiles.__contains__, seen)
     known = ledger.waiting(line.engine, [file.path for file in look.settled])
     # A run may have taken a file since we looked: then nothing waits for it any more, and it is not there.
-    unknown = [file for file in look.settled if file.path not in known and file.path.exists()]
+    unknown = inbox.remaining([file for file in look.settled if file.path not in known])
     again = [(file, known[file.path]) for file in look.settled if file.path in known]
     repeated = _request_again(line, again, has_run)
     new = _register(line, _bounded(unknown, MOST_REQUESTS - len(repeated)), Overrides())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -27,15 +26,18 @@ from bulk_upload_pipeline.model import (
     Totals,
     Verdict,
 )
+from bulk_upload_pipeline.places import place_of
 from bulk_upload_pipeline.tables import load_chunks, mangalam_invoices, processing_errors, upload_batches
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
+    from bulk_upload_pipeline.places import Place
+
 
 _NO_TEXT = "hex:"
-"""How a path begins in `source_path` when its bytes are no text; other paths are absolute."""
+"""How a place begins in `source_path` when its bytes are no text; others are absolute paths, or URLs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Waiting:
     """
 
     batch_id: str
-    source: Path
+    source: Place
     fingerprint: str | None
     attempt: int
     requested_at: datetime
@@ -80,7 +82,7 @@ def register(
         connection.execute(insert(upload_batches).on_conflict_do_nothing(), rows)
 
 
-def waiting(engine: sa.Engine, sources: Collection[Path]) -> dict[Path, Waiting]:
+def waiting(engine: sa.Engine, sources: Collection[Place]) -> dict[Place, Waiting]:
     """Return the batches that wait for these files, by the file's path."""
     if not sources:
         return {}
@@ -462,9 +464,9 @@ def _storable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "")
 
 
-def _path_text(path: Path) -> str:
-    """Return a path as text that PostgreSQL can hold and `_path` turns back, whatever bytes it has."""
-    text = str(path)
+def _path_text(place: Place) -> str:
+    """Return a place as text that PostgreSQL can hold and `_path` turns back, whatever bytes it has."""
+    text = str(place)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -472,7 +474,7 @@ def _path_text(path: Path) -> str:
     return text
 
 
-def _path(text: str) -> Path:
+def _path(text: str) -> Place:
     if text.startswith(_NO_TEXT):
-        return Path(bytes.fromhex(text.removeprefix(_NO_TEXT)).decode("utf-8", "surrogateescape"))
-    return Path(text)
+        return place_of(bytes.fromhex(text.removeprefix(_NO_TEXT)).decode("utf-8", "surrogateescape"))
+    return place_of(text)

@@ -7,10 +7,9 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 from __future__ import annotations
 
 import errno
-import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -29,6 +28,7 @@ from bulk_upload_pipeline import (
     rejects,
     report,
     splitting,
+    storage,
 )
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
@@ -56,17 +56,20 @@ from bulk_upload_pipeline.model import (
 )
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
+from bulk_upload_pipeline.places import Key, lies_in, named
 from bulk_upload_pipeline.profiles import GENERIC
 from bulk_upload_pipeline.splitting import LoadShare, Shared
 from bulk_upload_pipeline.staged import StagedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
 
     from bulk_upload_pipeline.model import Batch, Finding, Progress, Receipt
     from bulk_upload_pipeline.parts import Part
+    from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.profiles import Profiles
     from bulk_upload_pipeline.settings import Home, Settings
 
@@ -108,11 +111,20 @@ class Line:
 
         return replace(self, on_progress=tell_both)
 
-    def staged(self, batch_id: str) -> StagedBatch:
-        """Return where the rows of a batch wait for the loader."""
-        return StagedBatch(self.home.staging / batch_id)
+    def staging(self, batch_id: str, plan: str) -> Place:
+        """Return where the rows of a batch wait for the loader.
 
-    def reports(self, batch_id: str) -> Path:
+        In a store each plan has a place of its own: else a machine might hold rows of one plan and load them under
+        the verdict of another.
+        """
+        folder = self.home.staging / batch_id
+        return folder / plan[:16] if isinstance(folder, Key) else folder
+
+    def staged(self, batch_id: str, plan: str) -> StagedBatch:
+        """Return the rows of a batch that were staged by a plan, or shall be, as files of this machine."""
+        return StagedBatch(storage.mirrored(self.home, self.staging(batch_id, plan)))
+
+    def reports(self, batch_id: str) -> Place:
         """Return the report folder of a batch."""
         return self.home.reports / batch_id
 
@@ -151,7 +163,7 @@ def _naming_a_full_disk(line: Line, batch_id: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise DiskFullError(batch_id, line.home.root) from error
+        raise DiskFullError(batch_id, storage.disk_of(line.home)) from error
 
 
 # Stage 1: upload
@@ -189,17 +201,24 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
 
 def _take(line: Line, batch: Batch) -> tuple[Path, str]:
     """Return where the file of a batch is archived, and its SHA-256."""
-    path = archived_file(line, batch)
+    place = archived(line, batch)
     ours = _is_ours(line, batch)
     with _returning_what_changes(line, batch):
-        if batch.sha256 is None or not path.exists():
-            inbox.take(batch.source, path.parent, keep_source=not ours)
+        if batch.sha256 is None or not storage.exists(place):
+            with _taking_alone(line, batch.source):
+                inbox.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
+        path = archived_file(line, batch)
         return path, inbox.content_hash(path, batch.file_size if ours else None)
+
+
+def _taking_alone(line: Line, source: Place) -> AbstractContextManager[None]:
+    """Let one batch at a time take an object: who comes second finds that it is gone, as after a rename."""
+    return queued(line.engine, f"source.{source}") if isinstance(source, Key) else nullcontext()
 
 
 def _is_ours(line: Line, batch: Batch) -> bool:
     """Return whether a file came by the inbox; another one was named on a command line and stays where it is."""
-    return batch.source.is_relative_to(line.home.inbox)
+    return lies_in(batch.source, line.home.inbox)
 
 
 @contextmanager
@@ -210,6 +229,7 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
     except FileStillChangingError as error:
         if _is_ours(line, batch):
             inbox.put_back(line.home.archive / batch.batch_id, batch.source)
+            storage.let_go(line.home, [line.home.archive / batch.batch_id])
             ledger.put_back(line.engine, batch.batch_id, str(error))
         raise
 
@@ -230,9 +250,14 @@ def _recognise(settings: Settings, path: Path, folder: str | None, stated: Overr
     return recognise(path, _profiles(settings), folder=folder, overrides=stated)
 
 
-def archived_file(line: Line, batch: Batch) -> Path:
+def archived(line: Line, batch: Batch) -> Place:
     """Return where the file of a batch lies in the archive."""
-    return line.home.archive / batch.batch_id / batch.source.name
+    return named(line.home.archive / batch.batch_id, batch.source.name)
+
+
+def archived_file(line: Line, batch: Batch) -> Path:
+    """Return where the archived file of a batch can be read on this machine."""
+    return storage.file_at_hand(line.home, archived(line, batch))
 
 
 # Stage 2: validate
@@ -258,7 +283,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
         ):
             verdict = _judged(line, batch, judging)
         with line.engine.begin() as connection:
-            rejects.keep(connection, batch_id, line.staged(batch_id))
+            rejects.keep(connection, batch_id, line.staged(batch_id, verdict.plan))
             ledger.keep_verdict(connection, batch_id, verdict)
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
@@ -268,18 +293,26 @@ def validate(line: Line, batch_id: str) -> Verdict:
 
 
 def _judged(line: Line, batch: Batch, judging: Judging) -> Verdict:
-    """Judge a file and stage what may load: a huge one together with whoever helps."""
-    parts = splitting.planned(judging, line.settings.part_bytes)
+    """Judge a file and stage what may load: a huge one together with whoever helps.
+
+    Who helps stages into the same folder; in a home in a bucket, where there is none, nobody can.
+    """
+    in_a_folder = isinstance(line.home.root, Path)
+    parts = splitting.planned(judging, line.settings.part_bytes) if in_a_folder else ()
     if parts:
         return splitting.judge(_shared(line, batch, judging, parts), parts)
     if batch.file_size >= line.settings.part_bytes:
         part_ledger.forget(line.engine, batch.batch_id)
-    return stage(judging, line.staged(batch.batch_id), plan_of(judging, batch.sha256))
+    plan = plan_of(judging, batch.sha256)
+    verdict = stage(judging, line.staged(batch.batch_id, plan), plan)
+    if not verdict.breaker_tripped:
+        storage.publish(line.home, line.staging(batch.batch_id, plan))
+    return verdict
 
 
 def _shared(line: Line, batch: Batch, judging: Judging, parts: Sequence[Part]) -> Shared:
     plan = splitting.plan_in_parts(plan_of(judging, batch.sha256), parts)
-    return Shared(line.engine, batch.batch_id, judging, line.staged(batch.batch_id), plan)
+    return Shared(line.engine, batch.batch_id, judging, line.staged(batch.batch_id, plan), plan)
 
 
 def _judging_of(line: Line, batch: Batch) -> Judging:
@@ -338,9 +371,10 @@ def load(line: Line, batch_id: str) -> LoadResult:
     from bulk_upload_pipeline.load import load_staged
 
     verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
-    staged = line.staged(batch_id)
+    staged = _staged_at_hand(line, batch_id, verdict.plan)
     if not staged.exists:
         verdict = pass_gate(validate(line, batch_id), batch_id)
+        staged = line.staged(batch_id, verdict.plan)
     batch = ledger.batch(line.engine, batch_id)
     assert batch.layout is not None
     profile = line.profiles()[batch.layout.profile]
@@ -411,6 +445,14 @@ def parts_without_worker(line: Line) -> dict[str, int]:
             line.engine, batch_id, splitting.open_parts(part_ledger.rows(line.engine, batch_id))
         )
     return found
+
+
+def _staged_at_hand(line: Line, batch_id: str, plan: str) -> StagedBatch:
+    """Return the staged rows of a batch, which another machine may have staged."""
+    staged = line.staged(batch_id, plan)
+    if not staged.exists:
+        storage.folder_at_hand(line.home, line.staging(batch_id, plan))
+    return staged
 
 
 # All stages at once
@@ -568,7 +610,7 @@ def _close(
     again: bool = False,
 ) -> Receipt:
     receipt = ledger.close(line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again)
-    folder = line.reports(batch_id)
+    folder = storage.mirrored(line.home, line.reports(batch_id))
     report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
     if report.FINDINGS in report.files(receipt):
         rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
@@ -578,10 +620,13 @@ def _close(
     if report.REJECTED_SHEET in report.files(receipt):
         rejected_sheet.write(folder / report.REJECTED_ROWS, folder / report.REJECTED_SHEET, receipt.layout)
     report.tidy(folder, receipt)
+    storage.publish(line.home, line.reports(batch_id))
     if not keep_staged:
-        shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
+        storage.remove(line.home, line.home.staging / batch_id)
         if receipt.file_size >= line.settings.part_bytes:
             part_ledger.forget(line.engine, batch_id)
+    home = line.home
+    storage.let_go(home, [part / batch_id for part in (home.archive, home.staging, home.reports)])
     return receipt
 
 
@@ -595,7 +640,7 @@ def sweep(line: Line) -> list[str]:
         The batches whose staging was removed.
     """
     inbox.sweep(line.home.inbox, older_than=time.time() - SWEPT_AFTER_S)
-    left = [folder.name for folder in line.home.staging.iterdir()]
+    left = storage.folders(line.home.staging)
     ended = [batch_id for batch_id in ledger.ended(line.engine, left) if _unstage(line, batch_id)]
     return sorted(ended)
 
@@ -605,7 +650,7 @@ def _unstage(line: Line, batch_id: str) -> bool:
     try:
         with holding.alone(line.engine, batch_id, patience=0):
             if ledger.ended(line.engine, [batch_id]):
-                shutil.rmtree(line.home.staging / batch_id, ignore_errors=True)
+                storage.remove(line.home, line.home.staging / batch_id)
                 part_ledger.forget(line.engine, batch_id)
                 return True
     except BatchBusyError:

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from bulk_upload_pipeline import inbox, ledger
+from bulk_upload_pipeline import inbox, ledger, objects, storage
 from bulk_upload_pipeline.archives import Archive
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.formats import is_archive
 from bulk_upload_pipeline.model import Batch, State
+from bulk_upload_pipeline.places import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ def release(engine: sa.Engine, home: Home, archive: Batch, path: Path, *, watche
     Raises:
         UnreadableError: A member is an archive itself, or the .zip is damaged or refused. Nothing is released.
     """
-    folder = home.staging / archive.batch_id / "members"
+    folder = storage.mirrored(home, home.staging / archive.batch_id / "members")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         members = _unpacked(home, archive, path, folder)
@@ -132,7 +133,10 @@ def _place(engine: sa.Engine, home: Home, member: _Member) -> None:
     """Lay a file into the inbox, unless that was done before and it is on its way already."""
     batch = member.batch
     archived = home.archive / batch.batch_id / batch.source.name
-    if ledger.batch(engine, batch.batch_id).state is not State.WAITING or archived.exists():
+    if ledger.batch(engine, batch.batch_id).state is not State.WAITING or storage.exists(archived):
+        return
+    if isinstance(batch.source, Key):
+        objects.put(member.content, batch.source)
         return
     unfinished = batch.source.with_name(f"{batch.source.name}.part")
     shutil.move(member.content, unfinished)

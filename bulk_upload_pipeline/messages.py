@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bulk_upload_pipeline.model import CodeCount, Receipt
+    from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.silence import Silent
 
 MOST_FILES, MOST_CODES, LONGEST_NAME = 10, 3, 120
@@ -42,7 +43,7 @@ class Account:
 
     receipt: Receipt
     codes: Sequence[CodeCount]
-    folder: Path
+    folder: Place
 
 
 def of_receipts(receipts: Sequence[Receipt], accounts: Sequence[Account]) -> Alert:

@@ -13,8 +13,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import OperationalError
 
+from bulk_upload_pipeline import objects, storage
 from bulk_upload_pipeline.exceptions import PortTakenError
 from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.tables import alerts, upload_batches
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.settings import Home
 
 ADDRESS = "127.0.0.1"
@@ -57,7 +60,7 @@ class LedgerCollector(Collector):
         yield _gauge(
             "bulk_upload_oldest_waiting_file_seconds", "Since when the oldest file lies in the inbox.", oldest
         )
-        free = shutil.disk_usage(self._home.root).free
+        free = shutil.disk_usage(storage.disk_of(self._home)).free
         yield _gauge("bulk_upload_disk_free_bytes", "Room on the disk of the home.", free)
 
 
@@ -65,8 +68,15 @@ def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, help_text, value=value)
 
 
-def _waiting_since(inbox: Path) -> Iterator[float]:
+def _waiting_since(inbox: Place) -> Iterator[float]:
     """Yield when each file came: a rename changes the inode's time and not the file's, which may be old."""
+    if isinstance(inbox, Key):
+        listed = objects.listed(inbox)
+        inner = [each for entry in listed if entry.is_folder for each in objects.listed(inbox / entry.name)]
+        for entry in (*listed, *inner):
+            if not entry.is_folder and not entry.name.startswith("."):
+                yield entry.modified_ns / 1e9
+        return
     folders = [inbox, *(path for path in _entries(inbox) if path.is_dir())]
     for path in (path for folder in folders for path in _entries(folder)):
         try:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from pathlib import Path
 
     import numpy as np
     import pyarrow as pa
+
+    from bulk_upload_pipeline.places import Place
 
 
 class State(StrEnum):
@@ -133,7 +134,7 @@ class Batch:
     batch_id: str
     file_name: str
     state: State
-    source: Path
+    source: Place
     received_at: datetime
     file_size: int
     folder: str | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from bulk_upload_pipeline import storage
 from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.tables import alerts, upload_batches
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
+
+    from bulk_upload_pipeline.places import Place
+    from bulk_upload_pipeline.settings import Home
 
 ENDED = FINAL_STATES - {State.FAILED}
 """States in which nobody needs the partition of a batch any more."""
@@ -108,24 +112,24 @@ def failed_runs_without_assets(dagster: sa.Engine, before: datetime, most: int) 
         return list(found.scalars())
 
 
-def remove_folders(engine: sa.Engine, parent: Path, before: datetime) -> int:
+def remove_folders(engine: sa.Engine, home: Home, parent: Place, before: datetime) -> int:
     """Remove the folders of batches that ended before a moment; return how many they were.
 
     Args:
         engine: Of the invoices' database.
-        parent: `reports` or `archive`: one folder a batch.
+        home: Whose folders they are.
+        parent: Its `reports` or `archive`: one folder a batch.
         before: When they must have ended.
     """
-    names = [path.name for path in parent.iterdir() if path.is_dir() and not path.is_symlink()]
-    old = _ended(engine, names, before)
+    old = _ended(engine, storage.folders(parent), before)
     for name in old:
-        shutil.rmtree(parent / name)
+        storage.remove(home, parent / name)
     return len(old)
 
 
-def remove_logs(storage: Path, before: datetime) -> int:
+def remove_logs(logs: Path, before: datetime) -> int:
     """Remove what old runs wrote to their standard output, which Dagster keeps in a folder a run."""
-    folders = [path for path in storage.iterdir() if path.is_dir()] if storage.exists() else []
+    folders = [path for path in logs.iterdir() if path.is_dir()] if logs.exists() else []
     old = [path for path in folders if path.stat().st_mtime < before.timestamp()]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)

@@ -103,18 +103,18 @@ def claimed(home: Home, ports: Ports) -> Generator[None]:
         HomeInUseError: Another `up` runs on this home.
         PortTakenError: Another program listens on the port.
     """
-    home.root.mkdir(parents=True, exist_ok=True)
-    with (home.root / "up.lock").open("a+") as lock:
+    home.machine.mkdir(parents=True, exist_ok=True)
+    with (home.machine / "up.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
             pid = lock.read().strip()
-            raise HomeInUseError(home.root, int(pid) if pid.isdecimal() else None) from error
+            raise HomeInUseError(home.machine, int(pid) if pid.isdecimal() else None) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        processes.end_all(processes.marked(home.root), SERVICE_PATIENCE)
+        processes.end_all(processes.marked(home.machine), SERVICE_PATIENCE)
         for port in filter(None, (ports.ui, ports.viewers)):
             _require_free(port)
         yield
@@ -168,11 +168,11 @@ class Services:
         self.urls = urls
         self.url = f"http://{ADDRESS}:{ports.ui}"
         self.viewer_url = f"http://{ADDRESS}:{ports.viewers}" if ports.viewers else None
-        self.logs = home.root / "logs"
+        self.logs = home.machine / "logs"
         self._home, self._ports, self._socket, self._on_event = home, ports, code_socket, on_event
         self._password = settings.ui_password
         self._postgres = None if settings.database_url else home.postgres
-        self._environment = {**dagster_environment(settings, urls), MARK: str(home.root.resolve())}
+        self._environment = {**dagster_environment(settings, urls), MARK: str(home.machine.resolve())}
         self._code_server, self._daemon, self._webserver = self._children(definitions)
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -214,10 +214,10 @@ class Services:
             # Nobody asks for new runs, none is started, those under way end, and their end is noted.
             self._webserver.end(SERVICE_PATIENCE)
             self._daemon.end(SERVICE_PATIENCE)
-            processes.end_all(processes.runs_of(self._home.root), RUN_PATIENCE)
+            processes.end_all(processes.runs_of(self._home.machine), RUN_PATIENCE)
             self._code_server.end(SERVICE_PATIENCE)
         finally:
-            processes.end_all(processes.marked(self._home.root), 2.0)
+            processes.end_all(processes.marked(self._home.machine), 2.0)
 
     def _write_workspace(self) -> None:
         # JSON is YAML, and quotes any path.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline.exceptions import SettingInvalidError
+from bulk_upload_pipeline.places import SCHEME, Place, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ KEEP_FAILED_RUNS_DAYS = "BULK_UPLOAD_KEEP_FAILED_RUNS_DAYS"
 KEEP_REPORTS_DAYS = "BULK_UPLOAD_KEEP_REPORTS_DAYS"
 KEEP_ARCHIVE_DAYS = "BULK_UPLOAD_KEEP_ARCHIVE_DAYS"
 
+DEFAULT_HOME = "data"
 DEFAULT_MAX_ERROR_RATE = 0.5
 DEFAULT_CHUNK_ROWS = 12_500
 LONGEST_CHUNK = 1_000_000
@@ -46,49 +48,62 @@ EARLIEST_DAY = date(1990, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The folders of an installation, all below `root`."""
+    """The folders of an installation, all below `root`.
 
-    root: Path
+    Attributes:
+        root: A folder, or a key in an object store that many machines share.
+        scratch: Of an object store: where copies lie on this machine; `storage.opened` makes it.
+    """
+
+    root: Place
+    scratch: Path | None = None
 
     @property
-    def inbox(self) -> Path:
+    def inbox(self) -> Place:
         """Where people drop files."""
         return self.root / "inbox"
 
     @property
-    def archive(self) -> Path:
+    def archive(self) -> Place:
         """`archive/<batch_id>/<file name>`: every file as it was received, for ever."""
         return self.root / "archive"
 
     @property
-    def staging(self) -> Path:
+    def staging(self) -> Place:
         """`staging/<batch_id>/`: validated rows on their way, removed when they are loaded."""
         return self.root / "staging"
 
     @property
-    def reports(self) -> Path:
+    def reports(self) -> Place:
         """`reports/<batch_id>/`: what the clerk reads and corrects."""
         return self.root / "reports"
 
     @property
     def profiles(self) -> Path:
-        """Profiles of this home, one TOML file each."""
-        return self.root / "profiles"
+        """Profiles of this home, one TOML file each; of an object store the copies at hand."""
+        return (self.scratch or self.machine) / "profiles"
+
+    @property
+    def machine(self) -> Path:
+        """What belongs to this machine alone: the folder itself, or `./data` beside an object store."""
+        return self.root if isinstance(self.root, Path) else Path(DEFAULT_HOME).absolute()
 
     @property
     def postgres(self) -> Path:
         """Data of the embedded PostgreSQL."""
-        return self.root / "postgres"
+        return self.machine / "postgres"
 
     @property
     def dagster(self) -> Path:
         """DAGSTER_HOME of the local services."""
-        return self.root / "dagster"
+        return self.machine / "dagster"
 
     def make(self) -> None:
-        """Create the folders that do not exist yet."""
-        for folder in (self.inbox, self.archive, self.staging, self.reports, self.profiles, self.dagster):
-            folder.mkdir(parents=True, exist_ok=True)
+        """Create the folders that do not exist yet; an object store has none."""
+        if not isinstance(self.root, Path):
+            return
+        for name in ("inbox", "archive", "staging", "reports", "profiles", "dagster"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +165,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         SettingInvalidError: A variable has a value that cannot be used.
     """
     return Settings(
-        home=Home(Path(environment.get(HOME) or "data").absolute()),
+        home=Home(_root(environment)),
         database_url=environment.get(DATABASE_URL) or None,
         dagster_database_url=environment.get(DAGSTER_DATABASE_URL) or None,
         max_error_rate=_rate(environment),
@@ -164,6 +179,15 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         alert_urls=tuple(environment.get(ALERT_URLS, "").split()),
         keeping=_keeping(environment),
     )
+
+
+def _root(environment: Mapping[str, str]) -> Place:
+    stated = environment.get(HOME) or DEFAULT_HOME
+    if stated.startswith(SCHEME) and stated.removeprefix(SCHEME).strip("/"):
+        return place_of(stated)
+    if "://" in stated:
+        raise SettingInvalidError(HOME, stated, f"a folder, or a bucket such as {SCHEME}bucket/prefix")
+    return Path(stated).absolute()
 
 
 def _rate(environment: Mapping[str, str]) -> float:

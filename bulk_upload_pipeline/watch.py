@@ -5,23 +5,25 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import ledger, services, terminal
+from bulk_upload_pipeline import ledger, services, storage, terminal
 from bulk_upload_pipeline.database import address, make_engine, migrate
-from bulk_upload_pipeline.inbox import DROPPING
+from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
     from types import FrameType
 
     import sqlalchemy as sa
 
     from bulk_upload_pipeline.model import Receipt
+    from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.settings import Home, Settings
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -147,17 +149,19 @@ _UNDER_WAY = {
 }
 
 
-def drop_samples(folder: Path) -> None:
+def drop_samples(folder: Place) -> None:
     """Drop three sample files: a clean one, one with some faults, and one with so many that it is refused."""
     from bulk_upload_pipeline.sample import write_sample
 
+    there = storage.names(folder)
     samples = (
         ("zoho-clean.csv", "zoho", 2_000, 0.0),
         ("distributor-some-faults.csv", "distributor", 1_000, 0.03),
         ("zoho-wrong-file.csv", "zoho", 500, 0.6),
     )
     for number, (name, profile, rows, dirty) in enumerate(samples, start=1):
-        if not (folder / name).exists():
-            unfinished = folder / f"{DROPPING}{name}.part"
-            write_sample(unfinished, rows=rows, profile=profile, dirty=dirty, seed=number)
-            unfinished.rename(folder / name)
+        if name not in there:
+            with TemporaryDirectory(prefix="bulk-upload-sample-") as made:
+                sample = Path(made) / name
+                write_sample(sample, rows=rows, profile=profile, dirty=dirty, seed=number)
+                drop(sample, folder)

@@ -28,7 +28,8 @@ def test_every_dependency_is_pinned_to_a_version_that_the_project_allows():
         re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in (DOCKER / "constraints.txt").read_text().split()
     )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["celery"]]
+    extras = project["project"]["optional-dependencies"]
+    needed = [*project["project"]["dependencies"], *extras["celery"], *extras["s3"]]
     for requirement in map(Requirement, [*needed, *project["build-system"]["requires"]]):
         pinned = PINS.get(canonicalize_name(requirement.name))
         assert pinned, requirement

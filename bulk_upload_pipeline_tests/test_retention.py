@@ -203,7 +203,7 @@ def test_reports_and_archive_are_kept_unless_the_policy_says_otherwise(line, ins
     assert (removed["reports"], removed["archived_files"]) == (0, 0)
     before = datetime.now(UTC) - timedelta(days=365)
     for folder in (line.home.reports, line.home.archive):
-        assert retention.remove_folders(line.engine, folder, before) == 1
+        assert retention.remove_folders(line.engine, line.home, folder, before) == 1
         assert [path.name for path in folder.iterdir()] == [new]
     assert ledger.receipt(line.engine, old).rows_inserted == 1
 

@@ -231,7 +231,9 @@ def test_a_helper_that_dies_while_it_loads_costs_nothing(line, dirty):
     stages.validate(line, batch_id)
     verdict = ledger.verdict(line.engine, batch_id)
     ledger.loading(line.engine, batch_id)
-    assert part_ledger.let_load(line.engine, batch_id, verdict.plan, line.staged(batch_id).parts)
+    assert part_ledger.let_load(
+        line.engine, batch_id, verdict.plan, line.staged(batch_id, verdict.plan).parts
+    )
     with helper(line, batch_id) as process:
         begin(process)
         until(lambda: count(line, "bulk_upload.load_chunks") > 2)
@@ -295,7 +297,7 @@ def test_a_part_whose_folder_is_gone_is_judged_again(line, dirty):
     announce(line, batch_id)
     with patch.object(splitting, "PATIENCE_S", 0.5):
         stages.help_along(line, batch_id)
-    lost = line.staged(batch_id).folder / parts_in(line, batch_id)[3].staged
+    lost = line.home.staging / batch_id / parts_in(line, batch_id)[3].staged
     lost.rename(line.home.root / "elsewhere")
     stages.take(line, batch_id)
     assert account(line, batch_id) == expected
@@ -329,7 +331,7 @@ def test_no_chunk_is_loaded_after_the_leave_to_do_so_was_taken_back(line, dirty)
 
     with pytest.raises(BatchBusyError):  # the gate is not passed yet
         may_load()
-    part_ledger.let_load(line.engine, batch_id, plan, line.staged(batch_id).parts)
+    part_ledger.let_load(line.engine, batch_id, plan, line.staged(batch_id, plan).parts)
     may_load()
     stages.fail(line, batch_id, "It was stopped.")
     with pytest.raises(BatchBusyError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import intake, ledger
+from bulk_upload_pipeline import intake, ledger, storage
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.line import Line
@@ -58,7 +58,8 @@ def line_at(root, database_url, **settings):
     home.make()
     engine = make_engine(database_url)
     try:
-        yield Line(Settings(home, database_url, **settings), engine)
+        with storage.opened(Settings(home, database_url, **settings)) as opened:
+            yield Line(opened, engine)
     finally:
         engine.dispose()
 

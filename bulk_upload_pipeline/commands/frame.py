@@ -49,13 +49,13 @@ class Commands(click.Group):
 @contextmanager
 def open_line() -> Generator[Line]:
     """Yield the line over this home's databases, brought up to date; PostgreSQL is started when it must be."""
-    from bulk_upload_pipeline import local
+    from bulk_upload_pipeline import local, storage
     from bulk_upload_pipeline.database import make_engine, migrate
     from bulk_upload_pipeline.line import Line
 
-    settings = read_settings()
-    settings.home.make()
-    with local.postgres(settings) as urls:
+    stated = read_settings()
+    stated.home.make()
+    with storage.opened(stated) as settings, local.postgres(settings) as urls:
         migrate(urls.invoices)
         engine = make_engine(urls.invoices)
         try:

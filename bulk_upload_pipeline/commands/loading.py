@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bulk_upload_pipeline import terminal
+from bulk_upload_pipeline import storage, terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
 from bulk_upload_pipeline.exceptions import SeveralFilesError, UnreadableError
 from bulk_upload_pipeline.model import Overrides, State
@@ -90,8 +90,11 @@ def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[
     from bulk_upload_pipeline import line
 
     try:
-        with terminal.progress_bar(name, quiet=as_json) as listener:
-            checked = line.check(read_settings(), path, stated, on_progress=listener)
+        with (
+            storage.opened(read_settings()) as settings,
+            terminal.progress_bar(name, quiet=as_json) as listener,
+        ):
+            checked = line.check(settings, path, stated, on_progress=listener)
     except UnreadableError as error:
         return _unreadable(name, error, as_json=as_json)
     verdict = checked.verdict

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bulk_upload_pipeline import terminal
+from bulk_upload_pipeline import storage, terminal
 from bulk_upload_pipeline.commands.frame import FILE, as_json
 from bulk_upload_pipeline.exceptions import FileUnwritableError
 from bulk_upload_pipeline.model import Overrides
@@ -24,7 +24,22 @@ from bulk_upload_pipeline.settings import read_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.profiles import Profile
+    from bulk_upload_pipeline.settings import Home
+
+
+PROFILES = "profiles"
+
+
+def _home() -> Home:
+    """Return the home with its profiles at hand, for the length of the command."""
+    return click.get_current_context().with_resource(storage.opened(read_settings())).home
+
+
+def _shown(home: Home, file: ProfileFile) -> str:
+    """Return where a profile is for whoever wants to edit it, and not its copy at hand."""
+    return str(home.root / PROFILES / file.path.name)
 
 
 @click.group(invoke_without_command=True)
@@ -39,11 +54,11 @@ def profiles(ctx: click.Context) -> None:
 @as_json
 def list_profiles(as_json: bool = False) -> None:
     """List the profiles: those that come with the package, and this home's, which win over them."""
-    folder = read_settings().home.profiles
-    own = home_profiles(folder)
+    home = _home()
+    own = home_profiles(home.profiles)
     names = {file.profile.name for file in own if file.profile}
     listed = [_facts(p, "shipped") for p in shipped_profiles() if p.name not in names]
-    listed += [_facts(file.profile, str(file.path)) for file in own if file.profile]
+    listed += [_facts(file.profile, _shown(home, file)) for file in own if file.profile]
     if as_json:
         terminal.print_json(listed)
     else:
@@ -67,21 +82,21 @@ def _facts(profile: Profile, source: str) -> dict[str, Any]:
 @as_json
 def check_profiles(as_json: bool) -> None:
     """Check every TOML file in the home's `profiles` folder; exit code 2 when one of them cannot be used."""
-    folder = read_settings().home.profiles
-    found = home_profiles(folder)
+    home = _home()
+    found = home_profiles(home.profiles)
     if as_json:
-        terminal.print_json([_checked(file) for file in found])
+        terminal.print_json([_checked(home, file) for file in found])
     else:
         for file in found:
             _say(file)
         if not found:
-            terminal.say(f"There is no profile in {folder}.")
+            terminal.say(f"There is no profile in {home.root / PROFILES}.")
     sys.exit(2 if any(file.problem for file in found) else 0)
 
 
-def _checked(file: ProfileFile) -> dict[str, Any]:
+def _checked(home: Home, file: ProfileFile) -> dict[str, Any]:
     return {
-        "file": str(file.path),
+        "file": _shown(home, file),
         "name": file.profile.name if file.profile else None,
         "problem": str(file.problem) if file.problem else None,
     }
@@ -108,13 +123,13 @@ def suggest(file: Path, name: str | None, write: bool, as_json: bool, **stated: 
 
     from bulk_upload_pipeline.drafting import as_toml, draft_profile
 
-    folder = read_settings().home.profiles
-    draft = draft_profile(file, load_profiles(folder), name=name, stated=Overrides(**stated))
+    home = _home()
+    draft = draft_profile(file, load_profiles(home.profiles), name=name, stated=Overrides(**stated))
     text = as_toml(draft)
     read_profile(text, draft.name)
-    path = folder / f"{draft.name}.toml"
+    path = home.root / PROFILES / f"{draft.name}.toml"
     if write:
-        _write(path, text)
+        _write(home, path, text)
     if as_json:
         facts = dataclasses.asdict(draft)
         terminal.print_json(facts | {"toml": text, "written_to": str(path) if write else None})
@@ -124,11 +139,9 @@ def suggest(file: Path, name: str | None, write: bool, as_json: bool, **stated: 
         click.echo(text, nl=False)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(home: Home, path: Place, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        storage.write_new(home, path, text)
     except FileExistsError as error:
         raise FileUnwritableError(path, "that profile exists already; choose another --name") from error
     except OSError as error:

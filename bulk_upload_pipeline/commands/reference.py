@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bulk_upload_pipeline import contract, terminal
+from bulk_upload_pipeline import contract, storage, terminal
 from bulk_upload_pipeline.commands.frame import as_json
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.profiles import normalised
@@ -95,7 +95,8 @@ def _facts(column: contract.Column, profiles: Profiles) -> dict[str, Any]:
 def _profiles() -> Profiles:
     from bulk_upload_pipeline.profile_files import load_profiles
 
-    return load_profiles(read_settings().home.profiles)
+    with storage.opened(read_settings()) as settings:
+        return load_profiles(settings.home.profiles)
 
 
 def _hint(what: str) -> str:

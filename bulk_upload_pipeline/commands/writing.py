@@ -43,12 +43,14 @@ def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json
 @as_json
 def template(file: Path, profile: str, as_json: bool) -> None:
     """Write an empty FILE (.csv or .xlsx) with the header of a profile, to be filled in by hand."""
+    from bulk_upload_pipeline import storage
     from bulk_upload_pipeline.exceptions import ProfileUnknownError
     from bulk_upload_pipeline.profile_files import load_profiles
     from bulk_upload_pipeline.settings import read_settings
     from bulk_upload_pipeline.template import write_template
 
-    profiles = load_profiles(read_settings().home.profiles)
+    with storage.opened(read_settings()) as settings:
+        profiles = load_profiles(settings.home.profiles)
     if profile not in profiles:
         raise ProfileUnknownError(profile, sorted(known.name for known in profiles))
     header = write_template(file, profiles[profile])

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from bulk_upload_pipeline import contract, report
+from bulk_upload_pipeline import contract, report, storage
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Batch, CodeCount, LoadResult, Progress, Receipt, Verdict
+from bulk_upload_pipeline.places import Place
 from bulk_upload_pipeline.sales import COUNTED_FROM, Day, as_numbers, daily_sales
 
 Metadata = dict[str, Any]
@@ -157,14 +157,15 @@ def of_load(result: LoadResult) -> Metadata:
     }
 
 
-def of_receipt(receipt: Receipt, folder: Path) -> Metadata:
+def of_receipt(receipt: Receipt, folder: Place) -> Metadata:
     """Return the counts of a receipt, and where its files are."""
+    there = storage.names(folder)
     files = {
         ("rejected_sheet" if name == report.REJECTED_SHEET else name.split(".")[0]): dg.MetadataValue.path(
             str(folder / name)
         )
         for name in (report.PAGE, report.FINDINGS, report.REJECTED_ROWS, report.REJECTED_SHEET)
-        if (folder / name).exists()
+        if name in there
     }
     return {
         "state": str(receipt.state),

@@ -4,6 +4,7 @@ from collections.abc import Generator
 
 import dagster as dg
 
+from bulk_upload_pipeline import storage
 from bulk_upload_pipeline.exceptions import SettingInvalidError
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.settings import DATABASE_URL, read_settings
@@ -23,7 +24,8 @@ def line_resource(context: dg.InitResourceContext) -> Generator[Line]:
             DATABASE_URL, "unset", "the URL of a PostgreSQL server (`bulk-upload up` sets it by itself)"
         )
     settings.home.make()
-    yield from _alive(context, Line(settings, make_engine(settings.database_url)))
+    with storage.opened(settings) as at_hand:
+        yield from _alive(context, Line(at_hand, make_engine(settings.database_url)))
 
 
 def living(line: Line) -> dg.ResourceDefinition:

@@ -12,6 +12,7 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import retention as rules
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.places import Place
 from bulk_upload_pipeline.settings import Keeping
 
 MOST_RUNS = 5_000
@@ -68,8 +69,12 @@ def _storage(line: Line) -> Iterator[sa.Engine | None]:
         engine.dispose()
 
 
-def _folders(line: Line, parent: Path, days: int | None, now: datetime) -> int:
-    return 0 if days is None else rules.remove_folders(line.engine, parent, now - timedelta(days=days))
+def _folders(line: Line, parent: Place, days: int | None, now: datetime) -> int:
+    return (
+        0
+        if days is None
+        else rules.remove_folders(line.engine, line.home, parent, now - timedelta(days=days))
+    )
 
 
 def _partitions(instance: dg.DagsterInstance, line: Line, most: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from bulk_upload_pipeline import holding, intake, ledger, local
+from bulk_upload_pipeline import holding, intake, ledger, local, storage
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
@@ -100,12 +100,12 @@ class Session:
 def session(settings: Settings) -> Generator[Session]:
     """Yield a session on a home; PostgreSQL is started, and brought up to date, when it must be."""
     settings.home.make()
-    with local.postgres(settings) as urls:
+    with storage.opened(settings) as at_hand, local.postgres(settings) as urls:
         migrate(urls.invoices)
         os.environ.update(local.dagster_environment(settings, urls))
         engine = make_engine(urls.invoices)
         with dg.DagsterInstance.get() as instance:
             try:
-                yield Session(instance, Line(settings, engine))
+                yield Session(instance, Line(at_hand, engine))
             finally:
                 engine.dispose()
