@@ -86,6 +86,18 @@ def bytes_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
     return whole[begins[0] : begins[-1]], begins - begins[0]
 
 
+def cells_at(begins: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return which cells hold some of these bytes (bool, one a cell).
+
+    Args:
+        begins: As `bytes_of` returns it.
+        positions: Places among the bytes of all cells (int64).
+    """
+    held = np.zeros(len(begins) - 1, dtype=bool)
+    held[np.searchsorted(begins, positions, side="right") - 1] = True
+    return held
+
+
 def storable(texts: pa.StringArray) -> pa.StringArray:
     """Return cells with U+FFFD for each NUL, which PostgreSQL stores in neither text nor JSON."""
     data, _ = bytes_of(texts)

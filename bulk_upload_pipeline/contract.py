@@ -145,17 +145,14 @@ STAGED_SCHEMA = ARROW_SCHEMA.append(pa.field("extra", pa.string())).append(pa.fi
 
 
 @lru_cache(maxsize=64)
-def pandera_schema(
-    present: frozenset[str], required: tuple[str, ...], today: date
-) -> pandera.DataFrameSchema:
+def pandera_schema(judged: frozenset[str], required: tuple[str, ...], today: date) -> pandera.DataFrameSchema:
     """Return the schema that judges parsed rows (Arrow-backed pandas columns).
 
     Every check is named after its code in the catalogue of findings; `not_nullable` stands for
-    `MISSING_VALUE`. Columns that the file does not have carry no checks: a call costs a fixed time for
-    each column.
+    `MISSING_VALUE`.
 
     Args:
-        present: Names of the columns that the file has.
+        judged: Names of the columns that are judged by themselves: a call costs a fixed time for each.
         required: Names of the columns that may not be empty.
         today: The day from which "in the future" counts.
     """
@@ -171,7 +168,7 @@ def pandera_schema(
             nullable=column.name not in required,
         )
         for column in COLUMNS
-        if column.name in present
+        if column.name in judged
     }
     return pandera.DataFrameSchema(columns | rules.agreement_columns(), strict=False, coerce=False)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline.cells import BLANKS, fault_of, is_absent
@@ -24,6 +25,9 @@ FIRST_YEAR, LAST_YEAR = 1900, 2200
 """A year outside is no date at all; whether an invoice can be so old is a rule of the contract."""
 
 _CENTURY = 2000
+
+_LONGEST_DATE = 60
+"""A longer text is not worth remembering."""
 
 _MONTHS = {
     name: number
@@ -82,6 +86,13 @@ def read_date(text: str, order: DateOrder | None, *, excel_serials: bool = False
         The day, None for a cell without a value, or the code of the finding that it earns.
     """
     trimmed = text.strip(BLANKS)
+    read = _read_trimmed if len(trimmed) <= _LONGEST_DATE else _read_trimmed.__wrapped__
+    return read(trimmed, order, excel_serials)
+
+
+@lru_cache(maxsize=20_000)
+def _read_trimmed(trimmed: str, order: DateOrder | None, excel_serials: bool) -> date | str | None:
+    """Read a date; the days of a file are few, and come again in each of its chunks."""
     if is_absent(trimmed):
         return None
     fault = fault_of(trimmed)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
@@ -163,29 +164,22 @@ def _rest_of(stream: BinaryIO, head: bytes) -> Iterator[bytes]:
 
 def _walk(blocks: Iterable[bytes]) -> _Walked:
     """Look at every byte: ASCII passes at memory speed, the rest is decoded."""
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    found = _Walked()
+    found, cut = _Walked(), b""
     for block in blocks:
-        if block.isascii() and not (found.utf8 and decoder.getstate()[0]):
+        if block.isascii() and not (found.utf8 and cut):
             continue
-        found.utf8 = found.utf8 and _decodes(decoder, block)
+        if found.utf8:
+            whole = _before_cut_character(cut + block)
+            found.utf8, cut = _is_utf8(whole), (cut + block)[len(whole) :]
         if found.utf8:
             found.multibyte += int(np.count_nonzero(np.frombuffer(block, np.uint8) >= _LEAD))
         else:
-            whole, characters = _MULTIBYTE.subn(b"", block)
+            others, characters = _MULTIBYTE.subn(b"", block)
             found.multibyte += characters
-            found.stray += int(np.count_nonzero(np.frombuffer(whole, np.uint8) > _ASCII))
+            found.stray += int(np.count_nonzero(np.frombuffer(others, np.uint8) > _ASCII))
         _sample(block, found.sample)
-    found.utf8 = found.utf8 and not decoder.getstate()[0]
+    found.utf8 = found.utf8 and not cut
     return found
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, block: bytes) -> bool:
-    try:
-        decoder.decode(block)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _sample(block: bytes, sample: bytearray) -> None:
@@ -217,14 +211,32 @@ def _as_utf8(decoder: codecs.IncrementalDecoder, raw: bytes, codec: str) -> byte
     if codec == "utf-8":
         # Mostly it is sound, and need not be written anew: only its ends may hold a part of a character.
         text = decoder.getstate()[0] + raw
-        try:
-            _, used = codecs.utf_8_decode(text, "strict", False)
-        except UnicodeDecodeError:
-            pass
-        else:
-            decoder.setstate((text[used:], 0))
-            return text[:used]
+        whole = _before_cut_character(text)
+        if _is_utf8(whole):
+            decoder.setstate((text[len(whole) :], 0))
+            return whole
     return decoder.decode(raw).encode("utf-8", "replace")
+
+
+def _before_cut_character(text: bytes) -> bytes:
+    """Return UTF-8 text without a character at its end that goes on behind it."""
+    for back, byte in enumerate(reversed(text[-3:]), start=1):
+        if byte >= _LEAD:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return text[:-back] if back < length else text
+        if byte <= _ASCII:
+            break
+    return text
+
+
+def _is_utf8(text: bytes) -> bool:
+    """Return whether bytes are sound UTF-8: Arrow looks twenty times faster than Python decodes."""
+    ends = pa.py_buffer(np.array([0, len(text)], np.int32))
+    try:
+        pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(text)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 class Readable(Protocol):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -446,6 +447,7 @@ def file_finding(code: str, value: str = "") -> Finding:
     return Finding(code, entry.severity, entry.message.format(value=shorten(value), column=""))
 
 
+@cache
 def no_findings() -> pa.Table:
     """Return an empty table of findings."""
     return SCHEMA.empty_table()

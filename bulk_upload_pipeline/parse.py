@@ -9,11 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bulk_upload_pipeline import contract, dates, findings, rules
-from bulk_upload_pipeline.cells import as_text, storable
+from bulk_upload_pipeline.cells import as_text, bytes_of, cells_at, storable
 from bulk_upload_pipeline.contract import Kind
 from bulk_upload_pipeline.model import TypedChunk
 from bulk_upload_pipeline.numerals import PLAIN, TOO_LARGE, Notation, read_number
@@ -154,18 +155,9 @@ def _notation(layout: Layout, profile: Profile) -> Notation:
 
 
 def _read_amounts(cells: pa.StringArray, notation: Notation, *, percent: bool) -> _Reading:
-    if notation is Notation.POINT:
-        try:
-            # What Arrow reads as a decimal of this size, the slow way reads as the same number.
-            return _Reading(cells.cast(Kind.AMOUNT.value))
-        except pa.ArrowInvalid:
-            pass
-    plain = pc.match_substring_regex(cells, PLAIN[notation])
-    readable = pc.if_else(plain, cells, pa.scalar(None, pa.string()))
-    if notation is Notation.COMMA:
-        readable = pc.replace_substring(readable, ",", ".")
-    values = readable.cast(Kind.AMOUNT.value)
-    rest = pc.fill_null(pc.invert(plain), False)
+    values, rest = _plain_amounts(cells, notation)
+    if rest is None:
+        return _Reading(values)
     slow = _read_distinct(
         cells.filter(rest), partial(read_number, notation=notation, percent=percent), Kind.AMOUNT
     )
@@ -175,7 +167,35 @@ def _read_amounts(cells: pa.StringArray, notation: Notation, *, percent: bool) -
     )
 
 
+def _plain_amounts(cells: pa.StringArray, notation: Notation) -> tuple[pa.Array, pa.BooleanArray | None]:
+    """Return the amounts of the cells that can be read as they are, and which cells are left (None: none)."""
+    if notation is Notation.POINT:
+        other = _with_other_signs(cells)
+        plain = cells if other is None else pc.if_else(other, pa.scalar(None, pa.string()), cells)
+        try:
+            # What Arrow reads as a decimal of this size, the slow way reads as the same number.
+            return plain.cast(Kind.AMOUNT.value), other
+        except pa.ArrowInvalid:
+            pass  # the signs are right, but not their order or number
+    matches = pc.match_substring_regex(cells, PLAIN[notation])
+    readable = pc.if_else(matches, cells, pa.scalar(None, pa.string()))
+    if notation is Notation.COMMA:
+        readable = pc.replace_substring(readable, ",", ".")
+    return readable.cast(Kind.AMOUNT.value), pc.fill_null(pc.invert(matches), False)
+
+
+def _with_other_signs(cells: pa.StringArray) -> pa.BooleanArray | None:
+    """Return which cells have more than figures, points and hyphens; None when none has."""
+    data, begins = bytes_of(cells)
+    others = np.flatnonzero((data < ord("-")) | (data > ord("9")) | (data == ord("/")))
+    return pa.array(cells_at(begins, others)) if len(others) else None
+
+
 def _read_dates(cells: pa.StringArray, order: _Order, *, excel_serials: bool) -> _Reading:
+    days = _iso_days(cells)
+    if days is not None:
+        return _Reading(days)
+
     def read(text: str) -> date | str | None:
         day = dates.read_date(text, order.known, excel_serials=excel_serials)
         if day == dates.AMBIGUOUS and order.known is None and order.agreed():
@@ -183,6 +203,16 @@ def _read_dates(cells: pa.StringArray, order: _Order, *, excel_serials: bool) ->
         return day
 
     return _read_distinct(cells, read, Kind.DATE)
+
+
+def _iso_days(cells: pa.StringArray) -> pa.Array | None:
+    """Return the days of a column in which all are written as 2024-12-31; None for any other."""
+    try:
+        days = cells.cast(Kind.DATE.value)
+    except pa.ArrowInvalid:
+        return None
+    first, last = (days_of.as_py() for days_of in pc.min_max(days).values())
+    return days if first.year >= dates.FIRST_YEAR and last.year <= dates.LAST_YEAR else None
 
 
 def _read_distinct(

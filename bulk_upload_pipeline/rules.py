@@ -38,19 +38,38 @@ def column_checks(column: contract.Column, today: date) -> list[pandera.Check]:
     """Return the checks on the values of one column; each is named after its finding code."""
     if column.limit is not None:
         return [_check("TEXT_TOO_LONG", _at_most(column.limit))]
-    if column.name == "invoice_date":
-        return [
-            _check("DATE_TOO_EARLY", lambda days: pc.greater_equal(days, EARLIEST_INVOICE)),
-            _check("DATE_IN_FUTURE", lambda days: pc.less_equal(days, today + LATEST_INVOICE)),
-        ]
-    if column.name == "quantity":
-        return [
-            _check("ZERO_QUANTITY", lambda amounts: pc.not_equal(amounts, ZERO)),
-            _check("CREDIT_LINE", lambda amounts: pc.greater_equal(amounts, ZERO)),
-        ]
-    if column.name == "item_price":
-        return [_check("NEGATIVE_PRICE", lambda amounts: pc.greater_equal(amounts, ZERO))]
-    return []
+    return [_check(code, rule) for code, rule in _ranges(today).get(column.name, {}).items()]
+
+
+def _ranges(today: date) -> dict[str, dict[str, Rule]]:
+    """Return the rules on how small and how large values are, by column and finding code."""
+    return {
+        "invoice_date": {
+            "DATE_TOO_EARLY": lambda days: pc.greater_equal(days, EARLIEST_INVOICE),
+            "DATE_IN_FUTURE": lambda days: pc.less_equal(days, today + LATEST_INVOICE),
+        },
+        "quantity": {
+            "ZERO_QUANTITY": lambda amounts: pc.not_equal(amounts, ZERO),
+            "CREDIT_LINE": lambda amounts: pc.greater_equal(amounts, ZERO),
+        },
+        "item_price": {"NEGATIVE_PRICE": lambda amounts: pc.greater_equal(amounts, ZERO)},
+    }
+
+
+_RANGED = frozenset(_ranges(date.min))
+
+
+def may_break(column: contract.Column, values: pa.ChunkedArray, *, required: bool) -> bool:
+    """Return whether some value of a column could break a rule of its own.
+
+    A look that costs next to nothing: pandera takes half a millisecond for every column that it is to judge.
+    """
+    if column.name in _RANGED or (required and values.null_count):
+        return True
+    if column.limit is None or values.null_count == len(values):
+        return False
+    # No text has more characters than bytes.
+    return pc.max(pc.binary_length(values)).as_py() > column.limit
 
 
 def _check(code: str, rule: Rule) -> pandera.Check:
@@ -68,14 +87,7 @@ def _check(code: str, rule: Rule) -> pandera.Check:
 
 
 def _at_most(limit: int) -> Rule:
-    def fits(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-        # No text has more characters than bytes, and those need not be counted.
-        in_bytes = pc.less_equal(pc.binary_length(texts), limit)
-        if pc.all(in_bytes).as_py() is not False:
-            return in_bytes
-        return pc.less_equal(pc.utf8_length(texts), limit)
-
-    return fits
+    return lambda texts: pc.less_equal(pc.utf8_length(texts), limit)
 
 
 AGREEMENTS: dict[str, str] = {

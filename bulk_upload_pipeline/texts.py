@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.cells import BLANKS, REPLACEMENT, SPREADSHEET_ERRORS, bytes_of
+from bulk_upload_pipeline.cells import BLANKS, REPLACEMENT, SPREADSHEET_ERRORS, bytes_of, cells_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,28 +73,30 @@ def read_texts(cells: pa.StringArray, *, float_identifier: bool = False) -> Text
     edged, odd = _look(cells)
     values = _null_if_empty(pc.utf8_trim(cells, BLANKS)) if edged else cells
     findings: tuple[Finding, ...] = ()
-    if odd:
-        values, findings = _repaired(values)
+    if odd is not None:
+        values, findings = _repaired_where(values, odd)
     if float_identifier:
         values = pc.replace_substring_regex(values, _FLOAT, r"\1")
     return Texts(values, findings)
 
 
-def _look(cells: pa.StringArray) -> tuple[bool, bool]:
-    """Return whether any cell may need trimming (or is empty), and whether any holds odd characters.
+def _look(cells: pa.StringArray) -> tuple[bool, np.ndarray | None]:
+    """Return whether any cell may need trimming (or is empty), and which hold odd characters (None: none).
 
     Looks at bytes. A character beyond ASCII may be a blank, so wherever a cell has one at an edge it counts
     as in need of trimming.
     """
     data, begins = bytes_of(cells)
     if data.size == 0:
-        return bool(cells.null_count < len(cells)), False
+        return bool(cells.null_count < len(cells)), None
     filled = begins[1:] > begins[:-1]
     empty = len(cells) - int(np.count_nonzero(filled)) > cells.null_count
     first, last = data[begins[:-1][filled]], data[begins[1:][filled] - 1]
     edged = empty or _beside_ascii_letters(first) or _beside_ascii_letters(last)
-    odd = bool(((data < 0x20) | (data >= 0x7F)).any()) or bool((first == ord("#")).any())
-    return edged, odd
+    # uint8 wraps around, so that one comparison tells control characters and all beyond ASCII.
+    odd = np.flatnonzero(data - np.uint8(0x20) >= 0x7F - 0x20)
+    hashes = begins[:-1][filled][first == ord("#")]
+    return edged, cells_at(begins, np.concatenate((odd, hashes))) if len(odd) or len(hashes) else None
 
 
 def _beside_ascii_letters(edges: np.ndarray) -> bool:
@@ -104,6 +106,16 @@ def _beside_ascii_letters(edges: np.ndarray) -> bool:
 def _null_if_empty(texts: pa.StringArray) -> pa.StringArray:
     empty = pc.equal(pc.binary_length(texts), 0)
     return pc.if_else(empty, pa.scalar(None, pa.string()), texts) if pc.any(empty).as_py() else texts
+
+
+def _repaired_where(texts: pa.StringArray, odd: np.ndarray) -> Texts:
+    """Take the second look at some cells."""
+    if odd.all():
+        return _repaired(texts)
+    where = pa.array(odd)
+    values, findings = _repaired(texts.filter(where))
+    spread = tuple(Finding(code, pc.replace_with_mask(where, where, found)) for code, found in findings)
+    return Texts(pc.replace_with_mask(texts, where, values), spread)
 
 
 def _repaired(texts: pa.StringArray) -> Texts:

@@ -98,8 +98,14 @@ def broken_rules(rows: pa.Table, layout: Layout, profile: Profile, today: date) 
     from pandera.errors import SchemaErrors
 
     present = frozenset(layout.mapping) | {"item_total"}
-    schema = contract.pandera_schema(present, profile.required, today)
-    judged = rows.select([name for name in contract.NAMES if name in present])
+    names = [
+        column.name
+        for column in contract.COLUMNS
+        if column.name in present
+        and rules.may_break(column, rows[column.name], required=column.name in profile.required)
+    ]
+    schema = contract.pandera_schema(frozenset(names), profile.required, today)
+    judged = rows.select(names)
     for name, agrees in rules.agreements(rows).items():
         judged = judged.append_column(name, agrees)
     try:
