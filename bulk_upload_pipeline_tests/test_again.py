@@ -217,6 +217,11 @@ def test_a_night_takes_what_is_due_and_every_batch_ends_well(line, instance, mon
     assert tick(line, instance).skip_message == "No batch has failed, and none waits for newer rules."
 
 
+def test_a_night_begins_at_two():
+    assert nightly_backfill.cron_schedule == "0 2 * * *"
+    assert again.MOST_A_NIGHT == 100
+
+
 def test_the_next_tick_tells_what_became_of_a_night_and_what_it_left(line, instance, monkeypatch):
     monkeypatch.setattr(again, "MOST_A_NIGHT", 2)
     closed, broken, left = (failing(line, f"{n}.csv", rows(10 * n)) for n in range(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,8 @@ from bulk_upload_pipeline_tests.upped import free_port, upped, wait_until
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, rows
 
 LATER = timedelta(minutes=11)
+TOLD = re.compile(rf"^(.+\.csv): ({'|'.join(messages.STATES.values())})$", re.MULTILINE)
+"""The line of a message that says what became of a file."""
 
 
 class Hook:
@@ -57,15 +60,24 @@ class Hook:
         return [message["title"] for message in self.told]
 
 
-@pytest.fixture
-def hook():
+@contextmanager
+def hooked():
+    """A web hook that listens."""
     hook = Hook()
     thread = threading.Thread(target=hook.server.serve_forever, args=(0.05,))
     thread.start()
-    yield hook
-    hook.server.shutdown()
-    hook.server.server_close()
-    thread.join()
+    try:
+        yield hook
+    finally:
+        hook.server.shutdown()
+        hook.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def hook():
+    with hooked() as hook:
+        yield hook
 
 
 class Post:
@@ -79,16 +91,25 @@ class Post:
         return "250 OK"
 
 
-@pytest.fixture
-def post():
+@contextmanager
+def posted():
+    """A mail server that listens."""
     post = Post()
     controller = Controller(post, hostname="127.0.0.1", port=free_port())
     controller.start()
     post.url = (
         f"mailto://127.0.0.1:{controller.port}?from=line@shop.example&to=clerk@shop.example&mode=insecure"
     )
-    yield post
-    controller.stop()
+    try:
+        yield post
+    finally:
+        controller.stop()
+
+
+@pytest.fixture
+def post():
+    with posted() as post:
+        yield post
 
 
 @contextmanager

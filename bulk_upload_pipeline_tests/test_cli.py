@@ -228,7 +228,10 @@ def test_a_batch_that_another_worker_holds_is_one_sentence_and_the_rest_goes_on(
     engine.dispose()
 
 
-def test_reload_says_what_a_day_looks_like(at_terminal):
+def test_reload_says_what_a_day_looks_like_and_which_profiles_there_are(at_terminal):
+    unknown = at_terminal("reload", "--since", "2020-01-01", "--profile", "zohho")
+    assert unknown.exit_code == 2
+    assert unknown.stderr.startswith("There is no profile named 'zohho'. Known are ")
     result = at_terminal("reload", "--since", "last week")
     assert result.exit_code == 2
     assert "does not match the format '%Y-%m-%d'" in result.stderr

@@ -1,10 +1,13 @@
 """What Dagster loads, spelled out by hand: whoever changes it sees it here."""
 
+import runpy
+
 import dagster as dg
 import pytest
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs import partitions
 from bulk_upload_pipeline.defs.partitions import batches, days
 
 SALES = dg.AssetKey("daily_sales")
@@ -100,6 +103,12 @@ def test_every_run_holds_the_line_by_which_the_reaper_knows_that_it_lives(job):
 def test_any_range_of_days_is_one_run():
     assert asset_node("daily_sales").backfill_policy == dg.BackfillPolicy.single_run()
     assert defs.resolve_schedule_def("daily_sales_refresh").cron_schedule == "0 * * * *"
+
+
+def test_the_first_day_is_the_one_that_is_set(monkeypatch):
+    monkeypatch.setenv("BULK_UPLOAD_FIRST_DAY", "2024-02-28")
+    of_that_home = runpy.run_path(partitions.__file__)["days"]
+    assert of_that_home.get_partition_keys()[:2] == ["2024-02-28", "2024-02-29"]
 
 
 def test_the_job_of_a_batch_takes_it_down_the_whole_line():

@@ -55,6 +55,7 @@ def test_rows_are_counted_by_profile_and_outcome_and_batches_by_state(line):
     take(line, drop(line, "b.csv", csv_of([good_row(2), good_row(4)])))
     found = scrape(line)
     rows = {key[1]: value for key, value in found.items() if key[0] == "bulk_upload_rows_total"}
+    assert {key[2] for key in found if key[0] == "bulk_upload_rows_total"} == {"zoho"}
     assert rows == {"inserted": 3, "updated": 0, "unchanged": 1, "rejected": 1, "unprocessed": 0}
     assert found["bulk_upload_batches", "loaded"] == 1
     assert found["bulk_upload_batches", "partially_loaded"] == 1
@@ -93,8 +94,12 @@ def test_a_database_that_is_away_is_a_figure_and_no_error(line):
 
 def test_the_metrics_listen_here_only_and_a_taken_port_is_said_so(line):
     port = free_port()
-    with metrics.served(line.engine, line.home, port), pytest.raises(PortTakenError, match=str(port)):
-        metrics.served(line.engine, line.home, port).__enter__()
+    with metrics.served(line.engine, line.home, port):
+        with pytest.raises(PortTakenError, match=str(port)):
+            metrics.served(line.engine, line.home, port).__enter__()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), 5)
+        assert scraped(port)
     with pytest.raises(urllib.error.URLError):
         scraped(port)
     assert socket.gethostbyname("localhost") == metrics.ADDRESS

@@ -215,7 +215,8 @@ def test_partitions_beyond_the_limit_leave_when_their_batches_have_ended(line, i
     for n in range(1, 4):
         ended.append(drop(line, f"{n}.csv", csv_of([good_row(n)])))
         run(line, ended[-1], instance)
-    assert nightly._partitions(instance, line, most=20_000) == 0
+    assert nightly._partitions(instance, line, most=Keeping().partitions) == 0
+    assert Keeping().partitions == 20_000
     assert nightly._partitions(instance, line, most=2) == 1
     assert instance.get_dynamic_partitions("batches") == [waiting, *ended[1:]]
     assert ledger.receipt(line.engine, ended[0]).rows_inserted == 1

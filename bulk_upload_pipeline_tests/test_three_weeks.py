@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import random
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,7 +28,7 @@ from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import LOADED_STATES, Receipt, State
 from bulk_upload_pipeline.settings import Keeping
 from bulk_upload_pipeline_tests.test_again import newer_rules
-from bulk_upload_pipeline_tests.test_alerts import Hook, hook
+from bulk_upload_pipeline_tests.test_alerts import TOLD, Hook, hook
 from bulk_upload_pipeline_tests.test_retention import ask, dagster_url, instance
 from bulk_upload_pipeline_tests.test_sales import recount, table
 from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, good_row, line_at
@@ -43,7 +42,6 @@ MONDAY = (BEGAN + timedelta(days=2)).replace(hour=8, minute=0)
 INVOICED_BEFORE = timedelta(days=60)
 NEW_RULES_ON = 10
 POLICY = Keeping(logs=3, failed_runs=5, reports=7, partitions=15)
-TOLD = re.compile(rf"^(.+\.csv): ({'|'.join(messages.STATES.values())})$", re.MULTILINE)
 
 
 class Clock(datetime):

@@ -9,7 +9,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json
-from bulk_upload_pipeline.exceptions import BatchBusyError
+from bulk_upload_pipeline.exceptions import BatchBusyError, ProfileUnknownError
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def reload(since: datetime, profile: str | None, as_json: bool) -> None:
 
     with open_session(read_settings()) as session:
         found = again.since(session.line, since.date(), profile)
+        known = session.line.profiles()
+        if profile and not found and profile not in known:
+            raise ProfileUnknownError(profile, sorted(each.name for each in known))
         code = take_again(session, {due.batch_id: due.file_name for due in found}, as_json=as_json)
     if not found and not as_json:
         of = f" of profile {profile}" if profile else ""
