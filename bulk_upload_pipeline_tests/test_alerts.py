@@ -25,7 +25,7 @@ from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import alerts as sensors
 from bulk_upload_pipeline.defs.small_files import config_of
 from bulk_upload_pipeline.exceptions import DataFaultError, SettingInvalidError
-from bulk_upload_pipeline_tests.upped import free_port, upped, wait_until
+from bulk_upload_pipeline_tests.upped import free_port
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, rows
 
 LATER = timedelta(minutes=11)
@@ -417,12 +417,3 @@ def test_alerts_test_reaches_every_channel_and_says_which_it_does_not(hook, monk
     none = CliRunner().invoke(main, ["alerts", "test"])
     assert none.exit_code == 2
     assert "BULK_UPLOAD_ALERT_URLS" in none.output
-
-
-def test_a_file_that_is_dropped_under_a_running_up_is_told_by_itself(tmp_path, hook, post):
-    urls = f"{hook.url} {post.url}"
-    with upped(tmp_path / "home", environment={"BULK_UPLOAD_ALERT_URLS": urls}) as world:
-        world.drop("wrong.csv", wrong())
-        wait_until(lambda: hook.told and post.mails)
-        assert hook.titles == ["wrong.csv: rejected"]
-        assert "wrong.csv: rejected" in post.mails[0]["Subject"]

@@ -16,7 +16,7 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import metrics
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import PortTakenError
-from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, free_port, upped, wait_until
+from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, free_port, wait_until
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at
 
 
@@ -123,10 +123,3 @@ def quietly(ask, port):
         return ask(port)
     except OSError:
         return None
-
-
-def test_a_running_up_serves_metrics_beside_everything_else(tmp_path):
-    port = free_port()
-    with upped(tmp_path / "home", "--metrics-port", str(port)) as world:
-        assert scraped(port)["bulk_upload_database_up",] == 1
-        assert any(f"http://127.0.0.1:{port}/metrics" in told for told in world.told)

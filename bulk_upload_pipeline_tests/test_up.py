@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import os
 import subprocess
+import time
+import urllib.error
+import urllib.request
 from collections import Counter
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import cluster, processes
 from bulk_upload_pipeline_tests import real_files
-from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, free_port, upped, wait_until
+from bulk_upload_pipeline_tests.test_alerts import TOLD, hooked, posted
+from bulk_upload_pipeline_tests.test_metrics import scraped
+from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, Upped, free_port, upped, wait_until
 from bulk_upload_pipeline_tests.world import csv_of, good_row
 
 ASSETS = ("upload", "validated_invoices", "processing_errors", "mangalam_invoices", "upload_receipts")
@@ -31,8 +37,24 @@ UNREADABLE = "picture renamed.csv"
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    """One `up --sample` for the tests of this module, with a file of each exit dropped in."""
-    with upped(tmp_path_factory.mktemp("up") / "home", "--sample") as up:
+    """One `up --sample` for the tests of this module, with a file of each exit dropped in, and who is told of it.
+
+    The web hook takes nothing at first.
+    """
+    viewers, metrics = free_port(), free_port()
+    with (
+        hooked() as hook,
+        posted() as post,
+        upped(
+            tmp_path_factory.mktemp("up") / "home",
+            "--sample",
+            f"--viewer-port={viewers}",
+            f"--metrics-port={metrics}",
+            environment={"BULK_UPLOAD_ALERT_URLS": f"{hook.url} {post.url}"},
+        ) as up,
+    ):
+        up.hook, up.post, hook.status = hook, post, 503
+        up.viewers, up.metrics = viewers, metrics
         up.drop(UNREADABLE, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40)
         up.drop("half-written.csv.part", csv_of([good_row(1)]))
         expected = SAMPLES | {UNREADABLE: "unreadable"}
@@ -51,6 +73,34 @@ def other_command(up, *arguments):
         timeout=120,
         check=False,
     )
+
+
+TICKS = """
+query ($sensor: String!) {
+  sensorOrError(sensorSelector: {
+    repositoryName: "__repository__", repositoryLocationName: "bulk_upload_pipeline", sensorName: $sensor
+  }) { ... on Sensor { sensorState { ticks(limit: 50) { status error { causes { message } } } } } }
+}
+"""
+
+
+def test_a_channel_that_fails_is_seen_in_the_ui_and_the_other_is_told(up):
+    def faults():
+        ticks = up.ask(TICKS, sensor="alert_delivery")["sensorOrError"]["sensorState"]["ticks"]
+        return [tick["error"]["causes"][0]["message"] for tick in ticks if tick["status"] == "FAILURE"]
+
+    (fault, *_) = wait_until(faults)
+    assert "JSON at 127.0.0.1 did not take it" in fault
+    assert "503" in fault
+    bad = ("zoho-wrong-file.csv: rejected", f"{UNREADABLE}: unreadable")
+    wait_until(lambda: all(words in mailed(up) for words in bad))
+    assert up.hook.told == []
+    up.hook.status = 200
+
+
+def mailed(up):
+    bodies = "".join(mail.get_body(("html",)).get_content() for mail in up.post.mails)
+    return html.unescape(bodies).replace("\xa0", " ")
 
 
 def test_each_dropped_file_ends_in_its_exit_and_is_told_in_a_line(up):
@@ -161,11 +211,15 @@ def test_the_hourly_job_counts_what_was_loaded_and_a_person_back_fills_a_range_a
     counted_by = up.materialized("daily_sales", days[0])["run"]
     assert up.run(counted_by) == ("SUCCESS", "refresh_daily_sales")
 
-    first, last = date.fromisoformat(days[0]), date.fromisoformat(days[9])
+    recent = [date.fromisoformat(day) for day in days if day <= f"{datetime.now(UTC):%Y-%m-%d}"][-10:]
+    first, last = recent[0], recent[-1]
     whole = [(first + timedelta(n)).isoformat() for n in range((last - first).days + 1)]
     counted = up.rows(COUNTED)
     with up.engine.begin() as connection:
-        connection.execute(sa.text("DELETE FROM daily_sales WHERE invoice_date <= :last"), {"last": last})
+        connection.execute(
+            sa.text("DELETE FROM daily_sales WHERE invoice_date BETWEEN :first AND :last"),
+            {"first": first, "last": last},
+        )
     back_fill = up.ask(BACKFILL, days=whole)["launchPartitionBackfill"]["backfillId"]
     tags = [{"key": "dagster/backfill", "value": back_fill}]
 
@@ -179,10 +233,10 @@ def test_the_hourly_job_counts_what_was_loaded_and_a_person_back_fills_a_range_a
 
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 TICK = """
-mutation ($schedule: String!) {
+mutation ($schedule: String!, $timestamp: Float!) {
   scheduleDryRun(selectorData: {
     repositoryName: "__repository__", repositoryLocationName: "bulk_upload_pipeline", scheduleName: $schedule
-  }, timestamp: 1764036000) {
+  }, timestamp: $timestamp) {
     __typename
     ... on DryRunInstigationTick {
       evaluationResult {
@@ -195,36 +249,91 @@ mutation ($schedule: String!) {
 }
 """
 BACKFILL_BATCH = """
-mutation ($batches: [String!]!) {
+mutation ($batches: [String!]!, $tags: [ExecutionTag!]!) {
   launchPartitionBackfill(backfillParams: {
     selector: {
       partitionSetName: "load_batch_partition_set"
       repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "bulk_upload_pipeline"}
     }
     partitionNames: $batches
+    tags: $tags
   }) { __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } }
 }
 """
 
 
-def test_the_nightly_tick_asks_for_what_failed_and_a_back_fill_of_the_batch_does_the_same(up):
-    batch_id = up.batch("zoho-clean.csv")
+def test_the_nightly_tick_asks_for_what_failed_or_older_rules_judged_and_a_back_fill_does_the_same(up):
+    failed, outdated = up.batch("zoho-clean.csv"), up.batch("distributor-some-faults.csv")
     before = up.rows(NET)
     with up.engine.begin() as connection:
-        connection.execute(
-            sa.text("UPDATE bulk_upload.upload_batches SET state = 'failed' WHERE batch_id = :batch"),
-            {"batch": batch_id},
-        )
-    found = up.ask(TICK, schedule="nightly_backfill")["scheduleDryRun"]["evaluationResult"]
-    (request,) = found["runRequests"]
-    assert request["runKey"].startswith(f"{batch_id}@")
-    assert {"key": "dagster/partition", "value": batch_id} in request["tags"]
+        for what, batch_id in (("state = 'failed'", failed), ("rules_version = 0", outdated)):
+            connection.execute(
+                sa.text(f"UPDATE bulk_upload.upload_batches SET {what} WHERE batch_id = :batch"),
+                {"batch": batch_id},
+            )
 
-    assert "backfillId" in up.ask(BACKFILL_BATCH, batches=[batch_id])["launchPartitionBackfill"]
-    wait_until(lambda: up.states().get("zoho-clean.csv") == "loaded")
+    def tick():
+        now = time.time()
+        return up.ask(TICK, schedule="nightly_backfill", timestamp=now)["scheduleDryRun"]["evaluationResult"]
+
+    requests = {request["runKey"].partition("@")[0]: request for request in tick()["runRequests"]}
+    assert requests.keys() == {failed, outdated}
+    assert {"key": "dagster/partition", "value": failed} in requests[failed]["tags"]
+    tags = [tag for tag in requests[failed]["tags"] if tag["key"].startswith("night")]
+    launched = up.ask(BACKFILL_BATCH, batches=[failed, outdated], tags=tags)["launchPartitionBackfill"]
+    assert "backfillId" in launched, launched
+    wait_until(
+        lambda: (
+            up.states().get("zoho-clean.csv") == "loaded"
+            and up.states().get("distributor-some-faults.csv") == "partially_loaded"
+            and not up.rows("SELECT 1 FROM bulk_upload.upload_batches WHERE rules_version = 0")
+        )
+    )
     assert up.rows(NET) == before
-    found = up.ask(TICK, schedule="nightly_backfill")["scheduleDryRun"]["evaluationResult"]
-    assert found["skipReason"].endswith("No batch has failed, and none waits for newer rules.")
+    night = next(tag["value"] for tag in tags if tag["key"] == "night")
+    assert tick()["skipReason"].endswith("No batch has failed, and none waits for newer rules.")
+    assert night == f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def test_what_the_channel_did_not_take_was_sent_again_and_everything_is_told_once(up):
+    def nights():
+        titles = [title for title in up.hook.titles if title.startswith("Taken again in the night of")]
+        return [up.hook.told[up.hook.titles.index(title)]["message"] for title in titles]
+
+    wait_until(nights)
+    told = Counter(found for message in up.hook.told for found in TOLD.findall(message["message"]))
+    assert told["zoho-wrong-file.csv", "rejected"] == 1
+    (night,) = nights()
+    assert ": 1 closed, 1 still with errors" in night
+    assert TOLD.findall(night) == [("distributor-some-faults.csv", "loaded in part")]
+    # A file that is loaded in part waits ten minutes for others, unless something worse takes it along.
+    assert told["distributor-some-faults.csv", "loaded in part"] <= 2
+
+
+@pytest.mark.parametrize("attack", ["/graphql?query={__typename}", "/report_asset_materialization/upload"])
+def test_the_ui_of_the_product_refuses_what_no_person_asks(up, attack):
+    for headers in ({}, {"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{up.port}{attack}", b"{}", {"Content-Type": "application/json", **headers}
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=30)
+        assert refused.value.code in (403, 405, 421)
+        refused.value.close()
+
+
+def test_viewers_have_a_port_of_their_own_on_which_nothing_can_be_changed(up):
+    assert any(f"http://127.0.0.1:{up.viewers}" in line for line in up.told)
+    viewer = Upped(up.home, up.viewers, up.process)
+    assert viewer.materialized("upload_receipts", up.batch("zoho-clean.csv"))
+    assert viewer.ask(LAUNCH, job="refresh_daily_sales")["launchRun"]["__typename"] == "UnauthorizedError"
+
+
+def test_metrics_are_served_beside_everything_else(up):
+    assert any(f"http://127.0.0.1:{up.metrics}/metrics" in line for line in up.told)
+    found = scraped(up.metrics)
+    assert found["bulk_upload_database_up",] == 1
+    assert found["bulk_upload_batches", "rejected"] == 1
 
 
 def test_ctrl_c_stops_all_of_it(up):
