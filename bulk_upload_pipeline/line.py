@@ -293,12 +293,8 @@ def validate(line: Line, batch_id: str) -> Verdict:
 
 
 def _judged(line: Line, batch: Batch, judging: Judging) -> Verdict:
-    """Judge a file and stage what may load: a huge one together with whoever helps.
-
-    Who helps stages into the same folder; in a home in a bucket, where there is none, nobody can.
-    """
-    in_a_folder = isinstance(line.home.root, Path)
-    parts = splitting.planned(judging, line.settings.part_bytes) if in_a_folder else ()
+    """Judge a file and stage what may load: a huge one together with whoever helps."""
+    parts = splitting.planned(judging, line.settings.part_bytes)
     if parts:
         return splitting.judge(_shared(line, batch, judging, parts), parts)
     if batch.file_size >= line.settings.part_bytes:
@@ -312,7 +308,24 @@ def _judged(line: Line, batch: Batch, judging: Judging) -> Verdict:
 
 def _shared(line: Line, batch: Batch, judging: Judging, parts: Sequence[Part]) -> Shared:
     plan = splitting.plan_in_parts(plan_of(judging, batch.sha256), parts)
-    return Shared(line.engine, batch.batch_id, judging, line.staged(batch.batch_id, plan), plan)
+    return _shared_by_plan(line, batch, judging, plan)
+
+
+def _shared_by_plan(line: Line, batch: Batch, judging: Judging, plan: str) -> Shared:
+    place = line.staging(batch.batch_id, plan)
+    return Shared(
+        line.engine,
+        batch.batch_id,
+        judging,
+        line.staged(batch.batch_id, plan),
+        plan,
+        publish=lambda folder: storage.publish(line.home, place / folder),
+        bring=lambda folder: _bring(line, place / folder),
+    )
+
+
+def _bring(line: Line, place: Place) -> None:
+    storage.folder_at_hand(line.home, place)
 
 
 def _judging_of(line: Line, batch: Batch) -> Judging:
@@ -401,12 +414,17 @@ def load(line: Line, batch_id: str) -> LoadResult:
 def _share_of(
     line: Line, batch: Batch, staged: StagedBatch, plan: str, pace: Pace
 ) -> Iterator[LoadShare | None]:
-    """Let whoever helps load parts of a huge file, too; what is loaded here is all of any other file."""
-    if not part_ledger.let_load(line.engine, batch.batch_id, plan, staged.parts):
+    """Yield what is loaded here of a huge file, so that others can load the rest; None means all of it."""
+    if not staged.parts:
+        yield None
+        return
+    shared = _shared_by_plan(line, batch, _judging_of(line, batch), plan)
+    if len(shared.rows()) != len(staged.parts):
+        for part in staged.parts:
+            shared.bring(part.folder)
         yield None
         return
     with part_ledger.leases(line.engine) as leases:
-        shared = Shared(line.engine, batch.batch_id, _judging_of(line, batch), staged, plan)
         yield LoadShare(shared, leases, pace.advance)
 
 

@@ -128,20 +128,14 @@ def _update(engine: sa.Engine, batch_id: str, row: PartRow, *where: Any, **value
         return bool(connection.execute(sa.update(file_parts).where(*mine, *where).values(**values)).rowcount)
 
 
-def let_load(engine: sa.Engine, batch_id: str, plan: str, parts: Sequence[StagedPart]) -> bool:
-    """Let the parts of a batch be loaded by whoever has time; return False when they are not known any more."""
-    if not parts:
-        return False
+def let_load(engine: sa.Engine, batch_id: str, plan: str, parts: Sequence[StagedPart]) -> None:
+    """Let the parts of a batch be loaded by whoever has time."""
     columns = file_parts.c
-    mine = (columns.batch_id == batch_id, columns.plan == plan)
     with engine.begin() as connection:
-        known = connection.scalar(sa.select(sa.func.count()).where(*mine))
-        if known != len(parts):
-            return False
         for number, part in enumerate(parts):
-            placed = sa.update(file_parts).where(*mine, columns.part == number)
+            mine = (columns.batch_id == batch_id, columns.plan == plan, columns.part == number)
+            placed = sa.update(file_parts).where(*mine)
             connection.execute(placed.values(first_chunk=part.first_chunk, loaded=part.chunks == 0))
-    return True
 
 
 def make_sure(cursor: Cursor, batch_id: str, plan: str, index: int) -> None:

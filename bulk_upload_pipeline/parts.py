@@ -3,7 +3,7 @@
 A quotation mark decides what a line break means, and one that is never closed costs its own line only. So
 where a record begins cannot be told from the middle of a file for sure. Instead of guessing, whoever plans the
 parts cuts the whole text once as the reader itself would, which looks for little more than quotation marks
-and line ends and costs a fiftieth of judging it. A part begins where a stretch of that reading begins, knows
+and line ends and costs a fifteenth of judging it. A part begins where a stretch of that reading begins, knows
 its physical line, and is read by the same blocks: so its stretches are those of one reading, byte by byte.
 """
 

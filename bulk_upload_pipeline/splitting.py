@@ -63,8 +63,10 @@ class Shared:
     """A shared batch as one worker sees it.
 
     Attributes:
-        staged: Where its parts are staged.
+        staged: Where its parts are staged, on this machine.
         plan: Digest of all that decides what is staged, parts included.
+        publish: Puts the files of a folder of the staging (or, without a name, of itself) where others see them.
+        bring: Brings those that others have put there to this machine.
     """
 
     engine: sa.Engine
@@ -72,6 +74,8 @@ class Shared:
     judging: Judging
     staged: StagedBatch
     plan: str
+    publish: Callable[[str], None] = lambda folder: None
+    bring: Callable[[str], None] = lambda folder: None
 
     def rows(self) -> list[PartRow]:
         """Return how far its parts are; none when they are not those of this plan any more."""
@@ -116,8 +120,11 @@ def judge(shared: Shared, parts: Sequence[Part]) -> Verdict:
         while any(row.staged is None for row in follower.look(shared.rows())):
             if not _judge_next(shared, leases, follower):
                 time.sleep(BETWEEN_LOOKS_S)
-    done = [(row.staged, row.verdict) for row in shared.rows()]
-    verdict = compose(shared.staged, [(staged, v) for staged, v in done if staged and v], shared.plan)
+    done = [(row.staged, row.verdict) for row in shared.rows() if row.staged and row.verdict]
+    for folder, _ in done:
+        shared.bring(folder)
+    verdict = compose(shared.staged, done, shared.plan)
+    shared.publish("")
     if verdict.rows_read == 0:
         raise UnreadableError(catalogue.file_finding("NO_DATA_ROWS"))
     return verdict
@@ -131,6 +138,8 @@ def _announce(shared: Shared, parts: Sequence[Part]) -> None:
     part_ledger.announce(shared.engine, shared.batch_id, shared.plan, parts)
     folder.mkdir(parents=True, exist_ok=True)
     for row in shared.rows():
+        if row.staged:
+            shared.bring(row.staged)
         if row.staged and not (folder / row.staged).exists():
             part_ledger.note_lost(shared.engine, shared.batch_id, row)
 
@@ -186,6 +195,7 @@ def _judge_part(shared: Shared, row: PartRow, follower: _Follower | None) -> Non
         part_ledger.note_doubt(shared.engine, shared.batch_id, row)
         shutil.rmtree(folder)
         return
+    shared.publish(folder.name)
     if not part_ledger.note_judged(shared.engine, shared.batch_id, row, folder.name, verdict):
         shutil.rmtree(folder, ignore_errors=True)  # another worker was faster
 
@@ -270,7 +280,9 @@ class LoadShare:
         part_ledger.make_sure(cursor, self._shared.batch_id, self._shared.plan, index)
 
     def turns(self) -> Iterator[Sequence[int]]:
-        """See `load.Share`."""
+        """See `load.Share`. Only here others may begin: before, the ledger of an earlier plan was still open."""
+        batch_id, staged = self._shared.batch_id, self._shared.staged
+        part_ledger.let_load(self._shared.engine, batch_id, self._shared.plan, staged.parts)
         self._counted = {row.number for row in _unloaded(self._shared.rows()) if not self._pending(row)}
         while any(not row.loaded for row in self._look()):
             took = False
@@ -286,6 +298,7 @@ class LoadShare:
         with self._leases.one_of(batch_id, _unloaded(self._shared.rows())) as row:
             if row is not None:
                 self._counted.add(row.number)
+                self._shared.bring(row.staged or "")
                 yield self._pending(row)
                 part_ledger.note_loaded(engine, batch_id, row)
 
@@ -367,8 +380,8 @@ def _load_next(shared: Shared, leases: Leases, on_conflict: OnConflict) -> bool:
     from bulk_upload_pipeline.load import load_chunks
 
     share, took = LoadShare(shared, leases), False
-    # What the batch is staged in was not complete before.
-    staged = replace(shared.staged)
+    shared.bring("")
+    staged = replace(shared.staged)  # which has just become complete
     for pending in share.next_turn():
         took = True
         load_chunks(shared.engine, shared.batch_id, staged, shared.plan, on_conflict, pending, share=share)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -21,8 +23,7 @@ from bulk_upload_pipeline.model import Severity, Totals, Verdict
 from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch, StagedPart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from bulk_upload_pipeline.model import ChunkVerdict
@@ -31,6 +32,8 @@ IDENTITIES, IDENTITY_ROWS = "identities.u64", "identity_rows.i64"
 
 IDENTITIES_AT_ONCE = 2_000_000
 """Identities that are sorted in memory at once: 16 bytes each."""
+
+IDENTITIES_READ_AT_ONCE = 500_000
 
 
 class Stage:
@@ -169,7 +172,7 @@ def _sum(verdicts: Sequence[Verdict], plan: str) -> Verdict:
     )
 
 
-Source = tuple["Path", "Path", int]
+Source = tuple[Path, Path, int]
 """Where the identities of some rows lie, where their numbers, and how many rows come before them."""
 
 
@@ -182,25 +185,52 @@ def repeated_lines(sources: Sequence[Source]) -> pa.Table:
         sources: The identities in file order.
     """
     count = sum(identities.stat().st_size for identities, _, _ in sources) // 8
-    slices = max(1, -(-count // IDENTITIES_AT_ONCE))
-    found = [_repeated(*_slice(sources, part, slices)) for part in range(slices)]
+    if count <= IDENTITIES_AT_ONCE:
+        found = [_repeated(*_joined(list(_blocks(sources))))]
+    else:
+        with TemporaryDirectory(dir=sources[0][0].parent) as folder:
+            found = [
+                _repeated(*one) for one in _slices(sources, -(-count // IDENTITIES_AT_ONCE), Path(folder))
+            ]
     rows = np.concatenate([rows for rows, _ in found])
     occurrences = np.concatenate([occurrences for _, occurrences in found])
     order = np.argsort(rows)
     return pa.table([rows[order], occurrences[order].astype(np.int32)], schema=OCCURRENCES_SCHEMA)
 
 
-def _slice(sources: Sequence[Source], part: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+Block = tuple[np.ndarray, np.ndarray]
+"""Identities, and the row number of each."""
+
+
+def _blocks(sources: Sequence[Source]) -> Iterator[Block]:
+    """Yield all identities in file order, some at a time, with their row numbers in the file."""
     for identities, rows, before in sources:
         with identities.open("rb") as identity_file, rows.open("rb") as row_file:
-            while len(block := np.fromfile(identity_file, np.uint64, IDENTITIES_AT_ONCE)):
-                numbers = np.fromfile(row_file, np.int64, len(block)) + before
-                here = block % np.uint64(slices) == part if slices > 1 else slice(None)
-                kept.append((block[here], numbers[here]))
-    if not kept:
+            while len(block := np.fromfile(identity_file, np.uint64, IDENTITIES_READ_AT_ONCE)):
+                yield block, np.fromfile(row_file, np.int64, len(block)) + before
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    if not blocks:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    return np.concatenate([k for k, _ in kept]), np.concatenate([r for _, r in kept])
+    return np.concatenate([k for k, _ in blocks]), np.concatenate([r for _, r in blocks])
+
+
+def _slices(sources: Sequence[Source], slices: int, folder: Path) -> Iterator[Block]:
+    """Yield the identities in slices by their value, each in file order; one pass writes them to files."""
+    kept = [folder / str(part) for part in range(slices)]
+    for identities, rows in _blocks(sources):
+        slice_of = (identities % np.uint64(slices)).astype(np.int64)
+        order = np.argsort(slice_of, kind="stable")
+        pairs = np.stack((identities.view(np.int64), rows), axis=1)[order]
+        ends = np.searchsorted(slice_of[order], np.arange(slices), side="right")
+        for path, pair in zip(kept, np.split(pairs, ends[:-1]), strict=True):
+            with path.open("ab") as file:
+                pair.tofile(file)
+    for path in kept:
+        pairs = np.fromfile(path, np.int64).reshape(-1, 2)
+        path.unlink()
+        yield np.ascontiguousarray(pairs[:, 0]).view(np.uint64), pairs[:, 1]
 
 
 def _repeated(identities: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -102,14 +102,17 @@ def folder_at_hand(home: Home, place: Place) -> Path:
 
 
 def publish(home: Home, place: Place) -> None:
-    """Put what was written on this machine to where others see it: exactly these files, the last name last."""
+    """Put what was written on this machine to where others see it: exactly these files, the last name last.
+
+    Folders in it are published by themselves.
+    """
     if isinstance(place, Path):
         return
-    written = {path.name: path for path in sorted(mirrored(home, place).iterdir())}
+    written = {path.name: path for path in sorted(mirrored(home, place).iterdir()) if path.is_file()}
     for name, path in written.items():
         objects.put(path, place / name)
     for entry in objects.listed(place):
-        if entry.name not in written:
+        if entry.name not in written and not entry.is_folder:
             objects.remove(place / entry.name)
 
 

@@ -18,7 +18,19 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
-from bulk_upload_pipeline import alerts, inbox, intake, ledger, metrics, objects, storage
+from bulk_upload_pipeline import (
+    alerts,
+    dialects,
+    encodings,
+    inbox,
+    intake,
+    ledger,
+    metrics,
+    objects,
+    part_ledger,
+    splitting,
+    storage,
+)
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.exceptions import (
@@ -31,6 +43,7 @@ from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.places import Key, is_usable, lies_in, named, place_of
 from bulk_upload_pipeline.settings import Home, read_settings
 from bulk_upload_pipeline_tests.buckets import BUCKET, object_store
+from bulk_upload_pipeline_tests.test_splitting import announce
 from bulk_upload_pipeline_tests.world import count, csv_of, good_row, line_at, receipt, rows
 
 TARGET = "mangalam_invoices"
@@ -402,3 +415,46 @@ def test_places_know_where_they_lie():
     assert not lies_in(home.inbox / "a", Path("/"))
     assert named(Path("/x"), "a\n").name == "a\n"
     assert home.postgres == Path("data").absolute() / "postgres"
+
+
+def test_a_huge_file_is_judged_and_loaded_by_machines_that_share_nothing_but_the_store(
+    root, database_url, monkeypatch
+):
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(dialects, "TOP_BYTES", 1 << 10)
+    monkeypatch.setattr(splitting, "PATIENCE_S", 0.2)
+    shape = {"chunk_rows": 100, "part_bytes": 1 << 14}
+    text = csv_of([good_row(n, Quantity="x" if n == 700 else "4") for n in range(1_000)])
+    with line_at(root, database_url, **shape) as one, line_at(root, database_url, **shape) as two:
+        batch_id = drop(one, "huge.csv", text)
+        plan = announce(one, batch_id, shape["part_bytes"]).plan
+        parts = len(part_ledger.rows(one.engine, batch_id))
+        assert parts > 3
+        assert stages.help_along(two, batch_id) == parts
+        assert stages.validate(one, batch_id).rows_read == 1_000
+        staged = one.staged(batch_id, plan)
+        ledger.loading(one.engine, batch_id)
+        part_ledger.let_load(one.engine, batch_id, plan, staged.parts)
+        assert stages.help_along(two, batch_id) == parts
+        assert count(one, TARGET) == 999
+        with line_at(root, database_url, **shape) as three:
+            stages.load(three, batch_id)
+            stages.close(three, batch_id)
+        assert receipt(one, batch_id).state is State.PARTIALLY_LOADED
+        assert receipt(one, batch_id).rows_inserted == 999
+        assert rows(one, "SELECT row_number FROM bulk_upload.processing_errors") == [(701,)]
+        assert objects.listed(one.home.staging) == []
+
+
+def test_a_huge_file_whose_parts_nobody_knows_any_more_is_loaded_by_one(root, database_url, monkeypatch):
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(dialects, "TOP_BYTES", 1 << 10)
+    shape = {"chunk_rows": 100, "part_bytes": 1 << 14}
+    with line_at(root, database_url, **shape) as one:
+        batch_id = drop(one, "huge.csv", csv_of([good_row(n) for n in range(1_000)]))
+        stages.upload(one, batch_id)
+        stages.validate(one, batch_id)
+    with line_at(root, database_url, **shape) as two:
+        part_ledger.forget(two.engine, batch_id)
+        stages.load(two, batch_id)
+        assert stages.close(two, batch_id).rows_inserted == 1_000

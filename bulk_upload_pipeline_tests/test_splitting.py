@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import dialects, encodings, ledger, part_ledger, records, splitting
+from bulk_upload_pipeline import dialects, encodings, ledger, load, part_ledger, records, splitting
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import BatchBusyError, UnreadableError, WorkersDifferError
@@ -101,15 +101,15 @@ def parts_in(line, batch_id):
     return part_ledger.rows(line.engine, batch_id)
 
 
-def announce(line, batch_id):
+def announce(line, batch_id, part_bytes=PART):
     """Do what a run does that is killed when it has just planned the parts."""
     stages.upload(line, batch_id)
     batch = ledger.batch(line.engine, batch_id)
     judging = stages._judging_of(line, batch)
-    parts = splitting.planned(judging, PART)
+    parts = splitting.planned(judging, part_bytes)
     shared = stages._shared(line, batch, judging, parts)
     part_ledger.announce(line.engine, batch_id, shared.plan, parts)
-    shared.staged.folder.mkdir(parents=True)
+    shared.staged.folder.mkdir(parents=True, exist_ok=True)
     return shared
 
 
@@ -223,6 +223,23 @@ def test_the_part_of_a_worker_that_is_killed_is_taken_by_another(line, dirty):
     assert len(after) == len(everything)
 
 
+def test_nobody_helps_to_load_before_the_ledger_of_an_earlier_plan_is_closed(line, dirty, monkeypatch):
+    batch_id = drop(line, "dirty.csv", dirty)
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    opened = []
+
+    def open_ledger(*arguments):
+        opened.append([row.first_chunk for row in parts_in(line, batch_id)])
+        return real(*arguments)
+
+    real = load._open_ledger
+    monkeypatch.setattr(load, "_open_ledger", open_ledger)
+    stages.load(line, batch_id)
+    assert opened == [[None] * len(line.staged(batch_id, parts_in(line, batch_id)[0].plan).parts)]
+    assert all(row.loaded and row.first_chunk is not None for row in parts_in(line, batch_id))
+
+
 @pytest.mark.scale
 def test_a_helper_that_dies_while_it_loads_costs_nothing(line, dirty):
     expected = by_one(line, "dirty.csv", dirty)
@@ -231,9 +248,7 @@ def test_a_helper_that_dies_while_it_loads_costs_nothing(line, dirty):
     stages.validate(line, batch_id)
     verdict = ledger.verdict(line.engine, batch_id)
     ledger.loading(line.engine, batch_id)
-    assert part_ledger.let_load(
-        line.engine, batch_id, verdict.plan, line.staged(batch_id, verdict.plan).parts
-    )
+    part_ledger.let_load(line.engine, batch_id, verdict.plan, line.staged(batch_id, verdict.plan).parts)
     with helper(line, batch_id) as process:
         begin(process)
         until(lambda: count(line, "bulk_upload.load_chunks") > 2)
@@ -417,6 +432,14 @@ def profiles():
     return load_profiles(Path("/nowhere"))
 
 
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory, profiles):
+    """The layout of all these files, whatever is in them."""
+    path = tmp_path_factory.mktemp("layout") / "file.csv"
+    path.write_text(csv_of([good_row(1)]))
+    return recognise(path, profiles)
+
+
 def judged(judge, staged):
     """The verdict, and all that is staged, however it is cut into chunks."""
     try:
@@ -435,7 +458,7 @@ def judged(judge, staged):
 @settings(max_examples=20)
 @given(TEXT, st.integers(60, 400), st.integers(1, 300), st.integers(1, 9))
 def test_whatever_is_in_a_file_its_parts_are_judged_as_the_whole(
-    engine, profiles, lines, block, part_bytes, chunk_rows
+    engine, profiles, layout, lines, block, part_bytes, chunk_rows
 ):
     text = ",".join(HEADER) + "\n" + "".join(line + end for line, end in lines)
     with (
@@ -446,7 +469,6 @@ def test_whatever_is_in_a_file_its_parts_are_judged_as_the_whole(
     ):
         path = Path(folder) / "file.csv"
         path.write_text(text, "utf-8", newline="")
-        layout = dataclasses.replace(recognise(path, profiles), delimiter=",")
         judging = Judging(path, layout, profiles[layout.profile], chunk_rows, 0.5, lambda progress: None)
         parts = splitting.planned(judging, part_bytes)
         if not parts:
