@@ -132,7 +132,7 @@ class Line:
 def _profiles(settings: Settings) -> Profiles:
     from bulk_upload_pipeline.profile_files import load_profiles
 
-    return load_profiles(settings.home.profiles)
+    return load_profiles(storage.profiles_at_hand(settings.home))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,7 @@ def opened(settings: Settings) -> Generator[Settings]:
         scratch = Path(lock.name.removesuffix(LOCK))
         scratch.mkdir(mode=0o700)
         try:
-            mine = replace(home, scratch=scratch)
-            folder_at_hand(mine, mine.root / "profiles")
-            yield replace(settings, home=mine)
+            yield replace(settings, home=replace(home, scratch=scratch))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -98,6 +96,15 @@ def folder_at_hand(home: Home, place: Place) -> Path:
         for entry in objects.listed(place):
             if not entry.is_folder:
                 file_at_hand(home, place / entry.name)
+    return folder
+
+
+def profiles_at_hand(home: Home) -> Path:
+    """Return the folder of a home's profiles; those of an object store are fetched when first asked for."""
+    folder = home.profiles
+    if isinstance(home.root, Key) and not folder.exists():
+        folder.mkdir()
+        folder_at_hand(home, home.root / folder.name)
     return folder
 
 

@@ -26,12 +26,24 @@ from bulk_upload_pipeline.cluster import cluster_in
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent.parent
 DOCKER = ROOT / "docker"
-SECONDS = 300
+SECONDS = 600
 """How long anything may take on a machine that has much else to do."""
 
 
-def compose():
-    return yaml.safe_load((DOCKER / "compose.yaml").read_text())
+def compose(*overlays):
+    """The services, as Compose merges its files: lists grow, and of two values the later counts."""
+    file = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    for overlay in overlays:
+        file = merged(file, yaml.safe_load((DOCKER / overlay).read_text()))
+    return file
+
+
+def merged(below, above):
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {key: merged(below.get(key), above.get(key)) for key in below | above}
+    if isinstance(below, list) and isinstance(above, list):
+        return below + above
+    return below if above is None else above
 
 
 def interpolated(value, variables):
@@ -71,14 +83,15 @@ def free_port():
 class Deployment:
     """Starts and ends services; use it as a context manager."""
 
-    def __init__(self, **variables):
+    def __init__(self, *, overlays=(), **variables):
         self.variables = {
             name.partition("=")[0]: f"of-{name.partition('=')[0].lower()}"
             for name in (DOCKER / "env.example").read_text().splitlines()
             if "PASSWORD=" in name
         }
         self.variables |= {"BULK_UPLOAD_UI_HOST": "localhost"} | variables
-        self.file = interpolated(compose(), self.variables)
+        self.file = interpolated(compose(*overlays), self.variables)
+        self.shares_disk = not overlays
         self.ports = {
             name: free_port()
             for name in (
@@ -105,6 +118,8 @@ class Deployment:
         (self.folder / "dagster" / "celery" / "dagster.yaml").write_text(pool)
         (self.folder / "Caddyfile").write_text(self.swapped((DOCKER / "Caddyfile").read_text()))
         for name, secret in self.file["secrets"].items():
+            if "environment" not in secret:
+                continue  # a file that the test writes
             (self.folder / "secrets" / name).write_text(self.variables[secret["environment"]] + "\n")
         for source in (ROOT / "dagster.yaml", DOCKER / "workspace.yaml"):
             (self.folder / "dagster" / source.name).write_text(self.swapped(source.read_text()))
@@ -118,6 +133,12 @@ class Deployment:
     @property
     def data(self):
         return self.folder / "data"
+
+    def disk(self, name):
+        """The disk of a service, where its temporary files are, too; nobody else sees it unless all share one."""
+        disk = self.data if self.shares_disk else self.folder / "disks" / name
+        disk.mkdir(parents=True, exist_ok=True)
+        return disk
 
     def swapped(self, text):
         ports = self.ports
@@ -161,6 +182,7 @@ class Deployment:
             "HOME": str(self.folder),
             "XDG_DATA_HOME": str(self.data),
             "HOSTNAME": as_name or name,
+            **({} if self.shares_disk else {"TMPDIR": str(self.disk(as_name or name))}),
             # This tree's code, with the shared packages.
             "PYTHONPATH": str(ROOT),
         }
@@ -183,7 +205,11 @@ class Deployment:
             command, extra = command or self.command(name), {}
         with (self.folder / "logs" / f"{as_name or name}.log").open("ab") as log:
             self._spawn(
-                as_name or name, command, self.environment(name, as_name), log, {"cwd": self.data} | extra
+                as_name or name,
+                command,
+                self.environment(name, as_name),
+                log,
+                {"cwd": self.disk(as_name or name)} | extra,
             )
 
     def _spawn(self, name, command, environment, log, extra):
@@ -225,6 +251,25 @@ class Deployment:
         command[0] = str(cluster.programs / command[0])
         here = ["-D", ".", "-p", str(self.ports["postgres"]), "-k", ".", "-c", "listen_addresses=127.0.0.1"]
         return [*command, *here], {"cwd": cluster.folder, **who}
+
+    def start_pool(self, *workers):
+        """Start all that loads files, with these workers."""
+        for name in ("postgres", "redis"):
+            self.start(name)
+            self.wait_healthy(name)
+        done = self.run("init")
+        assert done.returncode == 0, done.stderr
+        self.start("code")
+        self.start_workers(*workers)
+        self.wait_healthy("code")
+        self.start("daemon")
+        self.wait_healthy("daemon")
+
+    def start_workers(self, *workers):
+        for name in workers:
+            self.start("worker", as_name=name)
+        for name in workers:
+            self.wait_healthy("worker", as_name=name)
 
     def run(self, name, *command):
         """Run a command in the surroundings of a service, as `docker compose run` does; return how it ended."""

@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bulk_upload_pipeline import roles
+from bulk_upload_pipeline import lanes, roles
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline_tests.composed import DOCKER, ROOT, Deployment, compose
 from bulk_upload_pipeline_tests.world import csv_of, good_row
@@ -156,14 +156,22 @@ def test_the_roles_log_in_with_their_passwords_only(deployment):
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("variables", [{}, {"COMPOSE_PROFILES": "workers"}])
-def test_compose_itself_reads_the_file_as_these_tests_do(tmp_path, variables):
-    with Deployment(**variables) as deployment:
+@pytest.mark.parametrize(
+    ("overlays", "variables"),
+    [
+        ((), {}),
+        ((), {"COMPOSE_PROFILES": "workers"}),
+        (("bucket.yaml",), {"COMPOSE_PROFILES": "workers", "BULK_UPLOAD_BUCKET": "s3://bucket/home"}),
+    ],
+)
+def test_compose_itself_reads_the_file_as_these_tests_do(tmp_path, overlays, variables):
+    with Deployment(overlays=overlays, **variables) as deployment:
         (tmp_path / ".env").write_text(
             "".join(f"{name}={value}\n" for name, value in deployment.variables.items())
         )
         compose = Path(sys.executable).with_name("docker-compose")
-        command = [compose, "--env-file", tmp_path / ".env", "--file", DOCKER / "compose.yaml", "config"]
+        files = [word for name in ("compose.yaml", *overlays) for word in ("--file", DOCKER / name)]
+        command = [compose, "--env-file", tmp_path / ".env", *files, "config"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         known = yaml.safe_load(said)["services"]
         expected = {n for n, s in deployment.file["services"].items() if variables or not s.get("profiles")}
@@ -230,5 +238,9 @@ def test_the_configuration_with_a_pool_differs_in_what_concerns_the_pool_only():
     assert alone == pool
     assert [entry["value"] for entry in limits[0]["runs"]["tag_concurrency_limits"]] == [
         entry["value"] for entry in limits[1]["runs"]["tag_concurrency_limits"]
+    ]
+    assert [entry["limit"] for limit in limits for entry in limit["runs"]["tag_concurrency_limits"][:1]] == [
+        lanes.AT_ONCE,
+        lanes.AT_ONCE_IN_POOL,
     ]
     assert limits[0]["pools"]["granularity"] == limits[1]["pools"]["granularity"]

@@ -22,20 +22,7 @@ def deployment():
     with Deployment(
         COMPOSE_PROFILES="workers", WORKER_PROCESSES="1", BULK_UPLOAD_CHUNK_ROWS="2000"
     ) as running:
-        running.start("postgres")
-        running.start("redis")
-        running.wait_healthy("postgres")
-        running.wait_healthy("redis")
-        done = running.run("init")
-        assert done.returncode == 0, done.stderr
-        running.start("code")
-        running.start("worker", as_name="one")
-        running.start("worker", as_name="two")
-        running.wait_healthy("code")
-        for name in ("one", "two"):
-            running.wait_healthy("worker", as_name=name)
-        running.start("daemon")
-        running.wait_healthy("daemon")
+        running.start_pool("one", "two")
         yield running
 
 

@@ -267,6 +267,13 @@ def test_small_files_are_shared_out_evenly_within_bounds_and_each_once(files, si
     assert len(groups) >= (2 if files >= 40 else 1)
 
 
+def test_a_pool_shares_small_files_among_as_many_runs_as_it_takes_at_once():
+    items = [File(10) for _ in range(300)]
+    _, groups = share(items, at_once=8)
+    assert [len(group) for group in groups] == [38, 38, 38, 38, 38, 38, 38, 34]
+    assert [len(group) for group in share(items[:45], at_once=8)[1]] == [23, 22]
+
+
 # The sensor
 
 

@@ -55,7 +55,7 @@ def profiles(ctx: click.Context) -> None:
 def list_profiles(as_json: bool = False) -> None:
     """List the profiles: those that come with the package, and this home's, which win over them."""
     home = _home()
-    own = home_profiles(home.profiles)
+    own = home_profiles(storage.profiles_at_hand(home))
     names = {file.profile.name for file in own if file.profile}
     listed = [_facts(p, "shipped") for p in shipped_profiles() if p.name not in names]
     listed += [_facts(file.profile, _shown(home, file)) for file in own if file.profile]
@@ -83,7 +83,7 @@ def _facts(profile: Profile, source: str) -> dict[str, Any]:
 def check_profiles(as_json: bool) -> None:
     """Check every TOML file in the home's `profiles` folder; exit code 2 when one of them cannot be used."""
     home = _home()
-    found = home_profiles(home.profiles)
+    found = home_profiles(storage.profiles_at_hand(home))
     if as_json:
         terminal.print_json([_checked(home, file) for file in found])
     else:
@@ -124,7 +124,9 @@ def suggest(file: Path, name: str | None, write: bool, as_json: bool, **stated: 
     from bulk_upload_pipeline.drafting import as_toml, draft_profile
 
     home = _home()
-    draft = draft_profile(file, load_profiles(home.profiles), name=name, stated=Overrides(**stated))
+    draft = draft_profile(
+        file, load_profiles(storage.profiles_at_hand(home)), name=name, stated=Overrides(**stated)
+    )
     text = as_toml(draft)
     read_profile(text, draft.name)
     path = home.root / PROFILES / f"{draft.name}.toml"

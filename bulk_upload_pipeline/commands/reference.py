@@ -96,7 +96,7 @@ def _profiles() -> Profiles:
     from bulk_upload_pipeline.profile_files import load_profiles
 
     with storage.opened(read_settings()) as settings:
-        return load_profiles(settings.home.profiles)
+        return load_profiles(storage.profiles_at_hand(settings.home))
 
 
 def _hint(what: str) -> str:

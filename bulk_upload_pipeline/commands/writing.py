@@ -50,7 +50,7 @@ def template(file: Path, profile: str, as_json: bool) -> None:
     from bulk_upload_pipeline.template import write_template
 
     with storage.opened(read_settings()) as settings:
-        profiles = load_profiles(settings.home.profiles)
+        profiles = load_profiles(storage.profiles_at_hand(settings.home))
     if profile not in profiles:
         raise ProfileUnknownError(profile, sorted(known.name for known in profiles))
     header = write_template(file, profiles[profile])

@@ -38,7 +38,7 @@ def inbox_sensor(
         context.update_cursor(cursor)
         return dg.SkipReason(survey.in_words)
     return dg.SensorResult(
-        run_requests=_run_requests(survey.requests),
+        run_requests=_run_requests(survey.requests, _at_once(line)),
         dynamic_partitions_requests=[batches.build_add_request([r.batch_id for r in survey.requests])],
         cursor=cursor,
     )
@@ -68,8 +68,12 @@ class _Runs:
         return frozenset(batch_id for run in runs for batch_id in batch_ids_in(run.run_config))
 
 
-def _run_requests(requests: Sequence[intake.Request]) -> list[dg.RunRequest]:
-    alone, together = lanes.share(requests)
+def _at_once(line: Line) -> int:
+    return lanes.AT_ONCE_IN_POOL if line.settings.broker_url else lanes.AT_ONCE
+
+
+def _run_requests(requests: Sequence[intake.Request], at_once: int) -> list[dg.RunRequest]:
+    alone, together = lanes.share(requests, at_once)
     return [*map(_run_of_one, alone), *map(_run_of_many, together)]
 
 
