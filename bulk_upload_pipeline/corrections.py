@@ -145,7 +145,6 @@ class Origins:
         columns: How many columns the root's file has.
         rows_read: Rows of the root; a row that is none of them gets a number beyond.
         rejected: The rows of the root that were ever rejected, by number.
-        barred: Rows that stand in the target by a later batch, which is named.
         repeated: Row numbers that the correction has more than once.
     """
 
@@ -155,7 +154,6 @@ class Origins:
     columns: int
     rows_read: int
     rejected: dict[int, Rejected]
-    barred: dict[int, str]
     repeated: frozenset[int]
 
     @cached_property
@@ -214,8 +212,6 @@ class Origins:
                 "NO_ORIGIN",
                 f"its `{LINE_OCCURRENCE}` was {known} and is {own.occurrences[at]} now",
             )
-        if number in self.barred:
-            return number, ("ALREADY_CORRECTED", self.barred[number])
         return number, None
 
     def _split(self, cells: pa.Table, numbers: list[int]) -> _Split:

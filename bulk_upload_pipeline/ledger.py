@@ -109,7 +109,18 @@ def request_again(engine: sa.Engine, batch_id: str, size: int, fingerprint: str)
 
 def put_back(engine: sa.Engine, batch_id: str, reason: str) -> None:
     """Return a batch to `waiting`: its file changed while it was read and lies in the inbox again."""
-    _update(engine, batch_id, state=State.WAITING, fingerprint=None, sha256=None, layout=None, reason=reason)
+    _update(
+        engine,
+        batch_id,
+        state=State.WAITING,
+        fingerprint=None,
+        sha256=None,
+        layout=None,
+        reason=reason,
+        findings_by_code=None,
+        control_totals=None,
+        finished_at=None,
+    )
 
 
 def batch(engine: sa.Engine, batch_id: str) -> Batch:

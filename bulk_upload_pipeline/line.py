@@ -231,6 +231,8 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
             inbox.put_back(line.home.archive / batch.batch_id, batch.source)
             storage.let_go(line.home, [line.home.archive / batch.batch_id])
             ledger.put_back(line.engine, batch.batch_id, str(error))
+            # An attempt that failed before has left a report, which says nothing of a file that still grows.
+            shutil.rmtree(line.reports(batch.batch_id), ignore_errors=True)
         raise
 
 
@@ -679,26 +681,35 @@ def _unstage(line: Line, batch_id: str) -> bool:
 def revert(line: Line, batch_id: str) -> Receipt:
     """Undo a load: its rows go, those that it changed are as they were before, and its file can be loaded again.
 
+    One that was cut off when its rows were gone already is brought to its end.
+
     Raises:
         NothingToRevertError: No row of the batch is loaded.
         RevertRefusedError: Later batches have changed or corrected the same rows since.
         BatchBusyError: A worker is loading the batch.
     """
-    from bulk_upload_pipeline import revert as verb
-
     batch = ledger.batch(line.engine, batch_id)
-    if batch.state not in LOADED_STATES and not ledger.has_chunks(line.engine, batch_id):
-        raise NothingToRevertError(batch_id, batch.state)
-    corrections = () if batch.parent_batch_id else family.living(line.engine, batch_id)
-    if corrections:
-        raise RevertRefusedError(batch_id, corrections)
-    part_ledger.halt(line.engine, batch_id)
-    result = verb.revert(line.engine, batch_id)
+    before = ledger.receipt(line.engine, batch_id)
+    is_cut_off = batch.state is State.REVERTED and before.finished_at is None
+    reason = before.reason if is_cut_off else _undo(line, batch)
     changed = _settle(line, batch, gone=batch_id)
-    receipt = _close(line, batch_id, State.REVERTED, report.why_reverted(result.deleted, result.restored))
+    receipt = _close(line, batch_id, State.REVERTED, reason)
     for relative in changed:
         _close_again(line, relative)
     return receipt
+
+
+def _undo(line: Line, batch: Batch) -> str:
+    """Undo a load in the target, and return what the receipt says of it."""
+    from bulk_upload_pipeline import revert as verb
+
+    if batch.state not in LOADED_STATES and not ledger.has_chunks(line.engine, batch.batch_id):
+        raise NothingToRevertError(batch.batch_id, batch.state)
+    corrections = () if batch.parent_batch_id else family.living(line.engine, batch.batch_id)
+    if corrections:
+        raise RevertRefusedError(batch.batch_id, corrections)
+    part_ledger.halt(line.engine, batch.batch_id)
+    return verb.revert(line.engine, batch.batch_id).in_words
 
 
 def relatives(line: Line, batch_id: str) -> tuple[Receipt, ...]:

@@ -106,6 +106,7 @@ def mending(
         archived_file: Says where the file of a batch lies.
     """
     root = ledger.batch(engine, family.root_of(engine, batch_id))
+    known = family.corrections(engine, root.batch_id)
     return Mending(
         path=plain.path,
         layout=plain.layout,
@@ -113,11 +114,24 @@ def mending(
         chunk_rows=plain.chunk_rows,
         max_error_rate=NOTHING_CORRECTED,
         on_progress=plain.on_progress,
+        corrected=_overtaken(known, batch_id),
         engine=engine,
         batch_id=batch_id,
         root=root,
         root_path=archived_file(root),
+        known=known,
     )
+
+
+def _overtaken(known: list[Corrected], batch_id: str) -> dict[int, str]:
+    """Return the rows of a correction that a later one has loaded since, and which that is."""
+    mine = {row.row_number: row.loaded_at for row in known if row.batch_id == batch_id}
+    return {
+        row.row_number: row.batch_id
+        for row in known
+        if row.loaded_at and row.batch_id != batch_id and (earlier := mine.get(row.row_number))
+        if earlier < row.loaded_at
+    }
 
 
 def keep(connection: sa.Connection, batch_id: str, judged: Judging) -> None:
@@ -135,12 +149,14 @@ class Mending(Judging):
         batch_id: The correction.
         root: The batch whose file came first.
         root_path: That file.
+        known: What all corrections of the root brought, this one included.
     """
 
     engine: sa.Engine
     batch_id: str
     root: Batch
     root_path: Path
+    known: list[Corrected]
     _brought: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, compare=False)
 
     def _read(self) -> Iterator[TextChunk]:
@@ -172,12 +188,6 @@ class Mending(Judging):
         """The rows that may be corrected."""
         assert self.root.layout is not None
         assert self.layout.written_as is not None
-        barred: dict[int, str] = {}
-        mine = {row.row_number: row.loaded_at for row in self._known if row.batch_id == self.batch_id}
-        for row in self._known:
-            earlier = mine.get(row.row_number)
-            if row.loaded_at and row.batch_id != self.batch_id and earlier and earlier < row.loaded_at:
-                barred[row.row_number] = row.batch_id
         return corrections.Origins(
             root=self.root.batch_id,
             layout=self.layout,
@@ -189,13 +199,8 @@ class Mending(Judging):
                 sum(sheet.last_row - sheet.header_row for sheet in self.root.layout.sheets),
             ),
             rejected={row.row_number: row for row in self._rejected},
-            barred=barred,
             repeated=corrections.named(self._read(), self.layout.written_as).repeated,
         )
-
-    @cached_property
-    def _known(self) -> list[Corrected]:
-        return family.corrections(self.engine, self.root.batch_id)
 
     @cached_property
     def _rejected(self) -> list[family.Rejected]:
@@ -230,7 +235,7 @@ class Mending(Judging):
         """Identity under which a rejected row stands in the target by now, and by which other batch."""
         loaded = {row.row_number for row in self._rejected if row.is_loaded}
         own = {n: (self._before[n][0], self.root.batch_id) for n in loaded if n in self._before}
-        others = [row for row in self._known if row.loaded_at and row.batch_id != self.batch_id]
+        others = [row for row in self.known if row.loaded_at and row.batch_id != self.batch_id]
         return own | {row.row_number: (row.identity, row.batch_id) for row in others}
 
     def parse(self, chunk: TextChunk) -> TypedChunk:
@@ -242,7 +247,7 @@ class Mending(Judging):
         elsewhere = {
             number: self._standing[number][1]
             for number, identity in zip(numbers.tolist(), identities.tolist(), strict=True)
-            if self._standing.get(number, (identity, ""))[0] != identity and number not in self.origins.barred
+            if self._standing.get(number, (identity, ""))[0] != identity and number not in self.corrected
         }
         return with_findings(typed, already_corrected(elsewhere))
 
@@ -267,7 +272,7 @@ class Mending(Judging):
         numbers, identities = (
             (np.array(values, np.int64) for values in zip(*pairs, strict=True)) if pairs else (_NONE, _NONE)
         )
-        occurrences = corrections.occurrences_of(numbers, identities, self._before, self._known, self._count)
+        occurrences = corrections.occurrences_of(numbers, identities, self._before, self.known, self._count)
         return [Corrected(*pair, occurrence) for pair, occurrence in zip(pairs, occurrences, strict=True)]
 
     def _count(self, identities: np.ndarray) -> dict[int, int]:

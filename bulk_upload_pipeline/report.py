@@ -158,14 +158,6 @@ def why_loaded(
     )
 
 
-def why_reverted(deleted: int, restored: int) -> str:
-    """Return the sentence of a batch whose load was undone."""
-    return (
-        f"The load was undone: {deleted:,} rows are gone, and {restored:,} have their former values again. "
-        f"The same file can be loaded anew."
-    )
-
-
 def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
     to_correct = _to_correct(file_format, verdict.rows_open)

@@ -66,10 +66,11 @@ _FORGET = (
 
 _REVERTED = """
 UPDATE bulk_upload.upload_batches SET state = 'reverted', rows_inserted = 0, rows_updated = 0, rows_unchanged = 0,
-    rows_unprocessed = rows_read - rows_rejected
+    rows_unprocessed = rows_read - rows_rejected, reason = %(reason)s, finished_at = NULL
 WHERE batch_id = %(batch_id)s
 """
-"""In the same transaction, so that no receipt says for a moment that rows are loaded which are gone."""
+"""In the same transaction, so that no receipt says for a moment that rows are loaded which are gone. It has ended
+when its receipt is complete: whoever is cut off before that knows by it what is still to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,14 @@ class RevertResult:
 
     deleted: int
     restored: int
+
+    @property
+    def in_words(self) -> str:
+        """Return the sentence of the batch's receipt."""
+        return (
+            f"The load was undone: {self.deleted:,} rows are gone, and {self.restored:,} have their former values "
+            f"again. The same file can be loaded anew."
+        )
 
 
 def revert(engine: sa.Engine, batch_id: str) -> RevertResult:
@@ -108,6 +117,8 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     # The rows that were restored belong to others again, so that those that it inserted are left.
     cursor.execute(_DELETE, named)
     deleted = cursor.rowcount
-    for statement in (*_FORGET, _REVERTED):
+    for statement in _FORGET:
         cursor.execute(statement, named)
-    return RevertResult(deleted, restored)
+    result = RevertResult(deleted, restored)
+    cursor.execute(_REVERTED, named | {"reason": result.in_words})
+    return result

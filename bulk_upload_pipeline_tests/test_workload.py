@@ -83,6 +83,16 @@ class Model:
         return self.rejected - set(self.corrected)
 
     @property
+    def has_rows(self) -> bool:
+        """Whether its receipt counts rows: not where the file as a whole is not to be loaded."""
+        return self.state not in (State.DUPLICATE, State.UNREADABLE)
+
+    @property
+    def whole(self) -> set[None]:
+        """The finding on the file as a whole, which belongs to no row."""
+        return {None} if self.state is State.UNREADABLE else set()
+
+    @property
     def is_loaded(self) -> bool:
         return self.state in LOADED_STATES
 
@@ -220,6 +230,9 @@ class Workload(RuleBasedStateMachine):
             batch.corrected = {}
             batch.first = twins[0].batch_id
             return
+        if batch.parent and batch.root.state is State.REVERTED:
+            batch.state, batch.refused, batch.corrected = State.UNREADABLE, set(), {}
+            return
         if self._is_stopped(batch):
             batch.state = State.REJECTED
             return
@@ -233,7 +246,7 @@ class Workload(RuleBasedStateMachine):
         return open_rows > 0 and open_rows / len(batch.rows) >= limit
 
     def _load(self, batch):
-        batch.refused, batch.outcomes = set(), {}
+        batch.refused, batch.outcomes = batch.refused & set(batch.corrected), {}
         for number, row in batch.rows.items():
             if row.is_good and number not in batch.corrected:
                 outcome = self._place(batch, row)
@@ -296,7 +309,7 @@ class Workload(RuleBasedStateMachine):
         for batch in getattr(self, "batches", {}).values():
             account = receipt(self.line, batch.batch_id)
             counted = list(batch.outcomes.values()) if batch.is_loaded else []
-            has_rows = batch.state is not State.DUPLICATE
+            has_rows = batch.has_rows
             assert account.state is batch.state, batch
             assert (account.rows_inserted, account.rows_updated, account.rows_unchanged) == tuple(
                 counted.count(outcome) for outcome in ("inserted", "updated", "unchanged")
@@ -320,8 +333,7 @@ class Workload(RuleBasedStateMachine):
         expected = {
             (batch.batch_id, number)
             for batch in getattr(self, "batches", {}).values()
-            if batch.state is not State.DUPLICATE
-            for number in batch.open
+            for number in (batch.open if batch.has_rows else batch.whole)
         }
         assert set(found) == expected
 
