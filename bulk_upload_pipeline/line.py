@@ -506,17 +506,15 @@ def close(line: Line, batch_id: str) -> Receipt:
 
     A correction settles the findings on its rows first, wherever in its family they are, and the receipts of those
     batches say what is still open. A batch that the breaker stopped follows as a whole when so many of its rows
-    are corrected that it would not be stopped any more.
+    are corrected that it would not be stopped any more. Its own receipt comes last: it says that all is done.
     """
     batch = ledger.batch(line.engine, batch_id)
     if batch.state is State.DUPLICATE:
         return ledger.receipt(line.engine, batch_id)
     _complete_refusals(line, batch)
-    changed = _settle(line, batch, loaded=batch_id)
-    receipt = _close_loaded(line, batch_id)
-    for relative in changed:
+    for relative in _settle(line, batch, loaded=batch_id):
         _close_again(line, relative)
-    return receipt
+    return _close_loaded(line, batch_id)
 
 
 def _complete_refusals(line: Line, batch: Batch) -> None:
@@ -692,11 +690,9 @@ def revert(line: Line, batch_id: str) -> Receipt:
     before = ledger.receipt(line.engine, batch_id)
     is_cut_off = batch.state is State.REVERTED and before.finished_at is None
     reason = before.reason if is_cut_off else _undo(line, batch)
-    changed = _settle(line, batch, gone=batch_id)
-    receipt = _close(line, batch_id, State.REVERTED, reason)
-    for relative in changed:
+    for relative in _settle(line, batch, gone=batch_id):
         _close_again(line, relative)
-    return receipt
+    return _close(line, batch_id, State.REVERTED, reason)
 
 
 def _undo(line: Line, batch: Batch) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from decimal import Decimal
 
 import pytest
@@ -120,7 +121,7 @@ def test_the_receipt_of_the_first_batch_follows_even_when_its_correction_was_cut
     (row,) = rejected(line, parent.batch_id)
     child = drop(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
 
-    def cut_off(*_):
+    def cut_off(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -458,6 +459,30 @@ def test_reverting_a_correction_opens_its_rows_again(line):
     again = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
     assert again.state is State.LOADED
     assert receipt(line, parent.batch_id).state is State.LOADED
+
+
+@pytest.mark.parametrize("step", ["_settle", "_close", "_close_again"])
+def test_a_revert_that_was_cut_off_is_brought_to_its_end_by_the_next_one(line, monkeypatch, step):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}])).batch_id
+
+    def cut_off(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, step, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            stages.revert(line, child)
+    undone = stages.revert(line, child)
+    assert (undone.state, undone.rows_unprocessed) == (State.REVERTED, 1)
+    assert "1 rows are gone, and 0 have" in undone.reason
+    after = receipt(line, parent.batch_id)
+    assert (after.state, after.rows_corrected) == (State.PARTIALLY_LOADED, 0)
+    assert resolutions(line, parent.batch_id) == {21: None}
+    assert rejected(line, parent.batch_id) == [row]
+    assert json.loads((line.reports(child) / "summary.json").read_text())["state"] == "reverted"
+    assert count(line, TARGET) == 20
 
 
 def test_a_reverted_batch_takes_no_corrections(line):

@@ -450,5 +450,7 @@ def test_a_fault_at_any_point_leaves_what_a_retry_finishes(place, undisturbed, p
 @pytest.mark.parametrize("by", ["hand", "dagster"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_fault_at_every_point_leaves_what_a_retry_finishes(place, undisturbed, points, kind, by):
+    if by == "hand":  # it takes a third of the time of Dagster: each scenario with all of its points
+        points = [(scenario, point) for scenario, seen in undisturbed.items() for point in seen["points"]]
     faults = [(scenario, point, kind) for scenario, point in points if can_happen(kind, point)]
     everything_is_as_if_nothing_had_happened(place, undisturbed, faults, dagster=lambda *_: by == "dagster")
