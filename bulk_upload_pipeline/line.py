@@ -231,8 +231,7 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
             inbox.put_back(line.home.archive / batch.batch_id, batch.source)
             storage.let_go(line.home, [line.home.archive / batch.batch_id])
             ledger.put_back(line.engine, batch.batch_id, str(error))
-            # An attempt that failed before has left a report, which says nothing of a file that still grows.
-            shutil.rmtree(line.reports(batch.batch_id), ignore_errors=True)
+            report.withdraw(line.reports(batch.batch_id))
         raise
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,15 @@ def tidy(folder: Path, receipt: Receipt) -> None:
     }
     for path in stale.union(folder.glob(".*")):
         path.unlink(missing_ok=True)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove the report of an attempt that counts no more; what a clerk has put beside it stays."""
+    own = [folder / name for name in (PAGE, SUMMARY, FINDINGS, REJECTED_ROWS)]
+    for path in (*own, *folder.glob(".*")):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write_text(path: Path, text: str) -> None:

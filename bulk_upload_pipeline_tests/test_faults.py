@@ -41,6 +41,8 @@ KINDS = {
     "full disk": lambda what: what.startswith(WRITES),
 }
 BY_SIGNAL = {"kill -9": 9, "SIGTERM": 15}
+LOST_AT_COMMIT = "dropped connection"
+"""Right after a COMMIT, so that the worker cannot know whether it has happened: only the ledger can tell."""
 COST = {"SIGTERM": 4}
 """What a kind takes, by the time of the others: the cover has a SIGTERM meet a run of Dagster."""
 
@@ -333,7 +335,8 @@ def one_kind_a_point(points):
     used = Counter()
     for scenario, point in points:
         if point.endswith(" #1"):
-            kind = min((kind for kind in KINDS if can_happen(kind, point)), key=lambda kind: used[kind])
+            possible = [kind for kind in KINDS if can_happen(kind, point)]
+            kind = LOST_AT_COMMIT if "after COMMIT" in point else min(possible, key=lambda kind: used[kind])
             used[kind] += COST.get(kind, 1)
             yield scenario, point, kind
 

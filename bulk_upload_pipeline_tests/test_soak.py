@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import time
 from itertools import islice
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import cluster, processes
 from bulk_upload_pipeline.database import make_engine
-from bulk_upload_pipeline_tests.upped import database_url, upped, wait_until
+from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, database_url, upped, wait_until
 from bulk_upload_pipeline_tests.world import HEADER
 
 pytestmark = pytest.mark.soak
@@ -137,6 +138,33 @@ def test_whatever_is_killed_whenever_nothing_is_lost_or_doubled(fire, seed, caps
         lasted = play(fire, number, victim, moment)
         tell(capsys, f"{number}: {victim} killed after {moment:.1f} s; loaded after {lasted:.0f} s")
     nothing_is_left(fire, before)
+
+
+CANCEL = """
+mutation ($run: String!) { terminateRun(runId: $run) { __typename ... on PythonError { message } } }
+"""
+
+
+def test_a_run_that_is_cancelled_in_the_ui_leaves_a_consistent_batch_that_retry_finishes(fire):
+    write_file(fire.home.inbox, 1)
+    chunks = "SELECT run_id FROM bulk_upload.load_chunks JOIN bulk_upload.upload_batches USING (batch_id)"
+    (run_id,) = wait_until(lambda: fire.ask(chunks), 300)[0]
+    assert fire.up.ask(CANCEL, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    batch_id, _, read, inserted, unprocessed, reason = wait_until(lambda: failed(fire, 1), PATIENCE)
+    assert f"`bulk-upload retry {batch_id}` finishes it" in reason or "can be retried" in reason
+    assert (read, inserted + unprocessed) == (ROWS, ROWS)
+    assert 0 < inserted < ROWS
+    assert fire.ask("SELECT count(*) FROM mangalam_invoices") == [(inserted,)]
+    wait_until(lambda: fire.up.run(run_id)[0] == "CANCELED", 60)
+    environment = {**os.environ, "BULK_UPLOAD_HOME": str(fire.home.root)}
+    retry = subprocess.run([*COMMAND, "retry", batch_id], env=environment, cwd=ROOT, timeout=300, check=False)
+    assert retry.returncode == 0
+    judge(fire, 1)
+
+
+def failed(fire, number):
+    found = fire.batch(number)
+    return found if found and found[1] == "failed" else None
 
 
 def tell(capsys, text):
