@@ -289,7 +289,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
         _settle(line, batch)
-        _close(line, batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)))
+        _close_rejected(line, batch, _now(line, batch_id, verdict))
     return verdict
 
 
@@ -568,12 +568,21 @@ def _close_again(line: Line, batch_id: str) -> None:
         return
     verdict = ledger.verdict(line.engine, batch_id)
     assert verdict is not None
-    now = replace(verdict, rows_corrected=ledger.corrected(line.engine, batch_id))
+    now = _now(line, batch_id, verdict)
     if now.breaker_tripped or batch.parent_batch_id:
-        _close(line, batch_id, State.REJECTED, report.why_rejected(now, _format(batch)), again=True)
+        _close_rejected(line, batch, now, again=True)
     elif not validate(line, batch_id).breaker_tripped:
         load(line, batch_id)
         close(line, batch_id)
+
+
+def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
+    """Return a verdict with what corrections have loaded since."""
+    return replace(verdict, rows_corrected=ledger.corrected(line.engine, batch_id))
+
+
+def _close_rejected(line: Line, batch: Batch, verdict: Verdict, *, again: bool = False) -> None:
+    _close(line, batch.batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)), again=again)
 
 
 @_alone

@@ -170,6 +170,10 @@ def why_loaded(
 
 def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
+    if not verdict.rows_open:
+        return (
+            "None of its rows could be loaded. Other files have corrected them since: nothing is left to do."
+        )
     to_correct = _to_correct(file_format, verdict.rows_open)
     since = " that are not corrected yet" if verdict.rows_corrected else ""
     return (

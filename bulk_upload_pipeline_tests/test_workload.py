@@ -241,9 +241,12 @@ class Workload(RuleBasedStateMachine):
         self._load(batch)
 
     def _is_stopped(self, batch):
-        limit = 1.0 if batch.parent else 0.5
+        if (
+            batch.parent
+        ):  # a correction is stopped when none of its rows is good, whoever corrected them since
+            return len(batch.wrong) == len(batch.rows)
         open_rows = len(batch.wrong - set(batch.corrected))
-        return open_rows > 0 and open_rows / len(batch.rows) >= limit
+        return open_rows > 0 and open_rows / len(batch.rows) >= 0.5
 
     def _load(self, batch):
         batch.refused, batch.outcomes = batch.refused & set(batch.corrected), {}
