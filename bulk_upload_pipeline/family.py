@@ -187,12 +187,13 @@ def keep(connection: sa.Connection, batch_id: str, root: str, rows: Iterable[Cor
 
 
 _MARK_LOADED = """
-UPDATE bulk_upload.corrected_rows AS c SET loaded_at = CASE WHEN (
-    SELECT count(*) FROM bulk_upload.processing_errors AS e WHERE e.batch_id = c.batch_id
-    AND e.row_number = c.row_number AND e.severity = 'error' AND NOT e.is_resolved) = 0
-    THEN coalesce(c.loaded_at, clock_timestamp()) END
+UPDATE bulk_upload.corrected_rows AS c SET loaded_at = CASE (
+    SELECT min(CASE e.error_code WHEN 'ALREADY_CORRECTED' THEN 1 ELSE 0 END) FROM bulk_upload.processing_errors AS e
+    WHERE e.batch_id = c.batch_id AND e.row_number = c.row_number AND e.severity = 'error' AND NOT e.is_resolved)
+    WHEN 0 THEN NULL WHEN 1 THEN c.loaded_at ELSE coalesce(c.loaded_at, clock_timestamp()) END
 WHERE c.batch_id = :batch_id
 """
+"""A row that a later correction has loaded since is left as it is: it stands beneath that one, or does not."""
 
 _MARK_GONE = f"""
 UPDATE bulk_upload.corrected_rows AS c SET loaded_at = NULL

@@ -12,6 +12,7 @@ Run as a program it is a nursery: it has everything imported, and forks a worker
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -269,6 +270,7 @@ def through_dagster(line, order):
 def main():
     """Fork a worker for each order (a line of JSON), and answer with what became of it."""
     import_everything()
+    gc.freeze()
     for text in sys.stdin:
         readable, writable = os.pipe()
         if (pid := os.fork()) == 0:

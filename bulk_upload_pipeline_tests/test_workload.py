@@ -65,6 +65,8 @@ class Model:
     refused: set[int] = field(default_factory=set)
     corrected: dict[int, str] = field(default_factory=dict)
     outcomes: dict[int, str] = field(default_factory=dict)
+    plan: frozenset[int] = frozenset()
+    is_incomplete: bool = False
 
     @property
     def root(self) -> Model:
@@ -236,9 +238,13 @@ class Workload(RuleBasedStateMachine):
         if self._is_stopped(batch):
             batch.state = State.REJECTED
             return
-        if again and batch.is_loaded and not batch.refused:
+        if again and batch.is_loaded and not batch.is_incomplete and batch.plan == self._plan(batch):
             return
         self._load(batch)
+
+    def _plan(self, batch):
+        """The rows that corrections keep from being loaded: when there are others, all chunks load anew."""
+        return frozenset(set(batch.corrected) & set(batch.outcomes) if batch.parent else batch.corrected)
 
     def _is_stopped(self, batch):
         if (
@@ -249,12 +255,14 @@ class Workload(RuleBasedStateMachine):
         return open_rows > 0 and open_rows / len(batch.rows) >= 0.5
 
     def _load(self, batch):
+        batch.plan, batch.is_incomplete = self._plan(batch), False
         batch.refused, batch.outcomes = batch.refused & set(batch.corrected), {}
         for number, row in batch.rows.items():
             if row.is_good and number not in batch.corrected:
                 outcome = self._place(batch, row)
                 if outcome == "refused":
                     batch.refused.add(number)
+                    batch.is_incomplete = True
                 else:
                     batch.outcomes[number] = outcome
         if batch.parent:
