@@ -91,7 +91,7 @@ def tidy(folder: Path, receipt: Receipt) -> None:
 
 def withdraw(folder: Path) -> None:
     """Remove the report of an attempt that counts no more; what a clerk has put beside it stays."""
-    own = [folder / name for name in (PAGE, SUMMARY, FINDINGS, REJECTED_ROWS)]
+    own = [folder / name for name in (PAGE, SUMMARY, FINDINGS, REJECTED_ROWS, REJECTED_SHEET)]
     for path in (*own, *folder.glob(".*")):
         path.unlink(missing_ok=True)
     with suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import itertools
 import json
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 
+import openpyxl
 import pytest
 import sqlalchemy as sa
 
@@ -75,6 +77,8 @@ SCENARIOS = {
     # The corrected rows of a batch that was loaded in part, and of one that the breaker stopped.
     "corrected": [*NEW[:3], row(90, Quantity="x")],
     "followed": [row(0), *(row(n, Quantity="x") for n in range(1, 4))],
+    # A spreadsheet of which rows are rejected.
+    "sheet": [*NEW[:2], row(90, Quantity="x")],
     # A .zip of two files, and a file that somebody still writes.
     "unpacked": [row(n) for n in range(2)],
     "changing": NEW[:2],
@@ -103,6 +107,7 @@ EXIT = {
     "again": State.PARTIALLY_LOADED,
     "corrected": State.LOADED,
     "followed": State.LOADED,
+    "sheet": State.PARTIALLY_LOADED,
     "unpacked": State.UNPACKED,
     "changing": State.WAITING,
     "reverted": State.REVERTED,
@@ -174,6 +179,18 @@ def zip_of(content):
     return packed.getvalue()
 
 
+def sheet_of(content):
+    """The same rows in a workbook."""
+    file, workbook = io.BytesIO(), openpyxl.Workbook()
+    for cells in csv.reader(io.StringIO(content)):
+        workbook.active.append(cells)
+    workbook.save(file)
+    return file.getvalue()
+
+
+PACKED = {"unpacked": ("a.zip", zip_of), "sheet": ("a.xlsx", sheet_of)}
+
+
 class Case:
     """One batch of a scenario, before anything has happened to it."""
 
@@ -203,9 +220,8 @@ class Case:
         if self.scenario in CORRECTIONS:
             rejected = line.reports(self.batch_id) / "rejected_rows.csv"
             content = rejected.read_text("utf-8-sig").replace(",x,", ",4,")
-        if self.scenario == "unpacked":
-            content = zip_of(content)
-        self.batch_id = drop(line, "a.zip" if self.scenario == "unpacked" else "a.csv", content)
+        name, packed = PACKED.get(self.scenario, ("a.csv", str))
+        self.batch_id = drop(line, name, packed(content))
         if self.scenario == "changing":
             with (line.home.inbox / "a.csv").open("a") as file:
                 file.write(self.content([row(3)]).partition("\n")[2])
