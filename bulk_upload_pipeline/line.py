@@ -282,7 +282,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             _returning_what_changes(line, batch),
             inbox.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
         ):
-            verdict = _judged(line, batch, judging)
+            verdict = _let_through(line, batch_id, _judged(line, batch, judging))
         with line.engine.begin() as connection:
             rejects.keep(connection, batch_id, line.staged(batch_id, verdict.plan))
             ledger.keep_verdict(connection, batch_id, verdict)
@@ -290,6 +290,16 @@ def validate(line: Line, batch_id: str) -> Verdict:
     if verdict.breaker_tripped:
         _settle(line, batch)
         _close_rejected(line, batch, _now(line, batch_id, verdict))
+    return verdict
+
+
+def _let_through(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
+    """Return the verdict on a batch that may have passed the gate before: what is loaded is no wrong file.
+
+    It is judged anew with more open rows than then when a correction of it was reverted, or rules are stricter.
+    """
+    if verdict.breaker_tripped and ledger.has_chunks(line.engine, batch_id):
+        return replace(verdict, max_error_rate=mending.NOTHING_CORRECTED)
     return verdict
 
 

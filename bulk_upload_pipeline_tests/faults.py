@@ -210,10 +210,15 @@ def connection_class(faults):
 
 def work(order):
     """Take one batch through the line as `order` says; returns what is to be told of it."""
+    from bulk_upload_pipeline import dialects, encodings
     from bulk_upload_pipeline_tests.world import line_at
 
     root = Path(order["root"])
-    with line_at(root, order["url"], chunk_rows=order["chunk_rows"]) as line:
+    settings = {"chunk_rows": order["chunk_rows"]}
+    if order["small_parts"]:
+        settings["part_bytes"] = 900
+        encodings.BLOCK_BYTES = dialects.TOP_BYTES = 256
+    with line_at(root, order["url"], **settings) as line:
         faults = Faults(str(root), order.get("point"), order.get("kind"))
         faults.watch(line.engine, calls=order.get("calls", False))
         ended = through_dagster(line, order) if order.get("dagster") else by_hand(line, order)

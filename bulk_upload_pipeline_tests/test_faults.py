@@ -79,6 +79,8 @@ SCENARIOS = {
     "followed": [row(0), *(row(n, Quantity="x") for n in range(1, 4))],
     # A spreadsheet of which rows are rejected.
     "sheet": [*NEW[:2], row(90, Quantity="x")],
+    # A file that several workers may share.
+    "huge": [row(n, **({"Quantity": "x"} if n == 30 else {})) for n in range(40)],
     # A .zip of two files, and a file that somebody still writes.
     "unpacked": [row(n) for n in range(2)],
     "changing": NEW[:2],
@@ -95,6 +97,8 @@ EARLIER = {
     "reverted": [row(n) for n in range(4)],
     "reopened": SCENARIOS["reopened"],
 }
+SMALL_PARTS = ("huge", "sheet")
+"""Where a file counts as huge from a few hundred bytes on, be it one that cannot be parted."""
 CORRECTIONS = ("corrected", "followed", "reopened")
 UNDONE = ("reverted", "reopened")
 EXIT = {
@@ -108,6 +112,7 @@ EXIT = {
     "corrected": State.LOADED,
     "followed": State.LOADED,
     "sheet": State.PARTIALLY_LOADED,
+    "huge": State.PARTIALLY_LOADED,
     "unpacked": State.UNPACKED,
     "changing": State.WAITING,
     "reverted": State.REVERTED,
@@ -233,6 +238,7 @@ class Case:
     def work(self, **order):
         order = {"root": str(self.root), "url": self.place.url, "chunk_rows": 7, **order}
         order["revert"] = self.is_undone
+        order["small_parts"] = self.scenario in SMALL_PARTS
         return self.place.work(batch_id=self.batch_id, **order)
 
     def world(self):
