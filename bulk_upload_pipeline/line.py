@@ -231,8 +231,17 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
             inbox.put_back(line.home.archive / batch.batch_id, batch.source)
             storage.let_go(line.home, [line.home.archive / batch.batch_id])
             ledger.put_back(line.engine, batch.batch_id, str(error))
-            report.withdraw(line.reports(batch.batch_id))
+            _withdraw_report(line, batch.batch_id)
         raise
+
+
+def _withdraw_report(line: Line, batch_id: str) -> None:
+    """Remove what an attempt has reported of a file that turned out to be still written."""
+    place = line.reports(batch_id)
+    if isinstance(place, Path):
+        report.withdraw(place)
+    else:
+        storage.remove(line.home, place)
 
 
 def _twin(line: Line, batch_id: str) -> str | None:

@@ -413,7 +413,7 @@ def test_the_points_are_those_that_the_line_promises(points):
         "receipt": "ledger._update UPDATE bulk_upload.upload_batches SET",
         "report": "report._write_text os.rename",
         "rejected rows": "rejects._write_csv os.rename",
-        "staging cleared": "line._close shutil.rmtree",
+        "staging cleared": "storage.remove shutil.rmtree",
         "unreadable": "rejects.keep_file_finding INSERT INTO bulk_upload.processing_errors",
     }
     assert {what: name for what, name in promised.items() if name not in names} == {}

@@ -67,6 +67,7 @@ class Model:
     outcomes: dict[int, str] = field(default_factory=dict)
     plan: frozenset[int] = frozenset()
     is_incomplete: bool = False
+    force: bool = False
 
     @property
     def root(self) -> Model:
@@ -223,14 +224,9 @@ class Workload(RuleBasedStateMachine):
         return [b for b in self.batches.values() if b.root is batch.root and b is not batch]
 
     def _take(self, batch, *, force=False, again=False):
-        twins = [
-            b for b in self.batches.values() if b is not batch and b.content == batch.content and b.is_loaded
-        ]
-        batch.force = getattr(batch, "force", force)
-        if twins and not batch.force and not batch.is_loaded:
-            batch.state = State.DUPLICATE
-            batch.corrected = {}
-            batch.first = twins[0].batch_id
+        batch.force = batch.force or force
+        if self._is_duplicate(batch):
+            batch.state, batch.corrected = State.DUPLICATE, {}
             return
         if batch.parent and batch.root.state is State.REVERTED:
             batch.state, batch.refused, batch.corrected = State.UNREADABLE, set(), {}
@@ -241,6 +237,11 @@ class Workload(RuleBasedStateMachine):
         if again and batch.is_loaded and not batch.is_incomplete and batch.plan == self._plan(batch):
             return
         self._load(batch)
+
+    def _is_duplicate(self, batch):
+        if batch.force or batch.is_loaded:
+            return False
+        return any(b.content == batch.content and b.is_loaded for b in self.batches.values())
 
     def _plan(self, batch):
         """The rows that corrections keep from being loaded: when there are others, all chunks load anew."""
@@ -278,7 +279,10 @@ class Workload(RuleBasedStateMachine):
         if batch.is_loaded:
             batch.state = State.PARTIALLY_LOADED if batch.open else State.LOADED
         elif batch.state is State.REJECTED and batch.parent is None and not self._is_stopped(batch):
-            self._load(batch)
+            if self._is_duplicate(batch):
+                batch.state, batch.corrected = State.DUPLICATE, {}
+            else:
+                self._load(batch)
 
     def _came(self, batch):
         return list(self.batches).index(batch.batch_id)
