@@ -45,7 +45,7 @@ KINDS = {
 BY_SIGNAL = {"kill -9": 9, "SIGTERM": 15}
 LOST_AT_COMMIT = "dropped connection"
 """Right after a COMMIT, so that the worker cannot know whether it has happened: only the ledger can tell."""
-COST = {"SIGTERM": 8}
+COST = {"SIGTERM": 20}
 """What a kind takes, by the time of the others: the cover has a SIGTERM meet a run of Dagster."""
 
 
@@ -279,7 +279,7 @@ WORLD = {
     "target": "SELECT to_jsonb(t) - '{id,created_at,updated_at}'::text[] FROM mangalam_invoices t "
     "WHERE invoice_number LIKE :case",
     "receipts": "SELECT to_jsonb(b) - '{run_id,received_at,started_at,validated_at,finished_at,fingerprint,"
-    "source_path,sha256,verdict}'::text[] FROM bulk_upload.upload_batches b WHERE batch_id = ANY(:batches)",
+    "source_path,sha256,file_size,verdict}'::text[] FROM bulk_upload.upload_batches b WHERE batch_id = ANY(:batches)",
     "verdicts": "SELECT verdict - 'plan' FROM bulk_upload.upload_batches WHERE batch_id = ANY(:batches)",
     "findings": "SELECT to_jsonb(e) - '{id,detected_at,resolved_at}'::text[] "
     "FROM bulk_upload.processing_errors e WHERE batch_id = ANY(:batches)",
@@ -419,6 +419,10 @@ def test_the_points_are_those_that_the_line_promises(points):
     assert {what: name for what, name in promised.items() if name not in names} == {}
 
 
+ELSEWHERE = {
+    "storage.disk_of",  # names the disk in the error of a full one, which faults bring about
+    "storage.folder_at_hand",  # a home in a bucket, which has tests of its own
+}
 STAGES = ("upload", "validate", "load", "close", "revert")
 
 
@@ -428,7 +432,7 @@ def test_every_step_of_the_line_is_played(undisturbed):
     missing = {
         step for step in steps_of_the_line() if not any(f"{name}.".startswith(f"{step}.") for name in called)
     }
-    assert missing == set()
+    assert missing - ELSEWHERE == set()
 
 
 def steps_of_the_line():
