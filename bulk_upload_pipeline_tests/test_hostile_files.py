@@ -1,0 +1,242 @@
+"""Files that are meant to harm, or might as well be: the worker survives, and each ends in a finding."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline_tests import writers
+from bulk_upload_pipeline_tests.test_spreadsheets import SMALL, rewritten
+from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at
+
+MOST_MB = 300
+GOOD = csv_of([good_row(1), good_row(2)]).encode()
+TABLE = [list(HEADER), list(good_row(1).values())]
+
+
+def piped(blocks, open_):
+    """What a packer makes of blocks that are never in memory together."""
+    sink = io.BytesIO()
+    with open_(sink) as file:
+        for block in blocks:
+            file.write(block)
+    return sink.getvalue()
+
+
+def zipped(name, blocks, more=()):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for part, content in more:
+            archive.writestr(part, content)
+        with archive.open(name, "w", force_zip64=True) as file:
+            for block in blocks:
+                file.write(block)
+    return sink.getvalue()
+
+
+def swollen(part, blocks):
+    """The small workbook with a part of its own size."""
+    with zipfile.ZipFile(io.BytesIO(SMALL)) as source:
+        others = [(name, source.read(name)) for name in source.namelist() if name != part]
+    return zipped(part, blocks, others)
+
+
+MB = b"x" * (1 << 20)
+ROW = b'<row r="%d"><c r="A%d" t="str"><v>x</v></c></row>'
+LAUGHS = b'<!DOCTYPE x [<!ENTITY a "%s">%s]>' % (
+    b"ha" * 50,
+    b"".join(b'<!ENTITY a%d "%s">' % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 12)),
+)
+
+
+def far_xlsb():
+    """Two cells in the corners of a sheet that has room for 17 billion."""
+
+    def cell(row, column):
+        place = struct.pack("<II", column, 0)
+        return writers._record(0, struct.pack("<II", row, 0) + bytes(17)) + writers._record(
+            5, place + struct.pack("<d", 1.0)
+        )
+
+    corners = cell(1_000, 0) + cell(1_048_575, 16_383)
+    return changed(
+        writers.as_xlsb(TABLE),
+        "xl/worksheets/sheet1.bin",
+        lambda sheet: sheet.replace(writers._record(146), corners + writers._record(146)),
+    )
+
+
+def far_ods():
+    cell = b'<table:table-cell office:value-type="string"%s><text:p>x</text:p></table:table-cell>'
+    wide = b"<table:table-row>" + cell % b' table:number-columns-repeated="16384"' + b"</table:table-row>"
+    tall = b'<table:table-row table:number-rows-repeated="1000000">' + cell % b"" + b"</table:table-row>"
+    return changed(
+        writers.as_ods(TABLE),
+        "content.xml",
+        lambda x: x.replace(b"</table:table>", wide + tall + b"</table:table>"),
+    )
+
+
+def changed(content, part, change):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(sink, "w", 8) as target:
+        for name in source.namelist():
+            target.writestr(name, change(source.read(name)) if name == part else source.read(name))
+    return sink.getvalue()
+
+
+def far_xls():
+    """Sixty sheets, each with cells in two corners; calamine would keep room for a billion."""
+    sheets = 60
+    bof = struct.pack("<HHHHII", 0x0600, 0x0005, 0x0DBB, 0x07CC, 0, 6)
+    corners = b"".join(
+        writers._biff(0x0203, struct.pack("<HHHd", row, column, 0, 1.0))
+        for row, column in ((0, 0), (65_535, 255))
+    )
+    sheet = writers._biff(0x0809, bof[:2] + b"\x10\0" + bof[4:]) + corners + writers._biff(0x000A)
+    names = [b"S%02d" % n for n in range(sheets)]
+    above = 4 + 16 + sum(4 + 8 + len(name) for name in names) + 4
+    bounds = b"".join(
+        writers._biff(0x0085, struct.pack("<IBBBB", above + at * len(sheet), 0, 0, len(name), 0) + name)
+        for at, name in enumerate(names)
+    )
+    book = writers._biff(0x0809, bof) + bounds + writers._biff(0x000A) + sheet * sheets
+    return writers._compound("Workbook", book)
+
+
+HOSTILE = {
+    "a cell of 100 MB.csv": (lambda: GOOD + b"INV-9," + MB * 100 + b"\n", "LINE_TOO_LONG"),
+    "a quoted cell of 40 MB.csv": (
+        lambda: GOOD + b'INV-9,"' + (MB + b"\n") * 40 + b'"\n',
+        "UNCLOSED_QUOTE WRONG_FIELD_COUNT",
+    ),
+    "100,000 columns.csv": (
+        lambda: b",".join(b"c%d" % n for n in range(100_000)) + b"\n" + b"1," * 99_999 + b"1\n",
+        "TOO_MANY_COLUMNS",
+    ),
+    "100,000 columns.json": (
+        lambda: json.dumps([{f"c{n}": 1 for n in range(100_000)}]).encode(),
+        "TOO_MANY_COLUMNS",
+    ),
+    "a cell of 40 MB.json": (lambda: b'[{"Invoice Number": "' + MB * 40 + b'"}]', "LINE_TOO_LONG"),
+    "a gzip bomb.csv.gz": (
+        lambda: piped([GOOD, *[bytes(1 << 20)] * 500], lambda sink: gzip.GzipFile(fileobj=sink, mode="wb")),
+        "TOO_LARGE_INSIDE",
+    ),
+    "a zip bomb.zip": (lambda: zipped("a.csv", [GOOD, *[bytes(1 << 20)] * 500]), "TOO_LARGE_INSIDE"),
+    "a path that leads out.zip": (lambda: writers.zip_of({"../../x.csv": GOOD}), "UNSAFE_ARCHIVE"),
+    "huge shared strings.xlsx": (
+        lambda: swollen("xl/sharedStrings.xml", [b"<sst><si><t>", *[MB] * 300, b"</t></si></sst>"]),
+        "TOO_LARGE_INSIDE",
+    ),
+    "many shared strings.xlsx": (
+        lambda: swollen(
+            "xl/sharedStrings.xml", [b"<sst>", *[b"<si><t>x</t></si>" * 100_000] * 70, b"</sst>"]
+        ),
+        "TOO_LARGE_INSIDE",
+    ),
+    "laughs.xlsx": (
+        lambda: rewritten(SMALL, sharedStrings=lambda x: x.replace(b"?>", b"?>" + LAUGHS, 1)),
+        "UNSAFE_ARCHIVE",
+    ),
+    "a cell of 100 MB.xlsx": (
+        lambda: swollen(
+            "xl/worksheets/sheet1.xml",
+            [
+                b"<worksheet><sheetData>" + ROW[:33] % (1, 1),
+                *[MB] * 100,
+                b"</v></c></row></sheetData></worksheet>",
+            ],
+        ),
+        "LINE_TOO_LONG",
+    ),
+    "a million rows of nothing.xlsx": (
+        lambda: swollen(
+            "xl/worksheets/sheet1.xml",
+            [
+                b"<worksheet><sheetData>",
+                *(b'<row r="%d" ht="15"/>' % n for n in range(1, 1_048_577)),
+                b"</sheetData></worksheet>",
+            ],
+        ),
+        "EMPTY_FILE",
+    ),
+    "far corners.xlsb": (far_xlsb, "TOO_LARGE_INSIDE"),
+    "far corners.ods": (far_ods, "TOO_LARGE_INSIDE"),
+    "far corners.xls": (far_xls, "TOO_LARGE_INSIDE"),
+}
+
+
+def test_a_worker_survives_hostile_files_within_its_memory_and_each_ends_in_a_finding(tmp_path, database_url):
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    for name, (content, _) in HOSTILE.items():
+        (folder / name).write_bytes(content())
+    (folder / "good.csv").write_bytes(GOOD)
+    names = [*HOSTILE, "good.csv"]
+    command = [sys.executable, "-m", "bulk_upload_pipeline_tests.hostile_worker", str(tmp_path / "home")]
+    done = subprocess.run(
+        [*command, database_url, *(str(folder / name) for name in names)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["file"] for one in told] == names, done.stderr[-2_000:]
+    for one in told[:-1]:
+        assert set(one["codes"]) == set(HOSTILE[one["file"]][1].split()), one
+        assert one["state"] in (State.UNREADABLE, State.REJECTED), one
+    assert told[-1]["state"] == State.LOADED
+    assert [one for one in told if one["peak_mb"] > MOST_MB] == []
+
+
+LONGEST = "é" * 123 + "x" * 5 + ".csv"
+NAMES = [
+    "'\"`; quotes.csv",
+    "line\r\nbreaks\t\x7f.csv",
+    "\U0001f36c\u202efdp.csv",
+    "'); DROP TABLE mangalam_invoices; --.csv",
+    "$(touch owned) `touch owned` ; touch owned | && > owned %s {0} %(x)s.csv",
+    "<script>alert(1)</script>&amp;.csv".replace("/", ""),
+    "-rf --help.csv",
+    "con.csv",
+    LONGEST,
+]
+
+
+def test_a_file_may_be_called_anything_and_its_name_is_only_ever_text(tmp_path, database_url):
+    assert len(LONGEST.encode()) == 255
+    with line_at(tmp_path / "home", database_url) as line:
+        for at, name in enumerate(NAMES):
+            bad = good_row(10 * at + 9, Quantity="x")
+            batch_id = drop(line, name, csv_of([*(good_row(10 * at + n) for n in range(5)), bad]))
+            account = stages.take(line, batch_id)
+            assert (account.state, account.file_name) == (State.PARTIALLY_LOADED, name)
+            folder = line.reports(batch_id)
+            assert json.loads((folder / "summary.json").read_text("utf-8"))["file_name"] == name
+            assert "<script>" not in (folder / "summary.html").read_text("utf-8")
+            assert (line.home.archive / batch_id / name).exists()
+        assert count(line, "mangalam_invoices") == 5 * len(NAMES)
+        assert list(line.home.inbox.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("owned*")] == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx", "ods", "xlsb", "xls"])
+def test_any_half_of_a_file_ends_in_a_receipt(tmp_path, database_url, kind):
+    table = [list(HEADER), *(list(good_row(n).values()) for n in range(1, 200))]
+    content = getattr(writers, f"as_{kind}")(table)
+    with line_at(tmp_path / "home", database_url) as line:
+        for share in (0.02, 0.3, 0.6, 0.97):
+            batch_id = drop(line, f"{share}.{kind}", content[: int(len(content) * share)])
+            assert stages.take(line, batch_id).state in (
+                *(State.UNREADABLE, State.LOADED, State.PARTIALLY_LOADED, State.REJECTED),
+            )
