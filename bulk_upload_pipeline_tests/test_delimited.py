@@ -225,3 +225,97 @@ def test_no_byte_of_rubbish_is_lost_in_silence(folder, content, block):
         assert letters.count(letter) == text.decode("cp1252").count(letter)
     numbers = [n for c in chunks for n in [*c.row_numbers.to_pylist(), *(d.row_number for d in c.damaged)]]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
+# Cut anywhere, and the cases that torture sets for CSV readers have
+
+LINES = st.lists(st.tuples(CELL, CELL, CELL).filter(any), min_size=1, max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    table=LINES,
+    cut=st.integers(0, 400),
+    delimiter=st.sampled_from([",", ";", "\t"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    block=st.sampled_from([17, 1 << 20]),
+)
+def test_of_a_file_that_is_cut_all_records_before_the_cut_come_out_as_they_were(
+    folder, table, cut, delimiter, end, quoting, block
+):
+    ends, written = [], io.StringIO()
+    for row in [HEADER, *table]:
+        csv.writer(written, delimiter=delimiter, lineterminator=end, quoting=quoting).writerow(row)
+        ends.append(len(written.getvalue().encode()))
+    content = written.getvalue().encode()
+    at = min(max(cut, ends[0]), len(content))
+    (folder / "file").write_bytes(content[:at])
+    layout = Layout("csv", HEADER, {}, "generic", encoding="utf-8", delimiter=delimiter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "BLOCK_BYTES", block)
+        chunks = list(read_delimited(folder / "file", layout, 5))
+    rows = [tuple(row.values()) for chunk in chunks for row in chunk.cells.to_pylist()]
+    damaged = [row for chunk in chunks for row in chunk.damaged]
+    before = sum(here <= at for here in ends[1:])
+    whole = [tuple(cell or None for cell in row) for row in table[:before] if "".join(row).strip(" \t\v\f")]
+    assert rows[: len(whole)] == whole
+    # What stands behind the last whole record is at most a row or two of findings, and not one letter more.
+    rest = content[ends[before] : at].decode("utf-8", "replace")
+    over = [cell or "" for row in rows[len(whole) :] for cell in row] + [row.raw_text for row in damaged]
+    assert bool(rest.strip('"\r\n' + delimiter + " \t\v\f\x1f")) <= bool(over)
+    letters = "".join(over)
+    for letter in set(letters) - set('"\r\n\ufffd' + delimiter):
+        assert letters.count(letter) <= rest.count(letter)
+
+
+UNCLOSED, RAGGED = "UNCLOSED_QUOTE", "WRONG_FIELD_COUNT"
+TORTURE = {
+    "an empty quoted cell": ('"",x,""', [(None, "x", None)]),
+    "a cell of one doubled quote": ('"""",x,y', [('"', "x", "y")]),
+    "a cell of doubled quotes only": ('"""""","""",z', [('""', '"', "z")]),
+    "blanks around cells stay": (" a , b ,c ", [(" a ", " b ", "c ")]),
+    "blanks before a quote make it part of the text": ('a, "b",c', [("a", ' "b"', "c")]),
+    "a line break as CR LF in a quoted cell": ('a,"x\r\ny",c', [("a", "x\r\ny", "c")]),
+    "a line break as CR in a quoted cell": ('a,"x\ry",c', [("a", "x\ry", "c")]),
+    "a blank line in a quoted cell": ('a,"x\n\n\ny",c', [("a", "x\n\n\ny", "c")]),
+    "delimiters of other kinds": ("a;b|c\td,e,f", [("a;b|c\td", "e", "f")]),
+    "a quoted record of delimiters": ('",,,",",",c', [(",,,", ",", "c")]),
+    "a backslash escapes nothing": ('a\\,b,"c\\"', [("a\\", "b", "c\\")]),
+    "a backslash before a quote closes it": ('"a\\",b,c', [("a\\", "b", "c")]),
+    "single quotation marks are text": ("'a,b',c", [("'a", "b'", "c")]),
+    "a hash begins no comment": ("#a,b,c", [("#a", "b", "c")]),
+    "a lone quote in the middle": ('a,b"c,d', [("a", 'b"c', "d")]),
+    "a quote at the end of an unquoted cell": ('a,5",c', [("a", '5"', "c")]),
+    "a mark of UTF-8 in the middle": ("a,\ufeffb,c", [("a", "\ufeffb", "c")]),
+    "scripts and pictures": ("काजू,ગુજરાતી,😀", [("काजू", "ગુજરાતી", "😀")]),
+    "combining characters": ("e\u0301,x\u200dy,z", [("e\u0301", "x\u200dy", "z")]),
+    "other line separators are no ends of lines": (
+        "a\u2028b,c\u0085d,e\vf\fg",
+        [("a\u2028b", "c\u0085d", "e\vf\fg")],
+    ),
+    "a control Z": ("a,b,c\x1a", [("a", "b", "c\x1a")]),
+    "numbers stay text": ("007,1e5,+1", [("007", "1e5", "+1")]),
+    "words for nothing stay text": ("NULL,NaN,NA", [("NULL", "NaN", "NA")]),
+    "a formula stays text": ("=1+1,@x,-y", [("=1+1", "@x", "-y")]),
+    "no line end at the end of the file": ("a,b,c\nd,e,f", [("a", "b", "c"), ("d", "e", "f")]),
+    "many line ends at the end of the file": ("a,b,c\n\n\r\n\n", [("a", "b", "c")]),
+    "one column less": ("a,b\nd,e,f", [RAGGED, ("d", "e", "f")]),
+    "one column more": ("a,b,c,d\nd,e,f", [RAGGED, ("d", "e", "f")]),
+    "empty columns more": ("a,b,c,,\nd,e,f", [("a", "b", "c"), ("d", "e", "f")]),
+    "text behind a quoted cell": ('"a"x,b,c\nd,e,f', [UNCLOSED, ("d", "e", "f")]),
+    "blanks behind a quoted cell": ('a,b,"c" \nd,e,f', [UNCLOSED, ("d", "e", "f")]),
+    "a quote that closes nowhere": ('a,"b,c\nd,e,f', [UNCLOSED, ("d", "e", "f")]),
+    "a quote that closes nowhere in the last cell": ('a,b,"c\nd,e,f', [UNCLOSED, ("d", "e", "f")]),
+    "the header once more": ("a,b,c\na,b,c", [("a", "b", "c"), ("a", "b", "c")]),
+    "a cell of 60,000 characters": ('a,"' + "x" * 60_000 + '",c', [("a", "x" * 60_000, "c")]),
+    "a thousand line breaks in a cell": ('a,"' + "x\n" * 1_000 + '",c', [("a", "x\n" * 1_000, "c")]),
+}
+
+
+@pytest.mark.parametrize("case", TORTURE)
+def test_a_case_of_the_torture_set_comes_out_as_it_should(read, case):
+    text, expected = TORTURE[case]
+    rows, damaged = read(f"h1,h2,h3\n{text}".encode(), header=("h1", "h2", "h3"))
+    found = dict(sorted(rows.items() | {n: row.code for n, row in damaged.items()}.items()))
+    assert list(found.values()) == expected

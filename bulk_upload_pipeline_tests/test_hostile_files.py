@@ -34,7 +34,7 @@ def piped(blocks, open_):
 
 def zipped(name, blocks, more=()):
     sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
         for part, content in more:
             archive.writestr(part, content)
         with archive.open(name, "w", force_zip64=True) as file:
@@ -51,6 +51,7 @@ def swollen(part, blocks):
 
 
 MB = b"x" * (1 << 20)
+SWOLLEN = ",".join(good_row(1, **{"Item Name": "x" * (4 << 20)}).values()).encode() + b"\n"
 ROW = b'<row r="%d"><c r="A%d" t="str"><v>x</v></c></row>'
 LAUGHS = b'<!DOCTYPE x [<!ENTITY a "%s">%s]>' % (
     b"ha" * 50,
@@ -129,10 +130,10 @@ HOSTILE = {
     ),
     "a cell of 40 MB.json": (lambda: b'[{"Invoice Number": "' + MB * 40 + b'"}]', "LINE_TOO_LONG"),
     "a gzip bomb.csv.gz": (
-        lambda: piped([GOOD, *[bytes(1 << 20)] * 500], lambda sink: gzip.GzipFile(fileobj=sink, mode="wb")),
+        lambda: piped([GOOD, *[SWOLLEN] * 80], lambda sink: gzip.GzipFile(fileobj=sink, mode="wb")),
         "TOO_LARGE_INSIDE",
     ),
-    "a zip bomb.zip": (lambda: zipped("a.csv", [GOOD, *[bytes(1 << 20)] * 500]), "TOO_LARGE_INSIDE"),
+    "a zip bomb.zip": (lambda: zipped("a.csv", [GOOD, *[SWOLLEN] * 80]), "TOO_LARGE_INSIDE"),
     "a path that leads out.zip": (lambda: writers.zip_of({"../../x.csv": GOOD}), "UNSAFE_ARCHIVE"),
     "huge shared strings.xlsx": (
         lambda: swollen("xl/sharedStrings.xml", [b"<sst><si><t>", *[MB] * 300, b"</t></si></sst>"]),
@@ -148,12 +149,12 @@ HOSTILE = {
         lambda: rewritten(SMALL, sharedStrings=lambda x: x.replace(b"?>", b"?>" + LAUGHS, 1)),
         "UNSAFE_ARCHIVE",
     ),
-    "a cell of 100 MB.xlsx": (
+    "a cell of 20 MB.xlsx": (
         lambda: swollen(
             "xl/worksheets/sheet1.xml",
             [
                 b"<worksheet><sheetData>" + ROW[:33] % (1, 1),
-                *[MB] * 100,
+                *[MB] * 20,
                 b"</v></c></row></sheetData></worksheet>",
             ],
         ),
