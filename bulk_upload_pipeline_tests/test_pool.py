@@ -13,6 +13,7 @@ pytestmark = pytest.mark.services
 
 FILES, ROWS = 60, 25
 BIG_ROWS = 24_000
+HUGE_ROWS = 200_000
 OPEN = "SELECT count(*) FROM bulk_upload.upload_batches WHERE state NOT IN ('loaded', 'partially_loaded')"
 HELD = "SELECT count(*) FROM runs WHERE status = 'STARTED'"
 
@@ -20,7 +21,10 @@ HELD = "SELECT count(*) FROM runs WHERE status = 'STARTED'"
 @pytest.fixture(scope="module")
 def deployment():
     with Deployment(
-        COMPOSE_PROFILES="workers", WORKER_PROCESSES="1", BULK_UPLOAD_CHUNK_ROWS="2000"
+        COMPOSE_PROFILES="workers",
+        WORKER_PROCESSES="1",
+        BULK_UPLOAD_CHUNK_ROWS="2000",
+        BULK_UPLOAD_PART_MB="4",
     ) as running:
         running.start_pool("one", "two")
         yield running
@@ -67,6 +71,24 @@ def test_a_worker_that_is_killed_in_mid_load_is_replaced(deployment):
     deployment.wait(lambda: deployment.ask(HELD, "DAGSTER", "dagster") == [(0,)])
 
 
+def test_a_huge_file_is_shared_by_the_workers(deployment):
+    before = deployment.ask("SELECT count(*) FROM public.mangalam_invoices")[0][0]
+    write_sample(deployment.folder / "huge.part", rows=HUGE_ROWS, seed=9)
+    assert (deployment.folder / "huge.part").stat().st_size > 15 * (4 << 20)
+    (deployment.folder / "huge.part").rename(deployment.data / "inbox" / "huge.csv")
+    loaded = "SELECT rows_inserted FROM bulk_upload.upload_batches WHERE file_name = 'huge.csv' AND state = 'loaded'"
+    deployment.wait(lambda: deployment.ask(loaded) == [(HUGE_ROWS,)])
+    assert deployment.ask("SELECT count(*) FROM public.mangalam_invoices") == [(before + HUGE_ROWS,)]
+    helpers = "SELECT DISTINCT status FROM runs WHERE pipeline_name = 'help_with_parts'"
+    deployment.wait(lambda: deployment.ask(helpers, "DAGSTER", "dagster") == [("SUCCESS",)])
+    told = deployment.ask(
+        "SELECT event FROM event_logs WHERE strpos(event, 'It worked on') > 0", "DAGSTER", "dagster"
+    )
+    assert told
+    assert any("It worked on 0 parts" not in event for (event,) in told)
+    assert deployment.ask("SELECT count(*) FROM bulk_upload.file_parts") == [(0,)]
+
+
 def test_a_worker_that_is_told_to_stop_ends_its_run_first(deployment):
     failed = "SELECT count(*) FROM runs WHERE status IN ('FAILURE', 'CANCELED')"
     before = deployment.ask(failed, "DAGSTER", "dagster")
@@ -81,7 +103,9 @@ def test_a_worker_that_is_told_to_stop_ends_its_run_first(deployment):
             and deployment.ask(OPEN) == [(0,)]
         )
     )
-    assert deployment.ask("SELECT count(*) FROM public.mangalam_invoices") == [(2 * FILES * ROWS + BIG_ROWS,)]
+    assert deployment.ask("SELECT count(*) FROM public.mangalam_invoices") == [
+        (2 * FILES * ROWS + BIG_ROWS + HUGE_ROWS,)
+    ]
     deployment.wait(lambda: deployment.ask(HELD, "DAGSTER", "dagster") == [(0,)])
     assert deployment.ask(failed, "DAGSTER", "dagster") == before
 
