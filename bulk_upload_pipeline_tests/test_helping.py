@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from bulk_upload_pipeline import dialects, encodings, ledger, part_ledger
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import helping
 from bulk_upload_pipeline.defs.helping import HELPS_TAG, config_of, help_with_parts, parts_sensor
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline_tests.test_splitting import PART, announce
+from bulk_upload_pipeline_tests.upped import database_url as url_of
 from bulk_upload_pipeline_tests.upped import upped, wait_until
 from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, ephemeral, good_row, line_at
 
@@ -138,6 +141,13 @@ def test_a_dropped_huge_file_is_shared_by_two_processes(tmp_path):
             )
         )
         loaded = world.rows("SELECT count(*) FROM mangalam_invoices")
+        dagster = make_engine(url_of(world.home).set(database="dagster"))
+        with dagster.connect() as connection:
+            events = "SELECT event FROM event_logs WHERE strpos(event, 'It worked on') > 0"
+            words = list(connection.scalars(sa.text(events)))
+        dagster.dispose()
     assert parts >= size >> 22
     assert {run["status"] for run in told} == {"SUCCESS"}
+    assert words
+    assert any("It worked on 0 parts" not in event for event in words)
     assert loaded == [(rows - rows // 100,)]
