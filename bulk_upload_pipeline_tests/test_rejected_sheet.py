@@ -6,9 +6,11 @@ import csv
 
 import openpyxl
 import pytest
+from click.testing import CliRunner
 
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import rejected_sheet, rejects, report
+from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.origin import OWN_COLUMNS
 from bulk_upload_pipeline_tests import writers
@@ -179,3 +181,18 @@ def test_findings_name_the_sheet_and_its_row_wherever_they_are_shown(line):
     assert "row 4 of the sheet" in report.in_words(receipt(line, batch_id), [code])
     (rejected,) = sheet_of(folder / "rejected_rows.xlsx")[2]
     assert rejected["_errors"].startswith("row 4 of the sheet 'Feb's': ")
+
+
+def test_errors_writes_the_sheet_and_names_the_place_of_its_examples(
+    line, database_url, monkeypatch, tmp_path
+):
+    parent = load(line, "may.xlsx", book_of(HOSTILE))
+    monkeypatch.setenv("BULK_UPLOAD_HOME", str(line.home.root))
+    monkeypatch.setenv("BULK_UPLOAD_DATABASE_URL", database_url)
+    result = CliRunner().invoke(main, ["errors", parent.batch_id, "--xlsx", str(tmp_path / "mine.xlsx")])
+    assert result.exit_code == 0, result.output
+    assert "row 23 of the sheet 'May': " in result.output
+    assert (
+        sheet_of(tmp_path / "mine.xlsx")[1:]
+        == sheet_of(line.reports(parent.batch_id) / "rejected_rows.xlsx")[1:]
+    )
