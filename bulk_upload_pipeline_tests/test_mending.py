@@ -339,3 +339,58 @@ def test_a_batch_that_comes_late_to_its_load_undoes_nothing_that_came_later(line
         line, f"SELECT customer_name, upload_batch_id FROM {TARGET} WHERE invoice_number = 'INV-000001'"
     )
     assert owners == [("New", second.batch_id)]
+
+
+def test_a_retry_of_what_is_loaded_is_not_stopped_at_the_gate_that_it_passed(line):
+    """A correction let the batch follow; without it there are too many bad rows, but the good ones are loaded."""
+    first = load(line, "a.csv", csv_of([good_row(1), good_row(2, Quantity="x"), good_row(3, Quantity="x")]))
+    assert first.state is State.REJECTED
+    found = rejected(line, first.batch_id)
+    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"} for row in found]))
+    assert receipt(line, first.batch_id).state is State.LOADED
+    stages.revert(line, child.batch_id)
+    second = again(line, first.batch_id)
+    assert (second.state, second.rows_inserted, second.rows_open) == (State.PARTIALLY_LOADED, 1, 2)
+    assert count(line, TARGET) == 1
+
+
+def test_a_wholly_wrong_correction_stays_rejected_when_others_have_corrected_its_rows(line):
+    first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), good_row(90, Quantity="x")]))
+    (row,) = rejected(line, first.batch_id)
+    wrong = load(line, "wrong.csv", as_csv([row | {"Quantity": "y"}]))
+    right = load(line, "right.csv", as_csv([row | {"Quantity": "4"}]))
+    assert (wrong.state, right.state) == (State.REJECTED, State.LOADED)
+    for account in (receipt(line, wrong.batch_id), again(line, wrong.batch_id)):
+        assert (account.state, account.rows_open) == (State.REJECTED, 0)
+        assert "Other files have corrected them since" in account.reason
+    assert receipt(line, first.batch_id).state is State.LOADED
+
+
+def test_a_retry_of_a_correction_of_a_reverted_batch_says_so(line):
+    first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), good_row(90, Quantity="x")]))
+    (row,) = rejected(line, first.batch_id)
+    wrong = load(line, "wrong.csv", as_csv([row | {"Quantity": "y"}]))
+    stages.revert(line, first.batch_id)
+    account = again(line, wrong.batch_id)
+    assert account.state is State.UNREADABLE
+    assert f"batch {first.batch_id} was reverted" in account.reason
+
+
+def test_reverting_a_correction_leaves_rows_corrected_that_another_one_brought(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"ALTER TABLE {TARGET} ADD CONSTRAINT known CHECK (customer_name <> 'Fake')"
+        )
+    bad = [good_row(90, Quantity="x"), good_row(91, Quantity="x")]
+    earlier = load(line, "earlier.csv", csv_of([good_row(91)]))
+    first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), *bad]))
+    one, two = (row | {"Quantity": "4"} for row in rejected(line, first.batch_id))
+    half = load(line, "half.csv", as_csv([one, two | {"Customer Name": "Fake"}]))
+    (left,) = rejected(line, half.batch_id)
+    load(line, "rest.csv", as_csv([left | {"Customer Name": "Sharma Sweets"}]))
+    assert receipt(line, first.batch_id).state is State.LOADED
+    stages.revert(line, half.batch_id)
+    assert receipt(line, first.batch_id).rows_open == 1
+    assert rows(line, f"SELECT upload_batch_id FROM {TARGET} WHERE invoice_number = 'INV-000091'") == [
+        (earlier.batch_id,)
+    ]
