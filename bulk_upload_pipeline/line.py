@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.settings import Home, Settings
 
 
+ON_ITS_WAY = (State.REJECTED, State.VALIDATED, State.LOADING)
+"""Where a batch stands that follows its corrections."""
+
 SWEPT_AFTER_S = 3600.0
 """An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
 
@@ -579,20 +582,29 @@ def _format(batch: Batch) -> str:
 
 
 def _close_again(line: Line, batch_id: str) -> None:
-    """Bring a receipt up to date of which rows were corrected, or are open again."""
+    """Bring a receipt up to date of which rows were corrected, or are open again.
+
+    A batch that has begun to follow its corrections and was cut off on its way follows to the end.
+    """
     batch = ledger.batch(line.engine, batch_id)
     if batch.state in LOADED_STATES:
         _close_loaded(line, batch_id, again=True)
-    if batch.state is not State.REJECTED:
+    elif batch.state is State.REJECTED and not _follows(line, batch):
+        verdict = ledger.verdict(line.engine, batch_id)
+        assert verdict is not None
+        _close_rejected(line, batch, _now(line, batch_id, verdict), again=True)
+    elif batch.state not in ON_ITS_WAY or batch.parent_batch_id is not None:
         return
-    verdict = ledger.verdict(line.engine, batch_id)
-    assert verdict is not None
-    now = _now(line, batch_id, verdict)
-    if now.breaker_tripped or batch.parent_batch_id:
-        _close_rejected(line, batch, now, again=True)
     elif not validate(line, batch_id).breaker_tripped:
         load(line, batch_id)
         close(line, batch_id)
+
+
+def _follows(line: Line, batch: Batch) -> bool:
+    """Return whether so many rows of a rejected batch are corrected that the breaker would not stop it any more."""
+    verdict = ledger.verdict(line.engine, batch.batch_id)
+    assert verdict is not None
+    return batch.parent_batch_id is None and not _now(line, batch.batch_id, verdict).breaker_tripped
 
 
 def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:

@@ -434,6 +434,29 @@ def test_a_batch_that_the_breaker_stopped_follows_when_enough_of_its_rows_are_co
     assert count(line, TARGET) == 20
 
 
+def test_a_batch_that_was_cut_off_while_it_followed_does_so_to_the_end(line, monkeypatch):
+    parent = load(line, "a.csv", csv_of([good_row(1), BAD]))
+    assert parent.state is State.REJECTED
+    (row,) = rejected(line, parent.batch_id)
+    child = drop(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    really = stages.load
+
+    def cut_off_in_the_parent(line, batch_id):
+        if batch_id != child:
+            raise KeyboardInterrupt
+        return really(line, batch_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "load", cut_off_in_the_parent)
+        with pytest.raises(KeyboardInterrupt):
+            stages.take(line, child)
+    assert receipt(line, parent.batch_id).state is State.VALIDATED
+    stages.take(line, child)
+    assert receipt(line, child).state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    assert count(line, TARGET) == 2
+
+
 def test_a_batch_that_the_breaker_stopped_waits_as_long_as_too_many_rows_are_open(line):
     bad = [good_row(90 + n, Quantity="x") for n in range(10)]
     parent = load(line, "parent.csv", csv_of([*bad, good_row(1), good_row(2)]))
