@@ -148,8 +148,7 @@ STAGED_SCHEMA = ARROW_SCHEMA.append(pa.field("extra", pa.string())).append(pa.fi
 def pandera_schema(judged: frozenset[str], required: tuple[str, ...], today: date) -> pandera.DataFrameSchema:
     """Return the schema that judges parsed rows (Arrow-backed pandas columns).
 
-    Every check is named after its code in the catalogue of findings; `not_nullable` stands for
-    `MISSING_VALUE`.
+    Every check is named after its column and its code in the catalogue of findings.
 
     Args:
         judged: Names of the columns that are judged by themselves: a call costs a fixed time for each.
@@ -161,16 +160,11 @@ def pandera_schema(judged: frozenset[str], required: tuple[str, ...], today: dat
 
     from bulk_upload_pipeline import rules
 
-    columns = {
-        column.name: pandera.Column(
-            pd.ArrowDtype(column.kind.value),
-            checks=rules.column_checks(column, today),
-            nullable=column.name not in required,
-        )
-        for column in COLUMNS
-        if column.name in judged
-    }
-    return pandera.DataFrameSchema(columns | rules.agreement_columns(), strict=False, coerce=False)
+    known = rules.rules_of(judged, required, today)
+    kinds = {name: BY_NAME[name].kind.value if name in BY_NAME else pa.bool_() for name in known}
+    columns = {name: pandera.Column(pd.ArrowDtype(kind), nullable=True) for name, kind in kinds.items()}
+    checks = [rules.check(name, code, rule) for name in known for code, rule in known[name].items()]
+    return pandera.DataFrameSchema(columns, checks=checks, strict=False, coerce=False)
 
 
 def rule_in_words(column: Column) -> str:

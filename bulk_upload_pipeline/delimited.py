@@ -6,6 +6,8 @@ split one by one; those that fit no header come out as damaged rows with their l
 
 from __future__ import annotations
 
+import csv
+import string
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -161,32 +163,41 @@ class _Reader:
             if one.cells is None
             or (not fits(one.cells, self.columns) and any(cell.strip() for cell in one.cells))
         ]
-        return self._with(rows, [one.cells or [] for one in good], [one.start for one in good]), damage
+        cells = [[cell.decode() for cell in one.cells or ()] for one in good]
+        return self._with(rows, cells, [one.start for one in good]), damage
 
     def _settled(self, table: pa.Table, starts: np.ndarray, odd: list[_Odd]) -> tuple[_Rows, list[_Damage]]:
         """Tell apart what Arrow did not take: records with empty cells too many are sound."""
         if not odd:
             return _Rows(table, starts), []
         rows = _Rows(table, np.delete(starts, [one.at for one in odd]))
-        good: list[list[bytes]] = []
+        good: list[list[str]] = []
         places: list[int] = []
         damage: list[_Damage] = []
         for one in odd:
-            cells = splitter(self._delimiter).split(one.text.encode(), 0).cells or []
+            cells = self._cells_of(one.text)
             start = int(starts[one.at])
             if fits(cells, self.columns):
                 good.append(cells)
                 places.append(start)
-            elif any(cell.strip() for cell in cells):
+            elif any(cell.strip(string.whitespace) for cell in cells):
                 damage.append(_Damage(start, one.cells, one.text))
         return self._with(rows, good, places), damage
 
-    def _with(self, rows: _Rows, records: list[list[bytes]], starts: list[int]) -> _Rows:
+    def _cells_of(self, record: str) -> list[str]:
+        """Return the cells of a record that Arrow did not take."""
+        try:
+            return next(csv.reader([record], delimiter=self._delimiter, strict=True))
+        except (csv.Error, StopIteration):
+            cells = splitter(self._delimiter).split(record.encode(), 0).cells
+            return [cell.decode() for cell in cells or ()]
+
+    def _with(self, rows: _Rows, records: list[list[str]], starts: list[int]) -> _Rows:
         """Return rows with further records in their places."""
         if not records:
             return rows
         columns = zip(*(record[: self.columns] for record in records), strict=True)
-        texts = [pa.array([cell.decode() or None for cell in column], pa.string()) for column in columns]
+        texts = [pa.array([cell or None for cell in column], pa.string()) for column in columns]
         table = pa.concat_tables([rows.cells, pa.table(texts, self._names)])
         places = np.concatenate((rows.starts, np.array(starts, np.int64)))
         order = np.argsort(places)

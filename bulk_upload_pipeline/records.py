@@ -19,7 +19,7 @@ from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 LONGEST_LINE = 8 << 20
 """Bytes of a line beyond which a file is no table of records."""
@@ -207,7 +207,7 @@ def split_apart(data: bytes, delimiter: str, columns: int, limit: int) -> tuple[
     return tuple(records), max(behind, limit)
 
 
-def fits(cells: list[bytes], columns: int) -> bool:
+def fits(cells: Sequence[bytes] | Sequence[str], columns: int) -> bool:
     """Return whether a record has a cell for each column, and nothing in any further ones."""
     return len(cells) >= columns and not any(cells[columns:])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -31,14 +32,36 @@ ROUNDING_A_UNIT = pa.scalar(Decimal("0.005"), pa.decimal128(4, 4))
 
 
 Rule = Callable[[pa.ChunkedArray], pa.ChunkedArray]
-"""Says of each value of a column whether it keeps a rule; null where there is no value."""
+"""Says of each value of a column whether it keeps a rule; null where there is no value to judge."""
 
 
-def column_checks(column: contract.Column, today: date) -> list[pandera.Check]:
-    """Return the checks on the values of one column; each is named after its finding code."""
+@lru_cache(maxsize=64)
+def rules_of(names: frozenset[str], required: tuple[str, ...], today: date) -> dict[str, dict[str, Rule]]:
+    """Return the rules of columns and of the agreements, by column and by the code of the finding.
+
+    Args:
+        names: The columns that are judged by themselves.
+        required: Names of the columns that may not be empty.
+        today: The day from which "in the future" counts.
+    """
+    columns = [column for column in contract.COLUMNS if column.name in names]
+    single = {column.name: _rules_of_one(column, today, column.name in required) for column in columns}
+    return single | {name: {code: _as_it_is} for name, code in AGREEMENTS.items()}
+
+
+def _rules_of_one(column: contract.Column, today: date, required: bool) -> dict[str, Rule]:
+    rules: dict[str, Rule] = {"MISSING_VALUE": pc.is_valid} if required else {}
     if column.limit is not None:
-        return [_check("TEXT_TOO_LONG", _at_most(column.limit))]
-    return [_check(code, rule) for code, rule in _ranges(today).get(column.name, {}).items()]
+        return rules | {"TEXT_TOO_LONG": _at_most(column.limit)}
+    return rules | _ranges(today).get(column.name, {})
+
+
+def _as_it_is(agrees: pa.ChunkedArray) -> pa.ChunkedArray:
+    return agrees
+
+
+def _at_most(limit: int) -> Rule:
+    return lambda texts: pc.less_equal(pc.utf8_length(texts), limit)
 
 
 def _ranges(today: date) -> dict[str, dict[str, Rule]]:
@@ -72,22 +95,18 @@ def may_break(column: contract.Column, values: pa.ChunkedArray, *, required: boo
     return pc.max(pc.binary_length(values)).as_py() > column.limit
 
 
-def _check(code: str, rule: Rule) -> pandera.Check:
-    """Return a check that speaks of single rows only where one breaks the rule: that costs pandera most."""
-    import pandas as pd
+def check(column: str, code: str, rule: Rule) -> pandera.Check:
+    """Return a rule as a check of pandera on a whole chunk, named `column: code`.
+
+    It says that a column breaks the rule, not where: to collect single values is what pandera takes longest
+    for, and next to it to collect the errors of each column apart.
+    """
     import pandera.pandas as pandera
 
-    def judge(values: pd.Series) -> pd.Series | bool:
-        kept = rule(values.array.__arrow_array__())
-        if pc.all(kept).as_py() is not False:
-            return True
-        return pd.Series(kept, index=values.index, dtype=pd.ArrowDtype(pa.bool_()))
+    def judge(rows: pd.DataFrame) -> bool:
+        return pc.all(rule(rows[column].array.__arrow_array__())).as_py() is not False
 
-    return pandera.Check(judge, name=code)
-
-
-def _at_most(limit: int) -> Rule:
-    return lambda texts: pc.less_equal(pc.utf8_length(texts), limit)
+    return pandera.Check(judge, name=f"{column}: {code}", ignore_na=False)
 
 
 AGREEMENTS: dict[str, str] = {
@@ -103,17 +122,6 @@ FINDING_COLUMN: dict[str, str | None] = {
     "due_after_invoice": "due_date",
 }
 """The column of the contract that a finding about an agreement names."""
-
-
-def agreement_columns() -> dict[str, pandera.Column]:
-    """Return the pandera columns that judge the agreements."""
-    import pandas as pd
-    import pandera.pandas as pandera
-
-    def column(code: str) -> pandera.Column:
-        return pandera.Column(pd.ArrowDtype(pa.bool_()), _check(code, lambda agrees: agrees))
-
-    return {name: column(code) for name, code in AGREEMENTS.items()}
 
 
 def agreements(rows: pa.Table) -> dict[str, pa.ChunkedArray]:

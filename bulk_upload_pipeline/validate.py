@@ -6,7 +6,6 @@ cannot be converted, and report none of the other faults.)
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,9 +19,11 @@ from bulk_upload_pipeline.model import ChunkVerdict, Severity, Totals
 from bulk_upload_pipeline.verbatim import as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import date
     from decimal import Decimal
+
+    from pandera.errors import SchemaError
 
     from bulk_upload_pipeline.model import DamagedRow, Layout, TextChunk, TypedChunk
     from bulk_upload_pipeline.profiles import Profile
@@ -111,23 +112,22 @@ def broken_rules(rows: pa.Table, layout: Layout, profile: Profile, today: date) 
     try:
         schema.validate(judged.to_pandas(types_mapper=pd.ArrowDtype), lazy=True)
     except SchemaErrors as errors:
-        return [_broken_rule(error) for error in errors.schema_errors]
+        known = rules.rules_of(frozenset(names), profile.required, today)
+        return [_broken_rule(error, judged, known) for error in errors.schema_errors]
     return []
 
 
-def _broken_rule(error: object) -> BrokenRule:
-    """Translate one of pandera's errors; a check is named after its finding code."""
-    cases = getattr(error, "failure_cases", None)
-    name = getattr(getattr(error, "check", None), "name", None) or str(getattr(error, "check", ""))
-    column = str(getattr(getattr(error, "schema", None), "name", ""))
-    if cases is None or "index" not in cases or cases["index"].isna().any():
+def _broken_rule(
+    error: SchemaError, judged: pa.Table, known: Mapping[str, Mapping[str, rules.Rule]]
+) -> BrokenRule:
+    """Translate one of pandera's errors, and find the rows in which the rule is broken."""
+    column, _, code = str(getattr(error.check, "name", error.check)).partition(": ")
+    rule = known.get(column, {}).get(code)
+    broken = None if rule is None else pc.indices_nonzero(pc.invert(rule(judged[column]))).to_numpy()
+    if broken is None or len(broken) == 0:
         # A check that could not run would let wrong rows pass unseen: that is a defect, never data.
-        raise AssertionError(f"pandera could not apply {name} to {column}") from (
-            error if isinstance(error, BaseException) else None
-        )
-    code = "MISSING_VALUE" if name.startswith("not_nullable") else name
-    positions = np.sort(cases["index"].to_numpy(dtype=np.int64))
-    return BrokenRule(code, rules.FINDING_COLUMN.get(column, column), positions)
+        raise AssertionError(f"pandera could not apply a rule: {error}") from error
+    return BrokenRule(code, rules.FINDING_COLUMN.get(column, column), broken.astype(np.int64))
 
 
 def _rule_findings(
@@ -224,15 +224,14 @@ def _row_data(findings: pa.Table, text: TextChunk, layout: Layout) -> pa.Table:
     if len(findings) == 0:
         return ROW_DATA_SCHEMA.empty_table()
     found = pc.is_in(text.row_numbers, value_set=_whole(findings["row_number"]).unique())
-    rows = pa.table(
-        [text.row_numbers.filter(found), as_json(text.cells.filter(found), layout.header)],
-        schema=ROW_DATA_SCHEMA,
-    )
+    cells = text.cells if pc.all(found).as_py() else text.cells.filter(found)
+    rows = pa.table([text.row_numbers.filter(found), as_json(cells, layout.header)], schema=ROW_DATA_SCHEMA)
     if not text.damaged:
         return rows
-    raw = [json.dumps({RAW_TEXT_KEY: row.raw_text.replace("\0", "�")}) for row in text.damaged]
+    raw = pa.table({RAW_TEXT_KEY: pa.array([row.raw_text for row in text.damaged], pa.string())})
     numbers = pa.array([row.row_number for row in text.damaged], pa.int64())
-    return pa.concat_tables([rows, pa.table([numbers, pa.array(raw)], schema=ROW_DATA_SCHEMA)])
+    damaged = pa.table([numbers, as_json(raw, [RAW_TEXT_KEY])], schema=ROW_DATA_SCHEMA)
+    return pa.concat_tables([rows, damaged])
 
 
 def identities(rows: pa.Table) -> np.ndarray:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 _SPECIAL = (*b'\\"', *range(0x20))
 """Bytes that may not stand in a JSON string as they are. The backslash comes first: the others bring more."""
 
-_IS_SPECIAL = np.zeros(256, dtype=bool)
-_IS_SPECIAL[list(_SPECIAL)] = True
-
 
 def as_json(cells: pa.Table, names: Sequence[str], *, skip_empty: bool = False) -> pa.StringArray:
     """Return one JSON object a row.
@@ -90,7 +87,7 @@ def _without_empty(texts: pa.StringArray) -> pa.StringArray:
 def _escaped(texts: pa.StringArray) -> pa.StringArray:
     """Escape what JSON does not take; only characters that occur cost a pass."""
     data, _ = bytes_of(texts)
-    special = data[_IS_SPECIAL[data]]
+    special = data[(data < 0x20) | (data == ord('"')) | (data == ord("\\"))]
     if special.size == 0:
         return texts
     found = set(np.unique(special).tolist())

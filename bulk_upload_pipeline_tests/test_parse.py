@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bulk_upload_pipeline import contract
@@ -106,7 +106,16 @@ def test_a_column_of_numbers_reads_as_its_cells_do_one_by_one(cells, sender, nam
     assert outcome(typed, found, name) == expected
 
 
-@given(st.lists(dates, min_size=1, max_size=8), st.sampled_from([None, "dmy", "mdy"]), st.booleans())
+iso_dates = st.dates(date(1, 1, 1), date(9999, 12, 31)).map(date.isoformat)
+
+
+@given(
+    st.lists(dates, min_size=1, max_size=8) | st.lists(iso_dates, min_size=1, max_size=8),
+    st.sampled_from([None, "dmy", "mdy"]),
+    st.booleans(),
+)
+@example(["1899-12-31", "1900-01-01"], None, False)
+@example(["2200-12-31", "2201-01-01"], None, True)
 def test_a_column_of_days_reads_as_its_cells_do_one_by_one(cells, order, excel):
     expected = [None if c is None else read_date(c, order, excel_serials=excel) for c in cells]
     for profile, agreed in ((Profile(name="x", date_order=order), None), (Profile(name="x"), order)):
