@@ -195,7 +195,9 @@ def batch_id_for(file: FoundFile, now: datetime) -> str:
         file: The file to become a batch.
         now: The moment, in UTC.
     """
-    return f"{now:%Y%m%dT%H%M%S}-{slug(file.path.stem)}-{file.fingerprint[:8]}"
+    # A file can be named twice within a second, on a command line.
+    exactly = hashlib.sha256(f"{file.fingerprint}|{now.isoformat()}".encode()).hexdigest()
+    return f"{now:%Y%m%dT%H%M%S}-{slug(file.path.stem)}-{exactly[:8]}"
 
 
 def slug(stem: str) -> str:

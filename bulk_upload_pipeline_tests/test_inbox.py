@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,14 @@ def test_the_same_name_again_is_another_batch(tmp_path):
     file.write_text("y")
     os.utime(file, ns=(1, 1))
     assert inbox.batch_id_for(inbox.found_file(file), NOW) != before
+
+
+def test_a_file_that_is_named_twice_within_a_second_is_two_batches(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("x")
+    found = inbox.found_file(file)
+    later = NOW + timedelta(milliseconds=1)
+    assert inbox.batch_id_for(found, NOW) != inbox.batch_id_for(found, later)
 
 
 @given(stem=st.text(min_size=1, max_size=80).filter(lambda s: "/" not in s and "\0" not in s))
