@@ -64,7 +64,12 @@ mangalam_invoices = Table(
     Index("mangalam_invoices_customer", "customer_name", "customer_id"),
     Index("mangalam_invoices_item", "item_name", "sku"),
     # Written in physical order: BRIN is small and no two connections fight over a last leaf.
-    Index("mangalam_invoices_upload_batch", "upload_batch_id", postgresql_using="brin"),
+    Index(
+        "mangalam_invoices_upload_batch",
+        "upload_batch_id",
+        postgresql_using="brin",
+        postgresql_ops={"upload_batch_id": "text_bloom_ops(n_distinct_per_range=32)"},
+    ),
     Index("mangalam_invoices_created", "created_at", postgresql_using="brin"),
 )
 """One row an invoice line: the contract's columns and what the loader knows about them."""

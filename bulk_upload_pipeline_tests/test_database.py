@@ -1,5 +1,7 @@
 """The database room: addresses, migrations, and which errors pass by themselves."""
 
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
@@ -8,7 +10,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from bulk_upload_pipeline import database, former, sales, stale, trace
+from bulk_upload_pipeline import database, family, former, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -70,7 +72,10 @@ def test_an_address_names_host_and_database_and_no_user(url, shown):
 
 
 def test_a_migrated_database_equals_the_tables(engine):
-    elsewhere = (former.former_rows, stale.stale_dates, sales.daily_sales, trace.reverted_invoices)
+    elsewhere = (
+        *(family.corrected_rows, former.former_rows, stale.stale_dates),
+        *(sales.daily_sales, trace.reverted_invoices),
+    )
     assert all(table.metadata is metadata for table in elsewhere)
     with engine.connect() as connection:
         context = MigrationContext.configure(
@@ -252,3 +257,22 @@ def test_errors_that_are_not_of_the_database_speak_for_themselves():
     assert database.is_transient(BatchBusyError("b"))
     assert not database.is_transient(ValueError("x"))
     assert not database.is_transient(psycopg2.ProgrammingError("x"))
+
+
+def test_the_rows_of_a_batch_are_found_among_those_of_runs_that_load_at_the_same_time(engine):
+    names = ", ".join(
+        ["invoice_number", "invoice_date", "quantity", "item_price", "upload_batch_id", "row_number"]
+    )
+    rows = "'n' || i, DATE '2024-12-31', 1, 1, 'batch-' || CASE WHEN i % 2 = 0 THEN i / 5000 ELSE 99 - i / 5000 END, i"
+    find = "EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM mangalam_invoices WHERE upload_batch_id = 'batch-3'"
+    with engine.begin() as connection:
+        required = "customer_name, item_total, item_name, line_occurrence"
+        connection.exec_driver_sql(
+            f"INSERT INTO mangalam_invoices ({names}, {required}) "
+            f"SELECT {rows.replace('%', '%%')}, 'c', 1, 'i', 1 FROM generate_series(1, 200000) AS i"
+        )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE mangalam_invoices")
+        plan = json.dumps(connection.exec_driver_sql(find).scalar())
+    removed = [int(n) for n in re.findall(r'"Rows Removed by (?:Index Recheck|Filter)": (\d+)', plan)]
+    assert sum(removed) < 40_000, plan
