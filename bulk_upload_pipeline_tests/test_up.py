@@ -276,6 +276,8 @@ def test_the_nightly_tick_asks_for_what_failed_or_older_rules_judged_and_a_back_
         now = time.time()
         return up.ask(TICK, schedule="nightly_backfill", timestamp=now)["scheduleDryRun"]["evaluationResult"]
 
+    # What is previewed is the night that comes next, which begins at two.
+    coming = (datetime.now(UTC) + timedelta(hours=22)).date()
     requests = {request["runKey"].partition("@")[0]: request for request in tick()["runRequests"]}
     assert requests.keys() == {failed, outdated}
     assert {"key": "dagster/partition", "value": failed} in requests[failed]["tags"]
@@ -292,7 +294,7 @@ def test_the_nightly_tick_asks_for_what_failed_or_older_rules_judged_and_a_back_
     assert up.rows(NET) == before
     night = next(tag["value"] for tag in tags if tag["key"] == "night")
     assert tick()["skipReason"].endswith("No batch has failed, and none waits for newer rules.")
-    assert night == f"{datetime.now(UTC):%Y-%m-%d}"
+    assert night == coming.isoformat()
 
 
 def test_what_the_channel_did_not_take_was_sent_again_and_everything_is_told_once(up):
