@@ -348,7 +348,7 @@ class Verdict:
 
     Attributes:
         plan: Digest of everything that decides what is staged; a chunk ledger counts only for its plan.
-        chunks: Staged chunks, one Parquet row group each.
+        chunks: Staged chunks, one record batch each.
         findings_by_code: Findings of each code, errors and warnings.
         max_error_rate: The breaker's limit that was applied, 0 to 1.
         rows_corrected: Rejected rows that are loaded by corrections; they do not count for the breaker.

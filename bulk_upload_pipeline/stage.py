@@ -1,4 +1,4 @@
-"""Verdicts of chunks -> Parquet and findings in `staging/<batch_id>/`, and the verdict on the whole file.
+"""Verdicts of chunks -> rows that load and findings in `staging/<batch_id>/`, and the verdict on the whole file.
 
 Memory does not grow with the file: rows and findings go to disk chunk by chunk, and of each row only the
 8 bytes of its identity's hash wait, on disk too, for the end of the file.
@@ -20,7 +20,13 @@ import pyarrow.parquet as pq
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.model import Severity, Totals, Verdict
-from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch, StagedPart
+from bulk_upload_pipeline.staged import (
+    FINDINGS_SCHEMA,
+    OCCURRENCES_SCHEMA,
+    StagedBatch,
+    StagedPart,
+    valid_writer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,10 +49,8 @@ class Stage:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.staged = StagedBatch(folder)
-        # Nobody filters staged rows, so that they need no statistics: a quarter of the time of writing.
-        self._valid = pq.ParquetWriter(
-            self.staged.valid_path, contract.STAGED_SCHEMA, compression="lz4", write_statistics=False
-        )
+        self._valid_file = pa.OSFile(str(self.staged.valid_path), "wb")
+        self._valid = valid_writer(self._valid_file)
         self._findings = pq.ParquetWriter(self.staged.findings_path, FINDINGS_SCHEMA, compression="zstd")
         self._identities_path = folder / IDENTITIES
         self._identity_rows_path = folder / IDENTITY_ROWS
@@ -66,8 +70,8 @@ class Stage:
 
     def add(self, verdict: ChunkVerdict) -> None:
         """Stage one chunk. Chunks come in file order."""
-        if len(verdict.valid):
-            self._valid.write_table(verdict.valid, row_group_size=len(verdict.valid))
+        for batch in verdict.valid.combine_chunks().to_batches():
+            self._valid.write_batch(batch)
             self._chunks += 1
         if len(verdict.findings):
             self._findings.write_table(_with_source_rows(verdict))
@@ -123,8 +127,11 @@ class Stage:
         self._warnings += pc.sum(pc.equal(findings["severity"], str(Severity.WARNING))).as_py()
 
     def _close(self) -> None:
-        for writer in (self._valid, self._findings, self._identities, self._identity_rows):
-            writer.close()
+        if self._valid_file.closed:
+            return
+        files = (self._valid, self._valid_file, self._findings, self._identities, self._identity_rows)
+        for file in files:
+            file.close()
 
 
 def _with_source_rows(verdict: ChunkVerdict) -> pa.Table:

@@ -102,9 +102,11 @@ class Faults:
             self.effect(f"{event} to write" if writes else event)
 
     def _watch_arrow(self):
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for owner, name in ((pq.ParquetWriter, "write_table"), (pq, "write_table")):
+        arrows = pa.ipc.RecordBatchFileWriter
+        for owner, name in ((arrows, "write_batch"), (pq.ParquetWriter, "write_table"), (pq, "write_table")):
             setattr(owner, name, self._before(getattr(owner, name), "staging"))
 
     def _before(self, function, what):

@@ -21,7 +21,7 @@ from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import lock_name
 from bulk_upload_pipeline.load import load_staged
 from bulk_upload_pipeline.model import LoadResult, Totals
-from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch
+from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch, valid_writer
 
 UPDATE, SKIP, REJECT = "update", "skip", "reject"
 
@@ -61,9 +61,9 @@ def write_staged(folder, rows, size):
 
 
 def write_table(folder, table, occurrences, size):
-    with pq.ParquetWriter(folder / "valid.parquet", contract.STAGED_SCHEMA) as writer:
+    with pa.OSFile(str(folder / "valid.arrow"), "wb") as file, valid_writer(file) as writer:
         for start in range(0, table.num_rows, size):
-            writer.write_table(table.slice(start, size), row_group_size=size)
+            writer.write_table(table.slice(start, size).combine_chunks())
     pq.write_table(FINDINGS_SCHEMA.empty_table(), folder / "findings.parquet")
     pq.write_table(occurrences, folder / "occurrences.parquet")
 

@@ -341,7 +341,7 @@ def test_what_ended_long_ago_is_thrown_away_in_the_bucket_too(line):
 
     ended = stages.take(line, drop(line, "a.csv", csv_of([good_row(1)]))).batch_id
     waiting = drop(line, "b.csv", csv_of([good_row(2)]))
-    put(line.home.staging / ended / "left" / "valid.parquet", "left")
+    put(line.home.staging / ended / "left" / "valid.arrow", "left")
     put(line.home.archive / waiting / "b.csv", "kept")
     assert stages.sweep(line) == [ended]
     assert storage.folders(line.home.staging) == []

@@ -36,7 +36,7 @@ def verdict_of(row_numbers, *, rejected=(), identities=None):
     )
 
 
-def test_a_chunk_is_a_row_group_and_the_verdict_counts_the_whole_file(tmp_path):
+def test_a_chunk_is_a_record_batch_and_the_verdict_counts_the_whole_file(tmp_path):
     with Stage(tmp_path / "b") as writing:
         writing.add(verdict_of([1, 2, 3]))
         writing.add(verdict_of([4, 5], rejected={5}))
@@ -47,7 +47,7 @@ def test_a_chunk_is_a_row_group_and_the_verdict_counts_the_whole_file(tmp_path):
     assert writing.staged.chunk(1)["row_number"].to_pylist() == [4]
 
 
-def test_a_chunk_of_rejected_rows_only_is_no_row_group(tmp_path):
+def test_a_chunk_of_rejected_rows_only_is_no_record_batch(tmp_path):
     with Stage(tmp_path / "b") as writing:
         writing.add(verdict_of([1, 2], rejected={1, 2}))
         assert writing.seal("plan", 0.5).chunks == 0

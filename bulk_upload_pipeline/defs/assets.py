@@ -51,9 +51,9 @@ def upload(
             deps=["upload"],
             group_name=GROUP,
             owners=OWNERS,
-            kinds={"pandera", "parquet"},
+            kinds={"pandera", "arrow"},
             tags={"stage": "validate"},
-            description="The rows that keep the contract, typed, in Parquet; one row group a chunk.",
+            description="The rows that keep the contract, typed, in Arrow's file format; one record batch a chunk.",
         ),
         dg.AssetSpec(
             "processing_errors",
