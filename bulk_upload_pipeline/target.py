@@ -30,13 +30,21 @@ _TWICE = sa.text(
     f"SELECT count(*) FROM (SELECT FROM {_TARGET} WHERE invoice_number IN ({_OF_BATCH}) "  # noqa: S608
     f"GROUP BY {_IDENTITY} HAVING count(*) > 1) AS twice"
 )
-# A cent for each line: that is how far the rounding of each line can carry a sum.
+_SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most, count(*) AS count"
+# A cent for each line: that is how far the rounding of each line can carry a sum. The lines of the batch are added
+# up first: nearly always they are all that an invoice has, and what others brought is then looked for in vain.
+# `coalesce` keeps the planner from believing statistics of a moment when there was no other batch: it would compare
+# each row with each invoice.
 _SUBTOTALS = sa.text(
-    f"WITH sums AS (SELECT invoice_number, sum(item_total) AS lines, min(subtotal) AS least, "  # noqa: S608
-    f"max(subtotal) AS most, count(*) AS count FROM {_TARGET} WHERE invoice_number IN "
-    f"({_OF_BATCH} AND subtotal IS NOT NULL) GROUP BY invoice_number), "
+    f"WITH own AS MATERIALIZED (SELECT invoice_number, {_SUMS} FROM {_TARGET} "  # noqa: S608
+    "WHERE upload_batch_id = :batch_id GROUP BY invoice_number HAVING count(subtotal) > 0), "
+    f"others AS (SELECT invoice_number, {_SUMS} FROM {_TARGET} WHERE coalesce(upload_batch_id, '') <> :batch_id "
+    "AND invoice_number IN (SELECT invoice_number FROM own) GROUP BY invoice_number), "
+    "sums AS (SELECT invoice_number, own.lines + coalesce(others.lines, 0) AS lines, "
+    "least(own.least, others.least) AS least, greatest(own.most, others.most) AS most, "
+    "own.count + coalesce(others.count, 0) AS count FROM own LEFT JOIN others USING (invoice_number)), "
     "odd AS (SELECT * FROM sums WHERE least <> most OR abs(lines - most) > 0.01 * count) "
-    "SELECT (SELECT count(*) FROM sums), (SELECT count(*) FROM odd), invoice_number, lines, most "
+    "SELECT (SELECT count(*) FROM own), (SELECT count(*) FROM odd), invoice_number, lines, most "
     "FROM (SELECT) AS always LEFT JOIN odd ON true ORDER BY invoice_number LIMIT :examples"
 )
 
