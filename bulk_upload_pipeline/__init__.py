@@ -3,8 +3,8 @@
 The tour. First the rooms in which a file is on its way, in the order in which it meets them; behind each, the
 rooms that know its details.
 
-* It is dropped. `inbox`: settled files, take, archive. `intake`: which of them become batches now; `lanes`: which
-  share a run. `members`: the files in a .zip. `holding`: one worker at a time touches a batch.
+* It is dropped. `inbox`: settled files. `intake`: which of them become batches now; `lanes`: which share a run.
+  `taking`: into the archive. `members`: the files in a .zip. `holding`: one worker at a time touches a batch.
 * What is it? `recognise`, by its content: `formats`, `encodings`, `dialects`, `headers`; `unpack` and `archives`
   for packed files; `origin` and `corrections` for a file that corrects an earlier one.
 * `read`: file to chunks of text. `delimited` and `records` for CSV and its kin, `parts` for the largest of them;

@@ -1,15 +1,12 @@
-"""The watched folder: which files are settled, and how one is taken out of it without ever being lost."""
+"""The watched folder: which files in it are settled, and how one is dropped there."""
 
 from __future__ import annotations
 
-import errno
-import filecmp
 import hashlib
 import os
 import re
 import shutil
 import unicodedata
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,8 +14,8 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from bulk_upload_pipeline import objects
-from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
-from bulk_upload_pipeline.places import Key, is_usable, named
+from bulk_upload_pipeline.exceptions import FileMissingError
+from bulk_upload_pipeline.places import Key, is_usable, named, unused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 UNFINISHED = (".part", ".tmp", ".crdownload", ".partial", ".filepart")
 """Endings under which copying programs and browsers write what is not complete."""
 
-UNFINISHED_COPY = ".unfinished"
 DROPPING = ".dropping-"
 """What we copy ourselves begins so until it is whole; a hidden file is never taken."""
 
@@ -206,163 +202,6 @@ def slug(stem: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:SLUG_LENGTH].strip("-") or "file"
 
 
-def take(source: Place, folder: Place, *, keep_source: bool) -> Place:
-    """Bring a file into its archive folder and return where it is now. Doing it twice does it once.
-
-    Within a file system this is one rename. Onto another one the file is copied, synced and renamed into
-    place before the source goes, so that at every moment a whole file exists. In an object store it is copied and
-    then deleted; of two who do so at the same time for two batches both would succeed: the caller sees to it that
-    nobody else takes from `source` meanwhile.
-
-    Args:
-        source: Where the file waits.
-        folder: `archive/<batch_id>/`.
-        keep_source: Copy instead of move: the file was named on the command line and is the user's own.
-
-    Raises:
-        FileMissingError: It is in neither place.
-        FileStillChangingError: It changed while it was copied, and is where it was.
-    """
-    if isinstance(folder, Key):
-        return _take_into_store(source, folder)
-    assert isinstance(source, Path), "what waits in a store is archived there"
-    target = folder / source.name
-    if target.exists():
-        if not keep_source:
-            _finish_moving(source, target)
-        return target
-    if not source.is_file():
-        raise FileMissingError(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    if keep_source:
-        _copy(source, target)
-    else:
-        _move(source, target)
-    return target
-
-
-def _take_into_store(source: Place, folder: Key) -> Place:
-    """Archive an object of the inbox, or a file of this machine, which stays."""
-    target = named(folder, source.name)
-    assert isinstance(target, Key)
-    archived = objects.found(target)
-    if isinstance(source, Key):
-        if archived:
-            objects.finish_moving(source, target)
-        else:
-            objects.move(source, target)
-    elif not archived:
-        if not source.is_file():
-            raise FileMissingError(source)
-        with unchanging(source, None):
-            objects.put(source, target)
-    return target
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy(source, target)
-        source.unlink()
-
-
-def _finish_moving(source: Path, target: Path) -> None:
-    """Remove the source of a move that was cut off after its copy; another file of that name stays."""
-    if source.is_file() and not source.samefile(target) and filecmp.cmp(source, target, shallow=False):
-        source.unlink()
-
-
-def _copy(source: Path, target: Path) -> None:
-    unfinished = target.with_name(UNFINISHED_COPY)
-    before = source.stat()
-    shutil.copyfile(source, unfinished)
-    after = source.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        unfinished.unlink()
-        raise FileStillChangingError(source)
-    shutil.copystat(source, unfinished)
-    _sync(unfinished)
-    unfinished.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def put_back(folder: Place, source: Place) -> None:
-    """Return a file to the inbox that was taken while somebody still wrote it.
-
-    Args:
-        folder: Its archive folder, which may be empty.
-        source: Where it waited. Should another file have that name by now, this one gets a number.
-    """
-    if isinstance(folder, Key):
-        _put_back_in_store(folder, source)
-        return
-    assert isinstance(source, Path), "what waits in a store is archived there"
-    archived = folder / source.name
-    if archived.exists():
-        _move(archived, _free(source))
-    (folder / UNFINISHED_COPY).unlink(missing_ok=True)
-    if folder.exists():
-        folder.rmdir()
-
-
-def _put_back_in_store(folder: Key, source: Place) -> None:
-    archived = named(folder, source.name)
-    assert isinstance(archived, Key)
-    assert isinstance(source, Key)
-    if objects.found(archived):
-        if objects.found(source):
-            source = source.with_name(f"{source.stem} ({folder.name}){source.suffix}")
-        objects.move(archived, source)
-
-
-def _free(wanted: Path) -> Path:
-    path, number = wanted, 1
-    while path.exists():
-        number += 1
-        path = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
-    return path
-
-
-def content_hash(path: Path, size: int | None) -> str:
-    """Return the SHA-256 of a file in hex; `size` bytes are expected of it, None expects any number.
-
-    Raises:
-        FileStillChangingError: The file has another size, or changed while it was read.
-    """
-    with unchanging(path, size), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def unchanging(path: Path, size: int | None) -> Iterator[None]:
-    """Make sure that nobody writes a file while the block reads it; whatever the block makes of it.
-
-    Raises:
-        FileStillChangingError: It has not `size` bytes (None allows any number), or changed meanwhile.
-    """
-    before = path.stat()
-    if size is not None and before.st_size != size:
-        raise FileStillChangingError(path)
-    try:
-        yield
-    finally:
-        after = path.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise FileStillChangingError(path)
-
-
 def drop(source: Path, folder: Place) -> Place:
     """Copy a file, which stays where it is, into the inbox; return its place there.
 
@@ -378,7 +217,7 @@ def drop(source: Path, folder: Place) -> Place:
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{DROPPING}{uuid4().hex}.part"
     shutil.copyfile(source, unfinished)
-    target = _free(folder / source.name)
+    target = unused(folder / source.name)
     unfinished.rename(target)
     return target
 

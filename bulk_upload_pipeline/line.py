@@ -29,6 +29,7 @@ from bulk_upload_pipeline import (
     report,
     splitting,
     storage,
+    taking,
 )
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
@@ -209,9 +210,9 @@ def _take(line: Line, batch: Batch) -> tuple[Path, str]:
     with _returning_what_changes(line, batch):
         if batch.sha256 is None or not storage.exists(place):
             with _taking_alone(line, batch.source):
-                inbox.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
+                taking.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
         path = archived_file(line, batch)
-        return path, inbox.content_hash(path, batch.file_size if ours else None)
+        return path, taking.content_hash(path, batch.file_size if ours else None)
 
 
 def _taking_alone(line: Line, source: Place) -> AbstractContextManager[None]:
@@ -231,7 +232,7 @@ def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
         yield
     except FileStillChangingError as error:
         if _is_ours(line, batch):
-            inbox.put_back(line.home.archive / batch.batch_id, batch.source)
+            taking.put_back(line.home.archive / batch.batch_id, batch.source)
             storage.let_go(line.home, [line.home.archive / batch.batch_id])
             ledger.put_back(line.engine, batch.batch_id, str(error))
             _withdraw_report(line, batch.batch_id)
@@ -292,7 +293,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
         with (
             _ending_unreadable(line, batch_id),
             _returning_what_changes(line, batch),
-            inbox.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
+            taking.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
         ):
             verdict = _let_through(line, batch_id, _judged(line, batch, judging))
         with line.engine.begin() as connection:

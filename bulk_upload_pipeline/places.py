@@ -69,6 +69,15 @@ def place_of(text: str) -> Place:
     return Key(text.rstrip("/")) if text.startswith(SCHEME) else Path(text)
 
 
+def unused(wanted: Path) -> Path:
+    """Return a path that nothing has: the wanted one, or with a number behind its name."""
+    path, number = wanted, 1
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
+    return path
+
+
 def is_usable(name: str) -> bool:
     """Return whether an object of this name can be asked for by it, and its copy be called so."""
     try:

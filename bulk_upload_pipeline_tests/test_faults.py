@@ -398,10 +398,10 @@ def test_the_points_are_those_that_the_line_promises(points):
     """Named here so that nobody loses one; they are found by running the line, not by this list."""
     names = {point.rpartition(" #")[0] for _, point in points}
     promised = {
-        "take": "inbox._move os.rename",
-        "archive on another disk": "inbox._copy shutil.copyfile",
-        "the source goes": "inbox._move os.remove",
-        "hash": "inbox.content_hash open",
+        "take": "taking._move os.rename",
+        "archive on another disk": "taking._copy shutil.copyfile",
+        "the source goes": "taking._move os.remove",
+        "hash": "taking.content_hash open",
         "received": "ledger._update after COMMIT",
         "a chunk is staged": "stage.Stage.add staging",
         "verdict kept": "line.validate before COMMIT",

@@ -12,7 +12,19 @@ import bulk_upload_pipeline
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent
 ROOMS = sorted(path for path in ROOT.rglob("*.py") if "migrations" not in path.parts)
-VERBS = {"inbox", "recognise", "read", "parse", "validate", "stage", "load", "ledger", "rejects", "report"}
+VERBS = {
+    "inbox",
+    "taking",
+    "recognise",
+    "read",
+    "parse",
+    "validate",
+    "stage",
+    "load",
+    "ledger",
+    "rejects",
+    "report",
+}
 VERBS |= {"corrections", "revert"}
 COMPOSERS = {"line", "intake", "alerts", "inspection", "again", "drafting", "mending", "judging", "splitting"}
 KNOW_DAGSTER = {"definitions.py", "cli.py"}

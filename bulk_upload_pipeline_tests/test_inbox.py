@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import inbox
+from bulk_upload_pipeline import inbox, taking
 from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -122,8 +122,8 @@ def test_taking_moves_the_file_into_its_archive_folder_and_doing_it_twice_does_i
     source.parent.mkdir()
     source.write_text("x")
     folder = tmp_path / "archive" / "b1"
-    taken = inbox.take(source, folder, keep_source=False)
-    assert inbox.take(source, folder, keep_source=False) == taken == folder / "a.csv"
+    taken = taking.take(source, folder, keep_source=False)
+    assert taking.take(source, folder, keep_source=False) == taken == folder / "a.csv"
     assert taken.read_text() == "x"
     assert not source.exists()
 
@@ -131,7 +131,7 @@ def test_taking_moves_the_file_into_its_archive_folder_and_doing_it_twice_does_i
 def test_a_users_own_file_stays_where_it_is(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text("x")
-    taken = inbox.take(source, tmp_path / "archive" / "b1", keep_source=True)
+    taken = taking.take(source, tmp_path / "archive" / "b1", keep_source=True)
     assert (source.read_text(), taken.read_text()) == ("x", "x")
     assert names_in(taken.parent) == ["a.csv"]
 
@@ -142,27 +142,27 @@ def names_in(folder):
 
 def test_a_file_that_is_nowhere_is_named_in_the_error(tmp_path):
     with pytest.raises(FileMissingError, match=r"no file at .*gone\.csv"):
-        inbox.take(tmp_path / "gone.csv", tmp_path / "archive" / "b1", keep_source=False)
+        taking.take(tmp_path / "gone.csv", tmp_path / "archive" / "b1", keep_source=False)
 
 
 def test_the_content_hash_is_that_of_the_bytes(tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes(b"abc" * 100_000)
-    assert inbox.content_hash(file, 300_000) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert taking.content_hash(file, 300_000) == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
 def test_a_file_of_another_size_than_seen_is_still_changing(tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes(b"abc")
     with pytest.raises(FileStillChangingError, match="went back to the inbox"):
-        inbox.content_hash(file, 2)
+        taking.content_hash(file, 2)
 
 
 def test_a_file_that_goes_back_lies_where_it_lay(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text("x")
-    taken = inbox.take(source, tmp_path / "archive" / "b1", keep_source=False)
-    inbox.put_back(taken.parent, source)
+    taken = taking.take(source, tmp_path / "archive" / "b1", keep_source=False)
+    taking.put_back(taken.parent, source)
     assert source.read_text() == "x"
     assert not taken.parent.exists()
 
@@ -170,9 +170,9 @@ def test_a_file_that_goes_back_lies_where_it_lay(tmp_path):
 def test_a_file_that_goes_back_does_not_take_the_place_of_another(tmp_path):
     source = tmp_path / "a.csv"
     source.write_text("first")
-    taken = inbox.take(source, tmp_path / "archive" / "b1", keep_source=False)
+    taken = taking.take(source, tmp_path / "archive" / "b1", keep_source=False)
     source.write_text("second")
-    inbox.put_back(taken.parent, source)
+    taking.put_back(taken.parent, source)
     assert (source.read_text(), (tmp_path / "a (2).csv").read_text()) == ("second", "first")
 
 
@@ -181,7 +181,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed_whatever_was_made_of_it
     file.write_text("x")
 
     def read(size, written, *, fails=False):
-        with inbox.unchanging(file, size):
+        with taking.unchanging(file, size):
             file.write_text(written)
             if fails:
                 raise ValueError("half a file makes no sense")
@@ -190,7 +190,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed_whatever_was_made_of_it
         read(None, "xy")
     with pytest.raises(FileStillChangingError):
         read(2, "xyz", fails=True)
-    with inbox.unchanging(file, 3):
+    with taking.unchanging(file, 3):
         assert file.read_text() == "xyz"
 
 
@@ -209,18 +209,18 @@ def test_taking_onto_another_file_system_loses_nothing(tmp_path, other_disk, mon
     os.utime(source, ns=(1, 1))
     folder.mkdir()
     if killed == "in the middle of the copy":
-        (folder / inbox.UNFINISHED_COPY).write_text("x" * 10)
+        (folder / taking.UNFINISHED_COPY).write_text("x" * 10)
     if killed == "between copy and unlink":
         monkeypatch.setattr(Path, "unlink", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
-            inbox.take(source, folder, keep_source=False)
+            taking.take(source, folder, keep_source=False)
         monkeypatch.undo()
         assert source.exists()
-    taken = inbox.take(source, folder, keep_source=False)
+    taken = taking.take(source, folder, keep_source=False)
     assert (taken.read_text(), taken.stat().st_mtime_ns) == ("x" * 100_000, 1)
     assert not source.exists()
     assert names_in(folder) == ["a.csv"]
-    inbox.put_back(folder, source)
+    taking.put_back(folder, source)
     assert source.read_text() == "x" * 100_000
     assert not folder.exists()
 
@@ -228,9 +228,9 @@ def test_taking_onto_another_file_system_loses_nothing(tmp_path, other_disk, mon
 def test_a_new_file_of_the_same_name_is_not_taken_for_the_rest_of_a_move(tmp_path):
     source, folder = tmp_path / "a.csv", tmp_path / "archive" / "b1"
     source.write_text("first")
-    inbox.take(source, folder, keep_source=False)
+    taking.take(source, folder, keep_source=False)
     source.write_text("other")
-    assert inbox.take(source, folder, keep_source=False).read_text() == "first"
+    assert taking.take(source, folder, keep_source=False).read_text() == "first"
     assert source.read_text() == "other"
 
 
@@ -244,7 +244,7 @@ def test_a_file_that_changes_while_it_is_copied_stays_where_it_is(tmp_path, monk
 
     monkeypatch.setattr(shutil, "copyfile", copied_while_somebody_writes)
     with pytest.raises(FileStillChangingError):
-        inbox.take(source, tmp_path / "archive" / "b1", keep_source=True)
+        taking.take(source, tmp_path / "archive" / "b1", keep_source=True)
     assert names_in(tmp_path / "archive" / "b1") == []
     assert source.read_text() == "xy"
 

@@ -30,6 +30,7 @@ from bulk_upload_pipeline import (
     part_ledger,
     splitting,
     storage,
+    taking,
 )
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings as variables
@@ -237,7 +238,7 @@ def test_a_new_object_at_the_place_of_one_that_is_taken_is_never_deleted(line, r
 def test_a_move_that_was_cut_off_after_its_copy_is_finished(line, root):
     put(root / "archive" / "b" / "a.csv", "content")
     put(line.home.inbox / "a.csv", "content")
-    taken = inbox.take(line.home.inbox / "a.csv", root / "archive" / "b", keep_source=False)
+    taken = taking.take(line.home.inbox / "a.csv", root / "archive" / "b", keep_source=False)
     assert text_of(taken) == "content"
     assert objects.found(line.home.inbox / "a.csv") is None
 
