@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+import select
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InvalidatePoolError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from bulk_upload_pipeline.exceptions import (
     DatabaseTooNewError,
@@ -26,12 +33,16 @@ from bulk_upload_pipeline.tables import SCHEMA
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from psycopg2.extensions import connection as Connection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 OLDEST_SERVER = 15
 """UNIQUE NULLS NOT DISTINCT, which the identity of a line needs, came with PostgreSQL 15."""
 
 APPLICATION_NAME = "bulk-upload"
 CONNECT_TIMEOUT_S = 10
+TRUSTED_S = 1.0
+"""A connection that was used so lately is taken to be alive, unless the server has said otherwise."""
 SECONDS_BETWEEN_ASKING = 0.5
 INSUFFICIENT_PRIVILEGE = "42501"
 _MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
@@ -78,14 +89,43 @@ def address(url: str | sa.URL) -> str:
 
 def make_engine(url: str | sa.URL) -> sa.Engine:
     """Return an engine with a small pool, whose connections survive a restart of the server."""
-    return sa.create_engine(
-        normalised_url(url),
-        connect_args=_CONNECTION,
-        pool_size=4,
-        max_overflow=4,
-        # A connection that a restart of the server cut is replaced instead of failing its first user.
-        pool_pre_ping=True,
-    )
+    engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, pool_size=4, max_overflow=4)
+    look_before_use(engine)
+    return engine
+
+
+def look_before_use(pool: sa.Engine | sa.Pool) -> None:
+    """Let a pool replace a connection that a restart of the server cut, instead of failing its first user.
+
+    SQLAlchemy's `pool_pre_ping` asks the server before each use, fifty times a small file. Here it is asked when
+    it has said something unasked (that it closes the connection), and when the connection has rested.
+    """
+    sa.event.listen(pool, "checkin", _rests)
+    sa.event.listen(pool, "checkout", _look)
+
+
+def _rests(_connection: Connection | None, record: ConnectionPoolEntry) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _look(connection: Connection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    rested = time.monotonic() - record.info.get("rests_since", time.monotonic())
+    if rested < TRUSTED_S and not _has_news(connection):
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.rollback()
+    except psycopg2.Error as error:
+        raise InvalidatePoolError from error
+
+
+def _has_news(connection: Connection) -> bool:
+    """Return whether the server has sent something that nobody has read."""
+    try:
+        return bool(select.select([connection], [], [], 0)[0])
+    except (OSError, ValueError, psycopg2.Error):
+        return True  # closed, or numbered beyond what `select` takes
 
 
 def wait_until_it_answers(engine: sa.Engine, patience: float) -> bool:

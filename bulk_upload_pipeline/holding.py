@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, ref
 
 import psycopg2
 import psycopg2.errors
 import sqlalchemy as sa
 from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED
+from sqlalchemy.pool import QueuePool
 
+from bulk_upload_pipeline.database import look_before_use
 from bulk_upload_pipeline.exceptions import BatchBusyError
 
 if TYPE_CHECKING:
@@ -39,7 +43,15 @@ SET jit = off;
 -- order, so that the pages that they need are near each other.
 SET work_mem = '64MB';
 SET random_page_cost = 1.1;
+-- One that holds a lock stays idle, but outside of a transaction, while the others work.
+SET idle_session_timeout = 0;
 """
+
+MOST_KEPT = 4
+"""Connections that wait for the next load: those of one."""
+
+_kept: WeakKeyDictionary[sa.Engine, QueuePool] = WeakKeyDictionary()
+_keeping = Lock()
 
 
 def connect_alone(engine: sa.Engine) -> Connection:
@@ -62,6 +74,51 @@ def connect_alone(engine: sa.Engine) -> Connection:
 
 
 @contextmanager
+def connected(engine: sa.Engine) -> Generator[Connection]:
+    """Yield a connection such as `connect_alone` returns, which an earlier load has left where there is one.
+
+    A new one costs the server more than the rows of a small file. What goes wrong within the block closes it.
+    """
+    pooled = _connections(engine).connect()
+    connection = pooled.driver_connection
+    assert connection is not None
+    try:
+        yield connection
+        connection.rollback()
+        connection.autocommit = False
+    except BaseException:
+        pooled.invalidate()
+        raise
+    pooled.close()
+
+
+def _connections(engine: sa.Engine) -> QueuePool:
+    with _keeping:
+        if engine not in _kept:
+            _kept[engine] = _pool(ref(engine))
+            sa.event.listen(engine, "engine_disposed", _forget)
+        return _kept[engine]
+
+
+def _pool(engine: ref[sa.Engine]) -> QueuePool:
+    def connect() -> Connection:
+        alive = engine()
+        assert alive is not None
+        return connect_alone(alive)
+
+    pool = QueuePool(connect, pool_size=MOST_KEPT, max_overflow=-1, reset_on_return=None)
+    look_before_use(pool)
+    return pool
+
+
+def _forget(engine: sa.Engine) -> None:
+    with _keeping:
+        pool = _kept.pop(engine, None)
+    if pool is not None:
+        pool.dispose()
+
+
+@contextmanager
 def holding(engine: sa.Engine, batch_id: str) -> Generator[Connection]:
     """Hold the batch's advisory lock, which ends with its connection however this process ends.
 
@@ -71,16 +128,23 @@ def holding(engine: sa.Engine, batch_id: str) -> Generator[Connection]:
     Raises:
         BatchBusyError: Another worker holds it, and goes on doing so for `BUSY_AFTER_S`.
     """
-    with closing(connect_alone(engine)) as connection:
+    key = (lock_name(batch_id),)
+    with connected(engine) as connection:
         with connection, connection.cursor() as cursor:
-            # The connection stays idle, but outside of a transaction, while the others work.
-            cursor.execute("SET idle_session_timeout = 0")
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{BUSY_AFTER_S}s",))
             try:
-                cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (lock_name(batch_id),))
+                cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", key)
             except psycopg2.errors.LockNotAvailable as error:
                 raise BatchBusyError(batch_id) from error
         yield connection
+        _let_go(connection)
+
+
+def _let_go(connection: Connection) -> None:
+    """Unlock what a connection has locked: it stays open."""
+    connection.rollback()
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock_all()")
 
 
 @contextmanager
@@ -114,15 +178,14 @@ def alone(engine: sa.Engine, batch_id: str, patience: float | None = None) -> Ge
 @contextmanager
 def queued(engine: sa.Engine, name: str) -> Generator[None]:
     """Hold the advisory lock `name` and wait, however long it takes, for whoever holds it."""
-    with closing(connect_alone(engine)) as connection:
+    with connected(engine) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            # The connection stays idle, but outside of a transaction, while others work.
-            cursor.execute("SET idle_session_timeout = 0")
             # Asked for again and again instead of waited for, so that Ctrl-C is heard meanwhile.
             while not _is_free(cursor, f"bulk_upload.{name}"):
                 time.sleep(BETWEEN_TRIES_S)
         yield
+        _let_go(connection)
 
 
 def _is_free(cursor: Cursor, name: str) -> bool:

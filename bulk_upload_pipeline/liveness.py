@@ -49,7 +49,6 @@ def _keep(engine: sa.Engine, run_id: str, taken: Event, stop: Event) -> None:
             with closing(connect_alone(engine)) as connection:
                 connection.autocommit = True
                 with connection.cursor() as cursor:
-                    cursor.execute("SET idle_session_timeout = 0")
                     cursor.execute(f"SELECT pg_advisory_lock({_KEY.format(run_id='%s')})", (run_id,))
                     taken.set()
                     while not stop.wait(BETWEEN_LOOKS):

@@ -7,7 +7,7 @@ a retry goes on with the rest. Nobody has to know whether a COMMIT that was cut 
 from __future__ import annotations
 
 import random
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from queue import Empty, SimpleQueue
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from bulk_upload_pipeline.copying import Text, copy
 from bulk_upload_pipeline.exceptions import BatchBusyError
-from bulk_upload_pipeline.holding import CONTENTION, connect_alone, holding
+from bulk_upload_pipeline.holding import CONTENTION, connected, holding
 from bulk_upload_pipeline.merging import (
     ALREADY_LOADED,
     REFUSED,
@@ -220,16 +220,24 @@ class _Load:
 
     def _work(self) -> None:
         try:
-            with closing(connect_alone(self.engine)) as connection:
+            with connected(self.engine) as connection:
                 self.connections.append(connection)
-                while not self.stop.is_set():
-                    self.news.put(self._load_chunk(connection, self.pending.get_nowait()))
-        except Empty:
-            pass
+                self._load_pending(connection)
+                self.connections.remove(connection)
+                # Whoever stops us may have cancelled it just now, which the next load would suffer from.
+                self._check()
         # Whatever it is, it must reach the caller's thread, which raises it.
         except BaseException as error:  # noqa: BLE001
             self.news.put(error)
         self.news.put(None)
+
+    def _load_pending(self, connection: Connection) -> None:
+        while not self.stop.is_set():
+            try:
+                index = self.pending.get_nowait()
+            except Empty:
+                return
+            self.news.put(self._load_chunk(connection, index))
 
     def _check(self) -> None:
         if self.stop.is_set():

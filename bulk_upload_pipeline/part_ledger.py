@@ -211,8 +211,6 @@ def leases(engine: sa.Engine) -> Generator[Leases]:
     """Yield a worker's leases, on a connection of their own."""
     with closing(connect_alone(engine)) as connection:
         connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SET idle_session_timeout = 0")
         yield Leases(connection)
 
 
