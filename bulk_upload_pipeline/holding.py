@@ -85,11 +85,22 @@ def connected(engine: sa.Engine) -> Generator[Connection]:
     try:
         yield connection
         connection.rollback()
-        connection.autocommit = False
     except BaseException:
         pooled.invalidate()
         raise
-    pooled.close()
+    try:
+        _empty(connection)
+        pooled.close()
+    except psycopg2.Error:
+        pooled.invalidate()  # what was done with it is done
+
+
+def _empty(connection: Connection) -> None:
+    """Leave nothing of its last user but its settings."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock_all(); DISCARD TEMP")
+    connection.autocommit = False
 
 
 def _connections(engine: sa.Engine) -> QueuePool:
@@ -137,14 +148,6 @@ def holding(engine: sa.Engine, batch_id: str) -> Generator[Connection]:
             except psycopg2.errors.LockNotAvailable as error:
                 raise BatchBusyError(batch_id) from error
         yield connection
-        _let_go(connection)
-
-
-def _let_go(connection: Connection) -> None:
-    """Unlock what a connection has locked: it stays open."""
-    connection.rollback()
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock_all()")
 
 
 @contextmanager
@@ -185,7 +188,6 @@ def queued(engine: sa.Engine, name: str) -> Generator[None]:
             while not _is_free(cursor, f"bulk_upload.{name}"):
                 time.sleep(BETWEEN_TRIES_S)
         yield
-        _let_go(connection)
 
 
 def _is_free(cursor: Cursor, name: str) -> bool:

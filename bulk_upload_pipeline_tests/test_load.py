@@ -22,8 +22,10 @@ from bulk_upload_pipeline.holding import lock_name
 from bulk_upload_pipeline.load import load_staged
 from bulk_upload_pipeline.model import LoadResult, Totals
 from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch, valid_writer
+from bulk_upload_pipeline_tests.upped import wait_until
 
 UPDATE, SKIP, REJECT = "update", "skip", "reject"
+OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture
@@ -490,16 +492,25 @@ def test_a_chunk_that_collides_with_others_is_tried_again(engine, stage, code):
     assert counts(load(engine, stage(lines(10)))) == (10, 0, 0, 0)
 
 
-def test_a_load_leaves_no_connection_lock_or_temporary_table(engine, stage):
+def test_a_load_leaves_its_connections_to_the_next_and_no_lock_or_temporary_table(engine, stage):
     load(engine, stage(lines(5)))
-    load(engine, stage(lines(5)), batch_id="b2")
+    after_one = set(query(engine, f"SELECT pid {OTHERS}"))
+    for number in range(2, 5):
+        load(engine, stage(lines(5)), batch_id=f"b{number}")
+    assert set(query(engine, f"SELECT pid {OTHERS}")) == after_one
+    assert query(engine, f"SELECT count(*) {OTHERS} AND state <> 'idle'") == [(0,)]
     assert query(engine, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    assert query(engine, "SELECT count(*) FROM pg_class WHERE relname = 'bulk_upload_staged'") == [(0,)]
     assert engine.pool.checkedout() == 0
-    others = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    execute(engine, "SELECT pg_sleep(0.05)")
-    assert query(engine, others)[0][0] <= engine.pool.checkedin()
+    engine.dispose()
+    wait_until(lambda: query(engine, f"SELECT count(*) {OTHERS}") == [(0,)])
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(engine, stage):
+    load(engine, stage(lines(5)))
+    cut(engine)
+    wait_until(lambda: query(engine, f"SELECT count(*) {OTHERS}") == [(0,)])
+    assert counts(load(engine, stage(lines(5)), batch_id="b2")) == (0, 0, 5, 0)
 
 
 def test_batches_with_the_same_invoices_at_once_load_as_if_one_after_the_other(engine, stage):
