@@ -23,10 +23,11 @@ What everything is said in: `model`, `contract`, `findings`, `profiles` (read by
 `exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`. Where files are: `places`, of this machine or in
 a bucket; `storage` brings them at hand, `objects` makes the requests.
 
-Afterwards: `inspection`, with `history` and `target`, looks at every batch. `stale` notes the days that a change
-touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a night takes again, `trace`
-what made an invoice what it is. `silence` knows whose file is overdue. `alerts` is the outbox of what somebody has to
-be told, `messages` puts it into words, `channels` sends it. `metrics` counts for Prometheus. `retention` throws away.
+Afterwards: `inspection` looks at every batch by the `evidence`, which `history` and `target` bring. `stale` notes
+the days that a change touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a
+night takes again, `trace` what made an invoice what it is. `silence` knows whose file is overdue. `alerts` is the
+outbox of what somebody has to be told, `messages` puts it into words, `channels` sends it. `metrics` counts for
+Prometheus. `retention` throws away.
 
 Who shows it: `defs/` to Dagster, `cli` and its `commands/` to people at a terminal, by way of `terminal`; `guard`
 decides who may use the UI. `drafting` and `template` write files for a new sender, `markdown` the references of

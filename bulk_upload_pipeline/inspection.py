@@ -1,7 +1,7 @@
 """What is looked at in every batch: a judgement in words, with the numbers behind it.
 
-Plain functions over the line, so that a run of its own and the lane of small files log the same. To add one,
-write it here and name it in `INSPECTIONS`.
+Plain functions of what is known of a batch, so that a run of its own and the lane of small files log the same. To
+add one, write it here and name it in `INSPECTIONS`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import contract, history, ledger
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import contract, history
 from bulk_upload_pipeline import target as rows_in_target
+from bulk_upload_pipeline.evidence import Known
 from bulk_upload_pipeline.exceptions import NoVerdictError
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Judgement
 from bulk_upload_pipeline.profiles import GENERIC
 
@@ -32,7 +31,7 @@ class Inspection:
 
     name: str
     asset: str
-    judge: Callable[[Line, str], Judgement]
+    judge: Callable[[Known], Judgement]
     blocking: bool = False
 
     @property
@@ -41,16 +40,16 @@ class Inspection:
         return (self.judge.__doc__ or "").partition("\n")[0]
 
 
-def _verdict(line: Line, batch_id: str) -> Verdict:
-    verdict = ledger.verdict(line.engine, batch_id)
+def _verdict(known: Known) -> Verdict:
+    verdict = known.entry.verdict
     if verdict is None:
-        raise NoVerdictError(batch_id)
+        raise NoVerdictError(known.batch_id)
     return verdict
 
 
-def error_rate(line: Line, batch_id: str) -> Judgement:
+def error_rate(known: Known) -> Judgement:
     """The gate: so many rejected rows mean the wrong file, and nothing of it is loaded."""
-    verdict = _verdict(line, batch_id)
+    verdict = _verdict(known)
     return Judgement(
         passed=verdict.rows_rejected == 0,
         severe=verdict.breaker_tripped,
@@ -67,12 +66,12 @@ def error_rate(line: Line, batch_id: str) -> Judgement:
     )
 
 
-def shape(line: Line, batch_id: str) -> Judgement:
+def shape(known: Known) -> Judgement:
     """The file has the columns of its sender's last file: none is new, none is gone."""
-    batch = ledger.batch(line.engine, batch_id)
+    batch = known.entry.batch
     layout = batch.layout
     if layout is None:
-        raise NoVerdictError(batch_id)
+        raise NoVerdictError(known.batch_id)
     unknown = [layout.header[position] for position in layout.extra_columns]
     numbers = {
         "columns": len(layout.header),
@@ -83,10 +82,9 @@ def shape(line: Line, batch_id: str) -> Judgement:
         return Judgement(
             passed=True, words="There is no file of its own kind to compare it with.", numbers=numbers
         )
-    past = history.before(line.engine, batch_id, limit=1)
-    if not past:
+    if not known.past:
         return Judgement(passed=True, words=f"It is the first file of {layout.profile}.", numbers=numbers)
-    last = past[0]
+    last = known.past[0]
     new = [name for name in layout.header if name not in last.header]
     gone = [name for name in last.header if name not in layout.header]
     numbers |= {"columns_new": new, "columns_gone": gone, "compared_with": last.batch_id}
@@ -99,16 +97,16 @@ def shape(line: Line, batch_id: str) -> Judgement:
     )
 
 
-def usual_counts(line: Line, batch_id: str) -> Judgement:
+def usual_counts(known: Known) -> Judgement:
     """The rows of the file, and the share of them that is rejected, are what its sender's files have."""
-    verdict = _verdict(line, batch_id)
-    if ledger.batch(line.engine, batch_id).parent_batch_id is not None:
+    verdict = _verdict(known)
+    if known.entry.batch.parent_batch_id is not None:
         return Judgement(passed=True, words="Corrected rows that came back are compared with nothing.")
-    past = history.before(line.engine, batch_id)
-    usual = history.usual(past)
+    usual = history.usual(known.past)
     if usual is None:
         return Judgement(
-            passed=True, words=f"Its sender's {len(past)} earlier files are too few to say what is usual."
+            passed=True,
+            words=f"Its sender's {len(known.past)} earlier files are too few to say what is usual.",
         )
     odd = usual.oddities(verdict.rows_read, verdict.error_rate)
     return Judgement(
@@ -124,21 +122,27 @@ def usual_counts(line: Line, batch_id: str) -> Judgement:
     )
 
 
-def control_totals(line: Line, batch_id: str) -> Judgement:
+def control_totals(known: Known) -> Judgement:
     """What the ledger says was loaded is what a recount of the table finds."""
-    recount = stages.recount(line, batch_id)
+    done, held = known.committed, known.held
+    expected = done.inserted + done.updated
+    # Rows that were there already, unchanged, keep the batch that brought them: then the sums are of other rows.
+    agrees = held.rows == expected and (done.unchanged > 0 or held.totals == done.totals)
     return Judgement(
-        passed=recount.agrees,
-        words=recount.in_words,
-        numbers={"rows_in_table": recount.rows, "rows_in_ledger": recount.rows_expected},
+        passed=agrees,
+        words=(
+            f"{held.rows:,} rows in {contract.TARGET} carry this batch, and the ledger says {expected:,}; "
+            f"quantities and totals {'agree' if agrees else 'do not agree'}."
+        ),
+        numbers={"rows_in_table": held.rows, "rows_in_ledger": expected},
     )
 
 
-def keys_unique(line: Line, batch_id: str) -> Judgement:
+def keys_unique(known: Known) -> Judgement:
     """No line of the batch's invoices stands in the table twice."""
-    if rows_in_target.identity_is_kept(line.engine):
+    if known.identity_is_kept:
         return Judgement(passed=True, words="A constraint of the table keeps every identity unique.")
-    twice = rows_in_target.identities_held_twice(line.engine, batch_id)
+    twice = known.identities_held_twice
     return Judgement(
         passed=twice == 0,
         severe=True,
@@ -151,12 +155,11 @@ def keys_unique(line: Line, batch_id: str) -> Judgement:
     )
 
 
-def subtotals(line: Line, batch_id: str) -> Judgement:
+def subtotals(known: Known) -> Judgement:
     """The lines of each invoice add up to the subtotal that the file gives for it."""
-    layout = ledger.batch(line.engine, batch_id).layout
-    if layout is None or "subtotal" not in layout.mapping:
+    found = known.subtotals
+    if found is None:
         return Judgement(passed=True, words="The file gives no subtotals.")
-    found = rows_in_target.subtotals(line.engine, batch_id)
     examples = "; ".join(
         f"{e.invoice_number}: lines {e.lines:,.2f}, subtotal {e.stated:,.2f}" for e in found.examples
     )
@@ -172,9 +175,9 @@ def subtotals(line: Line, batch_id: str) -> Judgement:
     )
 
 
-def nothing_lost(line: Line, batch_id: str) -> Judgement:
+def nothing_lost(known: Known) -> Judgement:
     """The conservation law: every row read is loaded, rejected, or named as not processed."""
-    receipt = ledger.receipt(line.engine, batch_id)
+    receipt = known.entry.receipt
     loaded = receipt.rows_inserted + receipt.rows_updated + receipt.rows_unchanged
     accounted = loaded + receipt.rows_rejected + receipt.rows_unprocessed
     return Judgement(

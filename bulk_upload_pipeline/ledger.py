@@ -27,7 +27,7 @@ from bulk_upload_pipeline.model import (
     Verdict,
 )
 from bulk_upload_pipeline.places import place_of
-from bulk_upload_pipeline.tables import load_chunks, mangalam_invoices, processing_errors, upload_batches
+from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -55,6 +55,20 @@ class Waiting:
     fingerprint: str | None
     attempt: int
     requested_at: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """All that the ledger says of a batch, from one look at it.
+
+    Attributes:
+        stated: What a person stated about the file.
+    """
+
+    batch: Batch
+    stated: Overrides
+    verdict: Verdict | None
+    receipt: Receipt
 
 
 def register(
@@ -129,21 +143,23 @@ def batch(engine: sa.Engine, batch_id: str) -> Batch:
     Raises:
         BatchNotFoundError: There is none with this id.
     """
-    row = _row(engine, batch_id)
-    return Batch(
-        batch_id=row.batch_id,
-        file_name=row.file_name,
-        state=State(row.state),
-        source=_path(row.source_path),
-        received_at=row.received_at,
-        file_size=row.file_size,
-        folder=row.folder,
-        sha256=row.sha256,
-        layout=None if row.layout is None else _layout(row.layout),
-        run_id=row.run_id,
-        parent_batch_id=row.parent_batch_id,
-        duplicate_of=row.duplicate_of,
-    )
+    return _batch(_row(engine, batch_id))
+
+
+def entry(engine: sa.Engine, batch_id: str) -> Entry:
+    """Return all that is known of a batch.
+
+    Raises:
+        BatchNotFoundError: There is none with this id.
+    """
+    return _entry(_row(engine, batch_id))
+
+
+def entries(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Entry]:
+    """Return all that is known of some batches, by their ids; those that do not exist are left out."""
+    query = sa.select(upload_batches).where(upload_batches.c.batch_id.in_(batch_ids))
+    with engine.connect() as connection:
+        return {row.batch_id: _entry(row) for row in connection.execute(query)}
 
 
 def overrides(engine: sa.Engine, batch_id: str) -> Overrides:
@@ -267,42 +283,29 @@ def loading(engine: sa.Engine, batch_id: str) -> None:
 
 def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
     """Return what the chunk ledger says is in the target by now."""
+    return committed_of(engine, [batch_id])[batch_id]
+
+
+def committed_of(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, LoadResult]:
+    """Return what the chunk ledger says of each of some batches."""
     chunks = load_chunks.c
-    sums = (
-        chunks.inserted,
-        chunks.updated,
-        chunks.unchanged,
-        chunks.refused,
-        chunks.quantity,
-        chunks.item_total,
-    )
-    query = sa.select(*(sa.func.coalesce(sa.func.sum(column), 0) for column in sums)).where(
-        chunks.batch_id == batch_id
+    counts = (chunks.inserted, chunks.updated, chunks.unchanged, chunks.refused)
+    sums = (*counts, chunks.quantity, chunks.item_total)
+    query = (
+        sa.select(chunks.batch_id, *map(sa.func.sum, sums))
+        .where(chunks.batch_id.in_(batch_ids))
+        .group_by(chunks.batch_id)
     )
     with engine.connect() as connection:
-        found: Any = connection.execute(query).one()
-    inserted, updated, unchanged, refused, quantity, item_total = found
-    return LoadResult(
-        int(inserted),
-        int(updated),
-        int(unchanged),
-        int(refused),
-        Totals(Decimal(quantity), Decimal(item_total)),
-    )
+        found: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in connection.execute(query)}
+    nothing = (0,) * len(sums)
+    return {batch_id: _load_result(found.get(batch_id, nothing)) for batch_id in batch_ids}
 
 
-def in_target(engine: sa.Engine, batch_id: str) -> tuple[int, Totals]:
-    """Return how many rows of the target carry a batch, and their control totals."""
-    columns = mangalam_invoices.c
-    query = sa.select(
-        sa.func.count(),
-        sa.func.coalesce(sa.func.sum(columns.quantity), 0),
-        sa.func.coalesce(sa.func.sum(columns.item_total), 0),
-    ).where(columns.upload_batch_id == batch_id)
-    with engine.connect() as connection:
-        found: Any = connection.execute(query).one()
-    rows, quantity, item_total = found
-    return rows, Totals(Decimal(quantity), Decimal(item_total))
+def _load_result(sums: Sequence[Any]) -> LoadResult:
+    inserted, updated, unchanged, refused, quantity, item_total = sums
+    totals = Totals(Decimal(quantity), Decimal(item_total))
+    return LoadResult(int(inserted), int(updated), int(unchanged), int(refused), totals)
 
 
 def close(
@@ -433,6 +436,32 @@ def as_receipt(row: sa.Row[Any]) -> Receipt:
     values = {name: stated[name] for name in names}
     values |= {name: value for name, value in empty.items() if values[name] is None}
     return Receipt(**(values | {"state": State(row.state)}))
+
+
+def _entry(row: sa.Row[Any]) -> Entry:
+    return Entry(
+        _batch(row),
+        Overrides(**(row.overrides or {})),
+        None if row.verdict is None else verdict_of(row.verdict),
+        as_receipt(row),
+    )
+
+
+def _batch(row: sa.Row[Any]) -> Batch:
+    return Batch(
+        batch_id=row.batch_id,
+        file_name=row.file_name,
+        state=State(row.state),
+        source=_path(row.source_path),
+        received_at=row.received_at,
+        file_size=row.file_size,
+        folder=row.folder,
+        sha256=row.sha256,
+        layout=None if row.layout is None else _layout(row.layout),
+        run_id=row.run_id,
+        parent_batch_id=row.parent_batch_id,
+        duplicate_of=row.duplicate_of,
+    )
 
 
 def _row(engine: sa.Engine, batch_id: str) -> sa.Row[Any]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bulk_upload_pipeline import (
-    contract,
     family,
     holding,
     inbox,
@@ -748,42 +747,13 @@ def _undo(line: Line, batch: Batch) -> str:
     return verb.revert(line.engine, batch.batch_id).in_words
 
 
-def relatives(line: Line, batch_id: str) -> tuple[Receipt, ...]:
+def relatives(line: Line, receipt: Receipt) -> tuple[Receipt, ...]:
     """Return the receipts of the other batches in the family of a correction; none for any other batch."""
-    if ledger.batch(line.engine, batch_id).parent_batch_id is None:
+    batch_id = receipt.batch_id
+    if receipt.parent_batch_id is None:
         return ()
     members = family.members(line.engine, family.root_of(line.engine, batch_id))
     return tuple(ledger.receipt(line.engine, member) for member in members if member != batch_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Recount:
-    """The rows of a batch as the table has them, beside what its chunk ledger says."""
-
-    rows: int
-    rows_expected: int
-    agrees: bool
-
-    @property
-    def in_words(self) -> str:
-        """Return the comparison as a sentence."""
-        return (
-            f"{self.rows:,} rows in {contract.TARGET} carry this batch, and the ledger says {self.rows_expected:,}; "
-            f"quantities and totals {'agree' if self.agrees else 'do not agree'}."
-        )
-
-
-def recount(line: Line, batch_id: str) -> Recount:
-    """Count the rows of a batch in the target, and hold them and their sums against the chunk ledger.
-
-    Rows that were there already, unchanged, keep the batch that brought them; the sums are compared only
-    when there are none.
-    """
-    done = ledger.committed(line.engine, batch_id)
-    rows, totals = ledger.in_target(line.engine, batch_id)
-    expected = done.inserted + done.updated
-    agrees = rows == expected and (done.unchanged > 0 or totals == done.totals)
-    return Recount(rows, expected, agrees)
 
 
 # A verdict without a load

@@ -1,15 +1,17 @@
-"""Questions to the target that no single batch can answer: are keys unique, do invoices add up?"""
+"""Questions to the target: does it hold what was loaded, are keys unique, do invoices add up?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.model import Totals
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from decimal import Decimal
 
 _TARGET = f"public.{contract.TARGET}"
@@ -30,23 +32,49 @@ _TWICE = sa.text(
     f"SELECT count(*) FROM (SELECT FROM {_TARGET} WHERE invoice_number IN ({_OF_BATCH}) "  # noqa: S608
     f"GROUP BY {_IDENTITY} HAVING count(*) > 1) AS twice"
 )
+_HELD = sa.text(
+    f"SELECT upload_batch_id, count(*), coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) FROM {_TARGET} "  # noqa: S608
+    "WHERE upload_batch_id = ANY(:batch_ids) GROUP BY upload_batch_id"
+)
 _SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most, count(*) AS count"
-# A cent for each line: that is how far the rounding of each line can carry a sum. The lines of the batch are added
+# A cent for each line: that is how far the rounding of each line can carry a sum. The lines of a batch are added
 # up first: nearly always they are all that an invoice has, and what others brought is then looked for in vain.
 # `coalesce` keeps the planner from believing statistics of a moment when there was no other batch: it would compare
 # each row with each invoice.
 _SUBTOTALS = sa.text(
-    f"WITH own AS MATERIALIZED (SELECT invoice_number, {_SUMS} FROM {_TARGET} "  # noqa: S608
-    "WHERE upload_batch_id = :batch_id GROUP BY invoice_number HAVING count(subtotal) > 0), "
-    f"others AS (SELECT invoice_number, {_SUMS} FROM {_TARGET} WHERE coalesce(upload_batch_id, '') <> :batch_id "
-    "AND invoice_number IN (SELECT invoice_number FROM own) GROUP BY invoice_number), "
-    "sums AS (SELECT invoice_number, own.lines + coalesce(others.lines, 0) AS lines, "
+    f"WITH own AS MATERIALIZED (SELECT upload_batch_id, invoice_number, {_SUMS} FROM {_TARGET} "  # noqa: S608
+    "WHERE upload_batch_id = ANY(:batch_ids) GROUP BY upload_batch_id, invoice_number HAVING count(subtotal) > 0), "
+    "others AS (SELECT own.upload_batch_id, invoice_number, sum(t.item_total) AS lines, min(t.subtotal) AS least, "
+    f"max(t.subtotal) AS most, count(*) AS count FROM {_TARGET} AS t JOIN own USING (invoice_number) "
+    "WHERE coalesce(t.upload_batch_id, '') <> own.upload_batch_id GROUP BY own.upload_batch_id, invoice_number), "
+    "sums AS (SELECT upload_batch_id, invoice_number, own.lines + coalesce(others.lines, 0) AS lines, "
     "least(own.least, others.least) AS least, greatest(own.most, others.most) AS most, "
-    "own.count + coalesce(others.count, 0) AS count FROM own LEFT JOIN others USING (invoice_number)), "
-    "odd AS (SELECT * FROM sums WHERE least <> most OR abs(lines - most) > 0.01 * count) "
-    "SELECT (SELECT count(*) FROM own), (SELECT count(*) FROM odd), invoice_number, lines, most "
-    "FROM (SELECT) AS always LEFT JOIN odd ON true ORDER BY invoice_number LIMIT :examples"
+    "own.count + coalesce(others.count, 0) AS count "
+    "FROM own LEFT JOIN others USING (upload_batch_id, invoice_number)), "
+    "odd AS MATERIALIZED (SELECT * FROM sums WHERE least <> most OR abs(lines - most) > 0.01 * count), "
+    "counted AS (SELECT upload_batch_id, count(*) AS invoices, "
+    "(SELECT count(*) FROM odd WHERE odd.upload_batch_id = own.upload_batch_id) AS disagree "
+    "FROM own GROUP BY upload_batch_id) "
+    "SELECT upload_batch_id, invoices, disagree, invoice_number, lines, most FROM counted LEFT JOIN LATERAL ("
+    "SELECT invoice_number, lines, most FROM odd WHERE odd.upload_batch_id = counted.upload_batch_id "
+    "ORDER BY invoice_number LIMIT :examples) AS examples ON true ORDER BY upload_batch_id, invoice_number"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The rows of the target that carry a batch, and their control totals."""
+
+    rows: int = 0
+    totals: Totals = Totals()  # noqa: RUF009 - it is frozen
+
+
+def held(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
+    """Return what the target has of each of some batches."""
+    with engine.connect() as connection:
+        rows = connection.execute(_HELD, {"batch_ids": list(batch_ids)}).all()
+    found = {row[0]: Held(row[1], Totals(row[2], row[3])) for row in rows}
+    return {batch_id: found.get(batch_id, Held()) for batch_id in batch_ids}
 
 
 def identity_is_kept(engine: sa.Engine) -> bool:
@@ -80,12 +108,18 @@ class Subtotals:
     examples: tuple[OddInvoice, ...]
 
 
-def subtotals(engine: sa.Engine, batch_id: str) -> Subtotals:
-    """Hold the lines of each invoice of a batch, whichever batch brought them, against its subtotal."""
+def subtotals(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Subtotals]:
+    """Hold the lines of each invoice of some batches, whichever batch brought them, against its subtotal."""
     with engine.connect() as connection:
         # The sums of a large batch shall be taken in memory; compiling their one statement takes longer than it.
-        connection.execute(sa.text("SET LOCAL work_mem = '64MB'"))
-        connection.execute(sa.text("SET LOCAL jit = off"))
-        rows = connection.execute(_SUBTOTALS, {"batch_id": batch_id, "examples": EXAMPLES}).all()
-    examples = tuple(OddInvoice(row[2], row[3], row[4]) for row in rows if row[2] is not None)
-    return Subtotals(rows[0][0], rows[0][1], examples)
+        connection.execute(sa.text("SET LOCAL work_mem = '64MB'; SET LOCAL jit = off"))
+        rows: Sequence[Any] = connection.execute(
+            _SUBTOTALS, {"batch_ids": list(batch_ids), "examples": EXAMPLES}
+        ).all()
+    found = {batch_id: Subtotals(0, 0, ()) for batch_id in batch_ids}
+    for batch_id, invoices, disagree, *odd in rows:
+        examples = found[batch_id].examples
+        if odd[0] is not None:
+            examples = (*examples, OddInvoice(*odd))
+        found[batch_id] = Subtotals(invoices, disagree, examples)
+    return found

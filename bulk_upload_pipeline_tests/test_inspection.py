@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import inspection, ledger
+from bulk_upload_pipeline import evidence, inspection, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import checks
 from bulk_upload_pipeline.history import Past, usual
@@ -31,6 +31,10 @@ def through(line, name, rows, header=HEADER, until="closed"):
     return batch_id
 
 
+def inspected(judge, line, batch_id):
+    return judge(evidence.of(line.engine, batch_id))
+
+
 def rows_from(first, count, bad=0):
     return [
         good_row(first + n, **({"Quantity": "twelve", "Item Total": ""} if n < bad else {}))
@@ -45,9 +49,9 @@ def execute(line, *statements):
 
 
 def test_the_gate_is_an_error_only_when_the_breaker_trips(line):
-    clean = inspection.error_rate(line, through(line, "clean.csv", rows_from(0, 4)))
-    some = inspection.error_rate(line, through(line, "some.csv", rows_from(100, 4, bad=1)))
-    wrong = inspection.error_rate(line, through(line, "wrong.csv", rows_from(200, 4, bad=2)))
+    clean = inspected(inspection.error_rate, line, through(line, "clean.csv", rows_from(0, 4)))
+    some = inspected(inspection.error_rate, line, through(line, "some.csv", rows_from(100, 4, bad=1)))
+    wrong = inspected(inspection.error_rate, line, through(line, "wrong.csv", rows_from(200, 4, bad=2)))
     assert [(found.passed, found.severe) for found in (clean, some, wrong)] == [
         (True, False),
         (False, False),
@@ -59,8 +63,8 @@ def test_the_gate_is_an_error_only_when_the_breaker_trips(line):
 def test_a_file_with_the_columns_of_the_last_one_has_the_usual_shape(line):
     first = through(line, "1.csv", rows_from(0, 2))
     second = through(line, "2.csv", rows_from(10, 2), header=HEADER[::-1])
-    assert inspection.shape(line, first).words == "It is the first file of zoho."
-    found = inspection.shape(line, second)
+    assert inspected(inspection.shape, line, first).words == "It is the first file of zoho."
+    found = inspected(inspection.shape, line, second)
     assert found.passed
     assert found.numbers["compared_with"] == first
 
@@ -68,7 +72,7 @@ def test_a_file_with_the_columns_of_the_last_one_has_the_usual_shape(line):
 def test_columns_that_are_new_or_gone_are_named(line):
     through(line, "1.csv", rows_from(0, 2), header=(*HEADER, "Brand"))
     second = through(line, "2.csv", rows_from(10, 2), header=(*HEADER, "Shelf"))
-    found = inspection.shape(line, second)
+    found = inspected(inspection.shape, line, second)
     assert not found.passed
     assert "columns are new: Shelf; gone: Brand." in found.words
     assert (found.numbers["columns_unknown"], found.numbers["columns_mapped"]) == (["Shelf"], len(HEADER))
@@ -77,7 +81,7 @@ def test_columns_that_are_new_or_gone_are_named(line):
 def test_a_file_is_compared_with_files_that_came_before_it_only(line):
     first = through(line, "1.csv", rows_from(0, 2))
     through(line, "2.csv", rows_from(10, 2), header=(*HEADER, "Shelf"))
-    assert inspection.shape(line, first).words == "It is the first file of zoho."
+    assert inspected(inspection.shape, line, first).words == "It is the first file of zoho."
 
 
 def a_sender_with(line, files):
@@ -87,15 +91,15 @@ def a_sender_with(line, files):
 
 def test_nothing_is_unusual_before_there_is_a_history(line):
     a_sender_with(line, 4)
-    found = inspection.usual_counts(line, through(line, "much.csv", rows_from(9000, 200)))
+    found = inspected(inspection.usual_counts, line, through(line, "much.csv", rows_from(9000, 200)))
     assert (found.passed, found.numbers) == (True, {})
 
 
 def test_a_file_much_larger_or_much_smaller_than_its_senders_others_stands_out(line):
     a_sender_with(line, 5)
-    usual_one = inspection.usual_counts(line, through(line, "usual.csv", rows_from(9000, 20)))
-    large = inspection.usual_counts(line, through(line, "large.csv", rows_from(10000, 60)))
-    small = inspection.usual_counts(line, through(line, "small.csv", rows_from(20000, 2)))
+    usual_one = inspected(inspection.usual_counts, line, through(line, "usual.csv", rows_from(9000, 20)))
+    large = inspected(inspection.usual_counts, line, through(line, "large.csv", rows_from(10000, 60)))
+    small = inspected(inspection.usual_counts, line, through(line, "small.csv", rows_from(20000, 2)))
     assert [found.passed for found in (usual_one, large, small)] == [True, False, False]
     assert "it has 60 rows, where 12 are usual" in large.words
     assert not large.severe
@@ -103,7 +107,7 @@ def test_a_file_much_larger_or_much_smaller_than_its_senders_others_stands_out(l
 
 def test_more_rejected_rows_than_usual_stand_out_even_when_the_file_is_not_loaded(line):
     a_sender_with(line, 5)
-    found = inspection.usual_counts(line, through(line, "bad.csv", rows_from(9000, 12, bad=8)))
+    found = inspected(inspection.usual_counts, line, through(line, "bad.csv", rows_from(9000, 12, bad=8)))
     assert not found.passed
     assert found.words.endswith("66.7% of its rows are rejected, where 0.0% are usual.")
 
@@ -116,25 +120,25 @@ def test_a_sender_whose_files_differ_much_is_not_suspected_for_it():
 
 def test_what_was_loaded_is_what_a_recount_finds(line):
     batch_id = through(line, "1.csv", rows_from(0, 5))
-    assert inspection.control_totals(line, batch_id).passed
+    assert inspected(inspection.control_totals, line, batch_id).passed
     execute(line, "DELETE FROM public.mangalam_invoices WHERE row_number = 3")
-    found = inspection.control_totals(line, batch_id)
+    found = inspected(inspection.control_totals, line, batch_id)
     assert (found.passed, found.numbers) == (False, {"rows_in_table": 4, "rows_in_ledger": 5})
 
 
 def test_doubles_are_found_when_somebody_took_the_unique_constraint_away(line):
     batch_id = through(line, "1.csv", rows_from(0, 5))
     other = through(line, "2.csv", rows_from(10, 5))
-    assert inspection.keys_unique(line, batch_id).passed
+    assert inspected(inspection.keys_unique, line, batch_id).passed
     execute(
         line,
         "ALTER TABLE public.mangalam_invoices DROP CONSTRAINT mangalam_invoices_identity",
         "INSERT INTO public.mangalam_invoices (invoice_number, sku) SELECT invoice_number, sku FROM "
         "public.mangalam_invoices WHERE row_number = 3 AND invoice_number = 'INV-000002'",
     )
-    found = inspection.keys_unique(line, batch_id)
+    found = inspected(inspection.keys_unique, line, batch_id)
     assert (found.passed, found.severe, found.numbers) == (False, True, {"identities_held_twice": 1})
-    assert inspection.keys_unique(line, other).passed
+    assert inspected(inspection.keys_unique, line, other).passed
 
 
 def billed(number, *lines, subtotal):
@@ -159,7 +163,7 @@ def test_lines_that_do_not_add_up_to_the_invoices_subtotal_are_a_warning(line):
         *billed(2, "10.00", "20.50", subtotal="31.50"),
         *billed(3, "3.33", "3.33", "3.33", subtotal="10.00"),
     ]
-    found = inspection.subtotals(line, through(line, "1.csv", rows, (*HEADER, "SubTotal")))
+    found = inspected(inspection.subtotals, line, through(line, "1.csv", rows, (*HEADER, "SubTotal")))
     assert (found.passed, found.severe) == (False, False)
     assert found.numbers == {"invoices": 3, "invoices_that_disagree": 1}
     assert "INV-000002: lines 30.50, subtotal 31.50" in found.words
@@ -168,10 +172,10 @@ def test_lines_that_do_not_add_up_to_the_invoices_subtotal_are_a_warning(line):
 def test_an_invoice_that_comes_in_two_files_adds_up_when_both_are_there(line):
     first, second = ([row] for row in billed(1, "10.00", "20.50", subtotal="30.50"))
     header = (*HEADER, "SubTotal")
-    assert not inspection.subtotals(line, through(line, "1.csv", first, header)).passed
-    assert inspection.subtotals(line, through(line, "2.csv", second, header)).passed
+    assert not inspected(inspection.subtotals, line, through(line, "1.csv", first, header)).passed
+    assert inspected(inspection.subtotals, line, through(line, "2.csv", second, header)).passed
     assert (
-        inspection.subtotals(line, through(line, "3.csv", rows_from(9, 1))).words
+        inspected(inspection.subtotals, line, through(line, "3.csv", rows_from(9, 1))).words
         == "The file gives no subtotals."
     )
 
@@ -179,10 +183,10 @@ def test_an_invoice_that_comes_in_two_files_adds_up_when_both_are_there(line):
 def test_rows_that_were_not_processed_are_an_error(line):
     batch_id = through(line, "1.csv", rows_from(0, 5), until="validated")
     stages.fail(line, batch_id, "The power went.")
-    found = inspection.nothing_lost(line, batch_id)
+    found = inspected(inspection.nothing_lost, line, batch_id)
     assert (found.passed, found.severe) == (False, True)
     assert ledger.receipt(line.engine, batch_id).state is State.FAILED
-    assert inspection.nothing_lost(line, through(line, "2.csv", rows_from(10, 5))).passed
+    assert inspected(inspection.nothing_lost, line, through(line, "2.csv", rows_from(10, 5))).passed
 
 
 def test_a_run_shows_for_its_batch_what_the_inspections_say_and_so_does_the_event_of_a_lane(line):
@@ -191,7 +195,7 @@ def test_a_run_shows_for_its_batch_what_the_inspections_say_and_so_does_the_even
         shown = {e.check_name: e for e in run(line, batch_id, instance).get_asset_check_evaluations()}
     assert set(shown) == {each.name for each in inspection.INSPECTIONS}
     for each in inspection.INSPECTIONS:
-        event = checks.evaluation(line, each, batch_id)
+        event = checks.evaluation(each, evidence.of(line.engine, batch_id))
         found = shown[each.name]
         assert (event.asset_key, event.partition, event.passed, event.severity, event.description) == (
             found.asset_key,

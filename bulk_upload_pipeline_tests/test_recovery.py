@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import judging, liveness, rejects, report
+from bulk_upload_pipeline import evidence, inspection, judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import exits, recovery
 from bulk_upload_pipeline.defs.session import Session
@@ -78,7 +78,7 @@ def is_loaded_whole(line, batch_id):
     assert (account.state, account.rows_inserted, account.rows_unprocessed) == (State.LOADED, 20, 0)
     assert account.reason == "All 20 rows are loaded."
     assert count(line, TARGET) == 20
-    assert stages.recount(line, batch_id).agrees
+    assert inspection.control_totals(evidence.of(line.engine, batch_id)).passed
     assert not list(line.home.staging.iterdir())
 
 

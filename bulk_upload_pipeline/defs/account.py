@@ -1,12 +1,13 @@
 """What Dagster hears of a batch: the metadata of its stages and, for one that shared its run, every event."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from bulk_upload_pipeline import inspection, ledger, rejects
+from bulk_upload_pipeline import inspection, rejects
 from bulk_upload_pipeline.defs import metadata
 from bulk_upload_pipeline.defs.checks import evaluation
+from bulk_upload_pipeline.evidence import Evidence, Known
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import LOADED_STATES, Receipt, State, Verdict
 
@@ -37,31 +38,36 @@ def _of_findings(line: Line, batch_id: str, findings: int) -> metadata.Metadata:
     return metadata.of_findings(preview, rejects.by_code(line.engine, batch_id))
 
 
-def of_batch(line: Line, receipt: Receipt) -> Iterator[Event]:
-    """Yield the events that the run of a batch alone leaves behind, the receipt's last.
+def of_batches(line: Line, receipts: Sequence[Receipt]) -> Iterator[Event]:
+    """Yield the events that the run of each batch alone leaves behind, that of the receipt last.
 
     They are told from what PostgreSQL knows, so that they can be told again when a worker was killed between
     the end of a batch and its events.
     """
+    evidence = Evidence(line.engine, [receipt.batch_id for receipt in receipts])
+    for receipt in receipts:
+        yield from _of_batch(line, evidence.of(receipt.batch_id), receipt)
+
+
+def _of_batch(line: Line, known: Known, receipt: Receipt) -> Iterator[Event]:
     batch_id = receipt.batch_id
     if receipt.state in (*LOADED_STATES, State.REJECTED):
-        yield from _of_judging(line, batch_id)
+        yield from _of_judging(line, known)
     if receipt.state in LOADED_STATES:
-        done = ledger.committed(line.engine, batch_id)
-        yield _materialization("mangalam_invoices", batch_id, metadata.of_load(done))
-        yield from _checked(line, batch_id, "mangalam_invoices")
-        yield from _checked(line, batch_id, "upload_receipts")
+        yield _materialization("mangalam_invoices", batch_id, metadata.of_load(known.committed))
+        yield from _checked(known, "mangalam_invoices")
+        yield from _checked(known, "upload_receipts")
     yield _materialization("upload_receipts", batch_id, of_receipt(line, receipt), receipt.reason)
 
 
-def _of_judging(line: Line, batch_id: str) -> Iterator[Event]:
-    batch, verdict = ledger.batch(line.engine, batch_id), ledger.verdict(line.engine, batch_id)
+def _of_judging(line: Line, known: Known) -> Iterator[Event]:
+    batch_id, batch, verdict = known.batch_id, known.entry.batch, known.entry.verdict
     assert verdict is not None
     yield _materialization("upload", batch_id, metadata.of_upload(batch))
     judged = metadata.of_verdict(verdict, [], []) | metadata.of_columns(batch)
     yield _materialization("validated_invoices", batch_id, judged)
     yield _materialization("processing_errors", batch_id, of_errors(line, batch_id, verdict))
-    yield from _checked(line, batch_id, "validated_invoices")
+    yield from _checked(known, "validated_invoices")
 
 
 def _materialization(
@@ -70,5 +76,5 @@ def _materialization(
     return dg.AssetMaterialization(asset, description, facts, batch_id)
 
 
-def _checked(line: Line, batch_id: str, asset: str) -> Iterator[dg.AssetCheckEvaluation]:
-    return (evaluation(line, inspected, batch_id) for inspected in inspection.of(asset))
+def _checked(known: Known, asset: str) -> Iterator[dg.AssetCheckEvaluation]:
+    return (evaluation(inspected, known) for inspected in inspection.of(asset))

@@ -122,7 +122,7 @@ def upload_receipts(
     batch_id = context.partition_key
     with exits(context, line):
         receipt = stages.close(line, batch_id)
-        for relative in stages.relatives(line, batch_id):
+        for relative in stages.relatives(line, receipt):
             tell_batch(context, line, relative)
         told = account.of_receipt(line, receipt)
     context.log.info(receipt.reason)

@@ -6,8 +6,9 @@ from typing import cast
 
 import dagster as dg
 
-from bulk_upload_pipeline import inspection
+from bulk_upload_pipeline import evidence, inspection
 from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.evidence import Known
 from bulk_upload_pipeline.inspection import Inspection
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Judgement
@@ -45,9 +46,9 @@ def result(judgement: Judgement) -> dg.AssetCheckResult:
     )
 
 
-def evaluation(line: Line, inspected: Inspection, batch_id: str) -> dg.AssetCheckEvaluation:
+def evaluation(inspected: Inspection, known: Known) -> dg.AssetCheckEvaluation:
     """Inspect a batch and return the event for it, for a run that takes many batches."""
-    judgement = inspected.judge(line, batch_id)
+    judgement = inspected.judge(known)
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(inspected.asset),
         check_name=inspected.name,
@@ -55,7 +56,7 @@ def evaluation(line: Line, inspected: Inspection, batch_id: str) -> dg.AssetChec
         severity=severity(judgement),
         description=judgement.words,
         metadata=judgement.numbers,
-        partition=batch_id,
+        partition=known.batch_id,
         blocking=inspected.blocking,
     )
 
@@ -75,9 +76,9 @@ def _checks_of(asset: str) -> dg.AssetChecksDefinition:
     def check(
         context: dg.AssetCheckExecutionContext, line: dg.ResourceParam[Line]
     ) -> Iterator[dg.AssetCheckResult]:
-        batch_id = context.op_execution_context.partition_key
+        known = evidence.of(line.engine, context.op_execution_context.partition_key)
         for each in inspected:
-            judgement = each.judge(line, batch_id)
+            judgement = each.judge(known)
             yield dg.AssetCheckResult(
                 asset_key=each.asset,
                 check_name=each.name,

@@ -92,7 +92,7 @@ def materialize_receipt(context: Context, line: Line, receipt: Receipt) -> None:
 
 def tell_batch(context: Context, line: Line, receipt: Receipt) -> None:
     """Tell Dagster all of a batch from the step of another one, whose run it shares or which corrects it."""
-    for event in account.of_batch(line, receipt):
+    for event in account.of_batches(line, [receipt]):
         if isinstance(event, dg.AssetCheckEvaluation):
             log_evaluation(context, event)
         else:

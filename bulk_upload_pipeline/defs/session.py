@@ -75,7 +75,7 @@ class Session:
         """
         receipt = stages.revert(self.line, batch_id)
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
-        for told in (*stages.relatives(self.line, batch_id), receipt):
+        for told in (*stages.relatives(self.line, receipt), receipt):
             self.instance.report_runless_asset_event(receipt_event(self.line, told))
         return receipt
 

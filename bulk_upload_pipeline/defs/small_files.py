@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import is_transient
-from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure, retry, tell_batch
+from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure, retry
 from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.resources import line_resource
+from bulk_upload_pipeline.defs.telling import Telling
 from bulk_upload_pipeline.exceptions import FileStillChangingError, in_one_line
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State
@@ -54,33 +56,48 @@ def take_small_files(
 ) -> None:
     """What an earlier attempt finished is not repeated."""
     tally = _Tally(len(config.batch_ids))
-    for batch_id in _unfinished(context, line, config.batch_ids):
-        with _whatever_happens(context, line, batch_id, tally):
-            receipt = stages.take(line, batch_id, context.run_id)
-            _tell(context, line, receipt)
-            tally.count(receipt)
-        if tally.is_time():
-            context.log.info(tally.in_words)
-        if tally.faults_in_a_row == MOST_IN_A_ROW:
-            break
+    with _telling(context, line) as telling:
+        for batch_id in _unfinished(context, line, config.batch_ids, telling):
+            with _whatever_happens(context, line, batch_id, tally):
+                receipt = stages.take(line, batch_id, context.run_id)
+                telling.add(receipt)
+                tally.count(receipt)
+            if telling.is_due:
+                telling.tell()
+            if tally.is_time():
+                context.log.info(tally.in_words)
+            if tally.faults_in_a_row == MOST_IN_A_ROW:
+                break
     context.log.info(tally.in_words)
     _conclude(context, line, tally)
 
 
-def _unfinished(context: dg.OpExecutionContext, line: Line, batch_ids: list[str]) -> list[str]:
+@contextmanager
+def _telling(context: dg.OpExecutionContext, line: Line) -> Iterator[Telling]:
+    """Tell of what has ended however the block ends; where that cannot be done now, the next attempt does it."""
+    telling = Telling(context, line)
+    try:
+        try:
+            yield telling
+        finally:
+            telling.tell()
+    except SQLAlchemyError as error:
+        if is_transient(error) and context.retry_number < RETRIES:
+            raise retry(context, line, in_one_line(error)) from error
+        raise
+
+
+def _unfinished(
+    context: dg.OpExecutionContext, line: Line, batch_ids: list[str], telling: Telling
+) -> list[str]:
     """Return the batches to take; what is finished but was not told before a worker was killed, is told."""
     states = ledger.states(line.engine, batch_ids)
     finished = {batch_id for batch_id, state in states.items() if state in FINAL_STATES - {State.FAILED}}
     if finished:
         told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
-        for batch_id in sorted(finished - told):
-            _tell(context, line, ledger.receipt(line.engine, batch_id))
+        for receipt in ledger.receipts_of(line.engine, finished - told):
+            telling.add(receipt)
     return [batch_id for batch_id in batch_ids if batch_id in states and batch_id not in finished]
-
-
-def _tell(context: dg.OpExecutionContext, line: Line, receipt: Receipt) -> None:
-    for told in (*stages.relatives(line, receipt.batch_id), receipt):
-        tell_batch(context, line, told)
 
 
 @contextmanager
