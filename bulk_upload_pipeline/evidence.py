@@ -42,6 +42,13 @@ class Evidence:
         return target.held(self.engine, self.batch_ids)
 
     @cached_property
+    def standing(self) -> Mapping[str, Held]:
+        """What the target has of each batch that was judged anew although it is wrong by now."""
+        verdicts = {batch_id: entry.verdict for batch_id, entry in self.entries.items()}
+        anew = [batch_id for batch_id, verdict in verdicts.items() if verdict and verdict.has_passed]
+        return target.standing(self.engine, anew) if anew else {}
+
+    @cached_property
     def identity_is_kept(self) -> bool:
         """Whether the database keeps the identity of a line unique."""
         return target.identity_is_kept(self.engine)
@@ -91,6 +98,11 @@ class Known:
     def held(self) -> Held:
         """What a recount of the target finds."""
         return self._evidence.held[self.batch_id]
+
+    @property
+    def standing(self) -> Held:
+        """What of that is wrong by now: it stays until it is corrected, or the load is undone."""
+        return self._evidence.standing.get(self.batch_id, target.Held())
 
     @property
     def subtotals(self) -> Subtotals | None:

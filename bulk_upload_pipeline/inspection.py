@@ -124,10 +124,11 @@ def usual_counts(known: Known) -> Judgement:
 
 def control_totals(known: Known) -> Judgement:
     """What the ledger says was loaded is what a recount of the table finds."""
-    done, held = known.committed, known.held
-    expected = done.inserted + done.updated
+    done, held, standing = known.committed, known.held, known.standing
+    expected = done.inserted + done.updated + standing.rows
     # Rows that were there already, unchanged, keep the batch that brought them: then the sums are of other rows.
-    agrees = held.rows == expected and (done.unchanged > 0 or held.totals == done.totals)
+    sums = done.totals + standing.totals
+    agrees = held.rows == expected and (done.unchanged > 0 or held.totals == sums)
     return Judgement(
         passed=agrees,
         words=(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from bulk_upload_pipeline import target
 from bulk_upload_pipeline.exceptions import BatchNotFoundError
 from bulk_upload_pipeline.model import (
     FINAL_STATES,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bulk_upload_pipeline.places import Place
+    from bulk_upload_pipeline.target import Held
 
 
 _NO_TEXT = "hex:"
@@ -215,11 +217,25 @@ def loaded_with(engine: sa.Engine, sha256: str, besides: str) -> str | None:
         return connection.scalar(query)
 
 
-def has_chunks(engine: sa.Engine, batch_id: str) -> bool:
-    """Return whether chunks of a batch are loaded."""
-    query = sa.select(sa.exists().where(load_chunks.c.batch_id == batch_id))
+def has_passed(engine: sa.Engine, batch_id: str) -> bool:
+    """Return whether rows of a batch were loaded, be it before it was judged anew, and not reverted since."""
+    columns = upload_batches.c
+    chunks = sa.exists().where(load_chunks.c.batch_id == columns.batch_id)
+    before = sa.func.coalesce(columns.verdict["has_passed"].as_boolean(), False)
+    query = sa.select(sa.or_(chunks, before)).where(columns.batch_id == batch_id)
     with engine.connect() as connection:
         return bool(connection.scalar(query))
+
+
+def standing(engine: sa.Engine, batch_id: str) -> Held:
+    """Return the rows that a batch loaded and that are wrong now that it is judged anew.
+
+    They stay in the target as they are until they are corrected, or the batch is reverted.
+    """
+    kept = verdict(engine, batch_id)
+    if kept is None or not kept.has_passed:
+        return target.Held()
+    return target.standing(engine, [batch_id])[batch_id]
 
 
 def corrected(engine: sa.Engine, batch_id: str) -> int:
@@ -328,10 +344,12 @@ def close(
     judged = Verdict(**row.verdict) if row.verdict and not without_rows else None
     rejected = (judged.rows_rejected if judged else 0) + done.refused
     read = judged.rows_read if judged else done.rows + rejected
-    totals = {
+    totals: dict[str, Any] = {
         "read": judged.totals_read if judged else Totals().as_dict(),
         "loaded": done.totals.as_dict(),
     }
+    if (stands := standing(engine, batch_id)).rows:
+        totals["standing"] = {"rows": stands.rows} | stands.totals.as_dict()
     _update(
         engine,
         batch_id,

@@ -46,7 +46,6 @@ from bulk_upload_pipeline.exceptions import (
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.judging import Judging, plan_of, stage
 from bulk_upload_pipeline.model import (
-    FINAL_STATES,
     LOADED_STATES,
     Layout,
     LoadResult,
@@ -76,6 +75,8 @@ if TYPE_CHECKING:
 
 ON_ITS_WAY = (State.REJECTED, State.VALIDATED, State.LOADING)
 """Where a batch stands that follows its corrections."""
+
+NOT_READ_AGAIN = "It was to be read again and could not, so that nothing was changed:"
 
 SWEPT_AFTER_S = 3600.0
 """An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
@@ -182,9 +183,6 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     """
     batch = ledger.batch(line.engine, batch_id)
     stated = ledger.overrides(line.engine, batch_id)
-    if batch.state in FINAL_STATES:
-        # Whoever takes an ended batch again wants what the database refused to be tried anew.
-        rejects.reopen_refused(line.engine, batch_id)
     path, sha256 = _take(line, batch)
     ledger.received(line.engine, batch_id, sha256, run_id)
     earlier = _twin(line, batch_id)
@@ -252,7 +250,7 @@ def _twin(line: Line, batch_id: str) -> str | None:
     sha256 = ledger.batch(line.engine, batch_id).sha256
     if sha256 is None or ledger.overrides(line.engine, batch_id).force:
         return None
-    if ledger.has_chunks(line.engine, batch_id):
+    if ledger.has_passed(line.engine, batch_id):
         return None
     return ledger.loaded_with(line.engine, sha256, batch_id)
 
@@ -294,8 +292,11 @@ def validate(line: Line, batch_id: str) -> Verdict:
             _returning_what_changes(line, batch),
             taking.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
         ):
-            verdict = _let_through(line, batch_id, _judged(line, batch, judging))
+            verdict = _judged(line, batch, judging)
         with line.engine.begin() as connection:
+            if batch.state is State.RECEIVED:
+                # Whoever takes a batch again wants what the database refused to be tried anew.
+                rejects.reopen_refused(connection, batch_id)
             rejects.keep(connection, batch_id, line.staged(batch_id, verdict.plan))
             ledger.keep_verdict(connection, batch_id, verdict)
             mending.keep(connection, batch_id, judging)
@@ -310,20 +311,20 @@ def _let_through(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
 
     It is judged anew with more open rows than then when a correction of it was reverted, or rules are stricter.
     """
-    if verdict.breaker_tripped and ledger.has_chunks(line.engine, batch_id):
-        return replace(verdict, max_error_rate=mending.NOTHING_CORRECTED)
-    return verdict
+    return replace(verdict, has_passed=ledger.has_passed(line.engine, batch_id))
 
 
 def _judged(line: Line, batch: Batch, judging: Judging) -> Verdict:
     """Judge a file and stage what may load: a huge one together with whoever helps."""
     parts = splitting.planned(judging, line.settings.part_bytes)
     if parts:
-        return splitting.judge(_shared(line, batch, judging, parts), parts)
+        return _let_through(
+            line, batch.batch_id, splitting.judge(_shared(line, batch, judging, parts), parts)
+        )
     if batch.file_size >= line.settings.part_bytes:
         part_ledger.forget(line.engine, batch.batch_id)
     plan = plan_of(judging, batch.sha256)
-    verdict = stage(judging, line.staged(batch.batch_id, plan), plan)
+    verdict = _let_through(line, batch.batch_id, stage(judging, line.staged(batch.batch_id, plan), plan))
     if not verdict.breaker_tripped:
         storage.publish(line.home, line.staging(batch.batch_id, plan))
     return verdict
@@ -565,7 +566,7 @@ def _settle(line: Line, batch: Batch, **what: str) -> tuple[str, ...]:
     return tuple(relative for relative in changed if relative != batch_id)
 
 
-def _close_loaded(line: Line, batch_id: str, *, again: bool = False) -> Receipt:
+def _close_loaded(line: Line, batch_id: str, *, again: bool = False, but: str = "") -> Receipt:
     done = ledger.committed(line.engine, batch_id)
     verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
     rejected = verdict.rows_rejected + done.refused
@@ -573,8 +574,9 @@ def _close_loaded(line: Line, batch_id: str, *, again: bool = False) -> Receipt:
     codes = {code.code: code.count for code in rejects.by_code(line.engine, batch_id)}
     state = State.PARTIALLY_LOADED if rejected > corrected else State.LOADED
     file_format = _format(ledger.batch(line.engine, batch_id))
-    reason = report.why_loaded(done.rows, rejected, corrected, codes, file_format)
-    return _close(line, batch_id, state, reason, again=again)
+    standing = ledger.standing(line.engine, batch_id).rows
+    reason = report.why_loaded(done.rows, rejected, corrected, codes, file_format, standing)
+    return _close(line, batch_id, state, f"{reason} {but}".strip(), again=again)
 
 
 def _format(batch: Batch) -> str:
@@ -643,10 +645,16 @@ def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
 
 @contextmanager
 def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
-    """Write the receipt of exit `unreadable` when the file turns out to be so."""
+    """Write the receipt of exit `unreadable` when the file turns out to be so.
+
+    What was loaded from it before stays, and so does its receipt, which says that it could not be read again.
+    """
     try:
         yield
     except UnreadableError as error:
+        if ledger.has_passed(line.engine, batch_id):
+            _close_loaded(line, batch_id, but=f"{NOT_READ_AGAIN} {_why_unreadable(error.finding)}")
+            raise
         rejects.keep_file_finding(line.engine, batch_id, error.finding)
         _close(line, batch_id, State.UNREADABLE, _why_unreadable(error.finding))
         raise
@@ -718,7 +726,8 @@ def _unstage(line: Line, batch_id: str) -> bool:
 def revert(line: Line, batch_id: str) -> Receipt:
     """Undo a load: its rows go, those that it changed are as they were before, and its file can be loaded again.
 
-    One that was cut off when its rows were gone already is brought to its end.
+    One that was cut off when its rows were gone already is brought to its end, and the reports of one that is
+    reverted are written once more: they may be what an attempt did not come to.
 
     Raises:
         NothingToRevertError: No row of the batch is loaded.
@@ -727,18 +736,22 @@ def revert(line: Line, batch_id: str) -> Receipt:
     """
     batch = ledger.batch(line.engine, batch_id)
     before = ledger.receipt(line.engine, batch_id)
-    is_cut_off = batch.state is State.REVERTED and before.finished_at is None
-    reason = before.reason if is_cut_off else _undo(line, batch)
+    is_undone = batch.state is State.REVERTED
+    has_ended = is_undone and before.finished_at is not None
+    reason = before.reason if is_undone else _undo(line, batch)
     for relative in _settle(line, batch, gone=batch_id):
         _close_again(line, relative)
-    return _close(line, batch_id, State.REVERTED, reason)
+    receipt = _close(line, batch_id, State.REVERTED, reason, again=has_ended)
+    if has_ended:
+        raise NothingToRevertError(batch_id, batch.state)
+    return receipt
 
 
 def _undo(line: Line, batch: Batch) -> str:
     """Undo a load in the target, and return what the receipt says of it."""
     from bulk_upload_pipeline import revert as verb
 
-    if batch.state not in LOADED_STATES and not ledger.has_chunks(line.engine, batch.batch_id):
+    if batch.state not in LOADED_STATES and not ledger.has_passed(line.engine, batch.batch_id):
         raise NothingToRevertError(batch.batch_id, batch.state)
     corrections = () if batch.parent_batch_id else family.living(line.engine, batch.batch_id)
     if corrections:

@@ -352,6 +352,7 @@ class Verdict:
         findings_by_code: Findings of each code, errors and warnings.
         max_error_rate: The breaker's limit that was applied, 0 to 1.
         rows_corrected: Rejected rows that are loaded by corrections; they do not count for the breaker.
+        has_passed: Whether rows of the file were loaded before: it is no wrong file, whatever is found in it now.
     """
 
     plan: str
@@ -366,6 +367,7 @@ class Verdict:
     totals_read: Totals = Totals()
     totals_valid: Totals = Totals()
     rows_corrected: int = 0
+    has_passed: bool = False
 
     @property
     def rows_open(self) -> int:
@@ -380,7 +382,7 @@ class Verdict:
     @property
     def breaker_tripped(self) -> bool:
         """Return whether so many rows are rejected that nothing of the file may load."""
-        return self.rows_open > 0 and self.error_rate >= self.max_error_rate
+        return not self.has_passed and self.rows_open > 0 and self.error_rate >= self.max_error_rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,17 +159,19 @@ def add_source(connection: sa.Connection, batch_id: str, rows: pa.Table) -> None
     )
 
 
-def reopen_refused(engine: sa.Engine, batch_id: str) -> None:
-    """Let the chunks of which the database refused rows be loaded anew; a row refused again gets a new finding."""
+def reopen_refused(connection: sa.Connection, batch_id: str) -> None:
+    """Let the chunks of which the database refused rows be loaded anew, in the caller's transaction.
+
+    A row that is refused again gets a new finding.
+    """
     errors, chunks = processing_errors.c, load_chunks.c
     refused = (errors.batch_id == batch_id, errors.error_code.in_(BY_DATABASE), ~errors.is_resolved)
-    with engine.begin() as connection:
-        connection.execute(sa.delete(load_chunks).where(chunks.batch_id == batch_id, chunks.refused > 0))
-        connection.execute(
-            sa.update(processing_errors)
-            .where(*refused)
-            .values(is_resolved=True, resolved_at=sa.func.now(), resolved_by_batch=batch_id)
-        )
+    connection.execute(sa.delete(load_chunks).where(chunks.batch_id == batch_id, chunks.refused > 0))
+    connection.execute(
+        sa.update(processing_errors)
+        .where(*refused)
+        .values(is_resolved=True, resolved_at=sa.func.now(), resolved_by_batch=batch_id)
+    )
 
 
 def first(engine: sa.Engine, batch_id: str, limit: int) -> list[dict[str, Any]]:

@@ -147,7 +147,12 @@ def _counts(receipt: Receipt) -> list[str]:
 
 
 def why_loaded(
-    rows: int, rejected: int, corrected: int, codes: dict[str, int], file_format: str = "csv"
+    rows: int,
+    rejected: int,
+    corrected: int,
+    codes: dict[str, int],
+    file_format: str = "csv",
+    standing: int = 0,
 ) -> str:
     """Return the sentence of a batch that is loaded, wholly or in part.
 
@@ -157,6 +162,7 @@ def why_loaded(
         corrected: Those of the rejected rows that corrections have loaded.
         codes: Findings that are open, by code.
         file_format: That of the batch.
+        standing: Those of the rejected rows that it had loaded before they were judged anew.
     """
     read, since = rows + rejected, f", {corrected:,} of them as corrected" if corrected else ""
     to_correct = _to_correct(file_format, rejected - corrected)
@@ -164,7 +170,17 @@ def why_loaded(
         return f"All {read:,} rows are loaded{since}."
     return (
         f"{rows + corrected:,} of {read:,} rows are loaded{since}, {rejected - corrected:,} are "
-        f"rejected{_most_frequent(codes)}. Correct them in {to_correct} and drop that file in the inbox."
+        f"rejected{_most_frequent(codes)}.{_stand(standing)} Correct them in {to_correct} and drop that file in the "
+        "inbox."
+    )
+
+
+def _stand(rows: int) -> str:
+    if not rows:
+        return ""
+    return (
+        f" {rows:,} of those were loaded before and are wrong by what is known today: they stay in the table as they "
+        "were, until they are corrected or `bulk-upload revert` undoes the load."
     )
 
 

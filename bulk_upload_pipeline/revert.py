@@ -66,7 +66,8 @@ _FORGET = (
 
 _REVERTED = """
 UPDATE bulk_upload.upload_batches SET state = 'reverted', rows_inserted = 0, rows_updated = 0, rows_unchanged = 0,
-    rows_unprocessed = rows_read - rows_rejected, reason = %(reason)s, finished_at = NULL
+    rows_unprocessed = rows_read - rows_rejected, reason = %(reason)s, finished_at = NULL,
+    verdict = verdict - 'has_passed'
 WHERE batch_id = %(batch_id)s
 """
 """In the same transaction, so that no receipt says for a moment that rows are loaded which are gone. It has ended

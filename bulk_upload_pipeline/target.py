@@ -36,6 +36,12 @@ _HELD = sa.text(
     f"SELECT upload_batch_id, count(*), coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) FROM {_TARGET} "  # noqa: S608
     "WHERE upload_batch_id = ANY(:batch_ids) GROUP BY upload_batch_id"
 )
+_STANDING = sa.text(
+    f"SELECT upload_batch_id, count(*), sum(quantity), sum(item_total) FROM {_TARGET} AS t "  # noqa: S608
+    "WHERE upload_batch_id = ANY(:batch_ids) AND EXISTS (SELECT FROM bulk_upload.processing_errors AS e "
+    "WHERE e.batch_id = t.upload_batch_id AND e.row_number = t.row_number AND e.severity = 'error' "
+    "AND NOT e.is_resolved) GROUP BY upload_batch_id"
+)
 _SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most, count(*) AS count"
 # A cent for each line: that is how far the rounding of each line can carry a sum. The lines of a batch are added
 # up first: nearly always they are all that an invoice has, and what others brought is then looked for in vain.
@@ -71,8 +77,17 @@ class Held:
 
 def held(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
     """Return what the target has of each of some batches."""
+    return _held(engine, _HELD, batch_ids)
+
+
+def standing(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
+    """Return the rows that the target has of each of some batches although they are rejected by now."""
+    return _held(engine, _STANDING, batch_ids)
+
+
+def _held(engine: sa.Engine, query: sa.TextClause, batch_ids: Collection[str]) -> dict[str, Held]:
     with engine.connect() as connection:
-        rows = connection.execute(_HELD, {"batch_ids": list(batch_ids)}).all()
+        rows = connection.execute(query, {"batch_ids": list(batch_ids)}).all()
     found = {row[0]: Held(row[1], Totals(row[2], row[3])) for row in rows}
     return {batch_id: found.get(batch_id, Held()) for batch_id in batch_ids}
 

@@ -48,7 +48,7 @@ LOST_AT_COMMIT = "dropped connection"
 """Right after a COMMIT, so that the worker cannot know whether it has happened: only the ledger can tell."""
 WAYS = ("hand", "dagster")
 AS_BY_KILL = ("hand", "SIGTERM")
-"""Nobody in such a worker minds the signal, so that the kernel ends it as by kill -9; a run of Dagster is interrupted."""
+"""Nobody minds the signal there, so that the kernel ends the worker as by kill -9; a run of Dagster is interrupted."""
 COST = {"SIGTERM": 20}
 """What a kind takes, by the time of the others: the cover has a SIGTERM meet a run of Dagster."""
 

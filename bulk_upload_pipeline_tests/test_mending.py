@@ -8,9 +8,10 @@ import threading
 import dagster as dg
 import pytest
 
-from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import evidence, intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
+from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.test_cli import a_file
 from bulk_upload_pipeline_tests.test_corrections import as_csv, in_target, rejected, resolutions
@@ -83,6 +84,100 @@ def test_a_retry_of_a_file_that_could_not_be_read_reads_it_by_the_profile_of_tod
     own_profile(line, quantity="Pieces")
     second = again(line, first.batch_id)
     assert (second.state, second.rows_inserted, second.findings_by_code) == (State.LOADED, 2, {})
+
+
+DATED = "03/04/2024"
+"""A date that is good only where the profile says in which order its figures are."""
+DMY = 'date_order = "dmy"'
+
+
+def the_table_agrees(line, batch_id):
+    return control_totals(evidence.of(line.engine, batch_id)).passed
+
+
+def all_of_the_table(line):
+    return rows(line, f"SELECT * FROM {TARGET} ORDER BY id")
+
+
+def test_rows_that_are_loaded_stay_so_when_a_retry_finds_every_one_of_them_wrong(line):
+    own_profile(line, DMY)
+    text = own_csv(*(own_row(n, DATED) for n in range(3)))
+    first, before = load(line, "a.csv", text), all_of_the_table(line)
+    own_profile(line)
+    for _ in range(2):
+        second = again(line, first.batch_id)
+        assert (second.state, second.rows_read, second.rows_rejected) == (State.PARTIALLY_LOADED, 3, 3)
+        assert all_of_the_table(line) == before
+        assert second.control_totals["standing"] == {"rows": 3, "quantity": "6.0000", "item_total": "30.0000"}
+        assert "3 of those were loaded before" in second.reason
+        assert the_table_agrees(line, first.batch_id)
+        assert len(rejected(line, first.batch_id)) == 3
+    assert load(line, "b.csv", text).duplicate_of == first.batch_id
+    own_profile(line, DMY)
+    third = again(line, first.batch_id)
+    assert (third.state, third.rows_inserted, third.rows_rejected) == (State.LOADED, 3, 0)
+    assert "standing" not in third.control_totals
+    own_profile(line)
+    again(line, first.batch_id)
+    undone = stages.revert(line, first.batch_id)
+    assert "3 rows are gone" in undone.reason
+    assert "standing" not in undone.control_totals
+    assert count(line, TARGET) == 0
+    assert again(line, first.batch_id).state is State.REJECTED
+
+
+def test_a_loaded_row_that_a_retry_finds_wrong_stands_until_it_is_corrected(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
+    own_profile(line)
+    second = again(line, first.batch_id)
+    assert (second.rows_inserted, second.rows_rejected, count(line, TARGET)) == (4, 1, 5)
+    assert second.control_totals["standing"]["rows"] == 1
+    assert the_table_agrees(line, first.batch_id)
+    found = [row | {"Day": "2024-04-05"} for row in rejected(line, first.batch_id)]
+    correction = load(line, "c.csv", as_csv(found))
+    assert (correction.state, correction.rows_updated) == (State.LOADED, 1)
+    account = receipt(line, first.batch_id)
+    assert (account.state, account.rows_corrected) == (State.LOADED, 1)
+    assert "standing" not in account.control_totals
+    assert count(line, TARGET) == 5
+    # The correction is an account of its own, and stands as well.
+    own_profile(line, DMY)
+    stages.revert(line, correction.batch_id)
+    assert again(line, first.batch_id).rows_inserted == 5
+    assert rows(line, f"SELECT DISTINCT upload_batch_id FROM {TARGET}") == [(first.batch_id,)]
+
+
+def test_a_loaded_correction_of_which_every_row_is_found_wrong_stands(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, Qty="x")))
+    found = [row | {"Qty": "3", "Day": DATED} for row in rejected(line, first.batch_id)]
+    correction, before = load(line, "c.csv", as_csv(found)), all_of_the_table(line)
+    own_profile(line)
+    second = again(line, correction.batch_id)
+    assert (second.state, second.rows_rejected) == (State.PARTIALLY_LOADED, 1)
+    assert "1 of those were loaded before" in second.reason
+    assert the_table_agrees(line, correction.batch_id)
+    assert all_of_the_table(line) == before
+    assert receipt(line, first.batch_id).rows_open == 1
+
+
+def test_rows_that_are_loaded_stay_so_when_a_retry_cannot_read_the_file(line):
+    own_profile(line)
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TARGET} ADD CONSTRAINT few CHECK (quantity < 100)")
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, Qty="400")))
+    before = all_of_the_table(line)
+    own_profile(line, quantity="Pieces")
+    second = again(line, first.batch_id)
+    assert second.state is State.PARTIALLY_LOADED
+    assert (second.rows_inserted, second.rows_rejected, second.rows_unprocessed) == (4, 1, 0)
+    assert "could not, so that nothing was changed" in second.reason
+    assert second.findings_by_code == {"REFUSED_BY_DATABASE": 1}
+    assert all_of_the_table(line) == before
+    own_profile(line)
+    third = again(line, first.batch_id)
+    assert (third.reason, third.rows_inserted) == (first.reason, 4)
 
 
 def test_a_retry_tries_rows_anew_that_the_database_refused(line):
@@ -163,8 +258,12 @@ def test_a_reverted_batch_says_so_and_its_file_loads_again(line):
     stated = json.loads((line.reports(first.batch_id) / "summary.json").read_text())
     assert stated["state"] == "reverted"
     assert rows(line, f"SELECT customer_name, upload_batch_id FROM {TARGET}") == [("Old", earlier.batch_id)]
+    page = line.reports(first.batch_id) / "summary.html"
+    page.unlink()  # as if the disk had been full when it was to be written
     with pytest.raises(NothingToRevertError, match="is reverted"):
         stages.revert(line, first.batch_id)
+    assert page.exists()
+    assert receipt(line, first.batch_id).finished_at == undone.finished_at
     second = load(line, "again.csv", text)
     assert (second.state, second.rows_inserted, second.rows_updated) == (State.PARTIALLY_LOADED, 4, 1)
 
