@@ -132,7 +132,7 @@ def put_back(engine: sa.Engine, batch_id: str, reason: str) -> None:
         fingerprint=None,
         sha256=None,
         layout=None,
-        reason=reason,
+        reason=_storable(reason),
         findings_by_code=None,
         control_totals=None,
         finished_at=None,
@@ -354,7 +354,7 @@ def close(
         engine,
         batch_id,
         state=state,
-        reason=reason,
+        reason=_storable(reason),
         rows_read=read,
         rows_inserted=done.inserted,
         rows_updated=done.updated,
@@ -517,9 +517,9 @@ def _totals(stated: dict[str, str]) -> Totals:
     return Totals(Decimal(stated["quantity"]), Decimal(stated["item_total"]))
 
 
-def _storable(name: str) -> str:
-    """Return a file name as text that PostgreSQL can hold: bytes that are no text are shown by number."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "")
+def _storable(text: str) -> str:
+    """Return a text of somebody else's as PostgreSQL can hold it: bytes that are no text are shown by number."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "")
 
 
 def _path_text(place: Place) -> str:

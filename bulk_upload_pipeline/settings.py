@@ -65,7 +65,7 @@ class Home:
 
     @property
     def archive(self) -> Place:
-        """`archive/<batch_id>/<file name>`: every file as it was received, for ever."""
+        """`archive/<batch_id>/<file name>`: every file as it was received, for as long as `Keeping` says."""
         return self.root / "archive"
 
     @property

@@ -13,6 +13,7 @@ that is made once a process is made, and forks a worker for each line that it re
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import json
 import os
@@ -21,6 +22,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -211,11 +213,30 @@ def connection_class(faults):
 # The nursery
 
 
+@functools.cache
+def engine_of(url):
+    """The engine of a nursery: a worker inherits the statements that it has compiled, and none of its connections."""
+    from bulk_upload_pipeline.database import make_engine
+
+    return make_engine(url)
+
+
+@contextmanager
+def line_of(order):
+    from bulk_upload_pipeline import storage
+    from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.settings import Home, Settings
+
+    stated = {"chunk_rows": order["chunk_rows"]} | ({"part_bytes": 900} if order.get("small_parts") else {})
+    engine = engine_of(order["url"])
+    with storage.opened(Settings(Home(Path(order["root"])), order["url"], **stated)) as settings:
+        yield Line(settings, engine)
+    engine.dispose()
+
+
 def warm(order):
     """Take one batch down the line without any fault: what it leaves in this process, its workers need not do."""
-    from bulk_upload_pipeline_tests.world import line_at
-
-    with line_at(Path(order["root"]), order["url"], chunk_rows=order["chunk_rows"]) as line:
+    with line_of(order) as line:
         ended = through_dagster(line, order) if order.get("dagster") else by_hand(line, order)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return {"ended": ended, "points": []}
@@ -224,15 +245,11 @@ def warm(order):
 def work(order):
     """Take one batch through the line as `order` says; returns what is to be told of it."""
     from bulk_upload_pipeline import dialects, encodings
-    from bulk_upload_pipeline_tests.world import line_at
 
-    root = Path(order["root"])
-    settings = {"chunk_rows": order["chunk_rows"]}
     if order["small_parts"]:
-        settings["part_bytes"] = 900
         encodings.BLOCK_BYTES = dialects.TOP_BYTES = 256
-    with line_at(root, order["url"], **settings) as line:
-        faults = Faults(str(root), order.get("point"), order.get("kind"))
+    with line_of(order) as line:
+        faults = Faults(order["root"], order.get("point"), order.get("kind"))
         faults.watch(line.engine, calls=order.get("calls", False))
         ended = through_dagster(line, order) if order.get("dagster") else by_hand(line, order)
     sys.setprofile(None)

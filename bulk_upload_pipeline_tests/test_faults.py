@@ -294,7 +294,9 @@ WORLD = {
     "WHERE invoice_number LIKE :case",
     "receipts": "SELECT to_jsonb(b) - '{run_id,received_at,started_at,validated_at,finished_at,fingerprint,"
     "source_path,sha256,file_size,verdict}'::text[] FROM bulk_upload.upload_batches b WHERE batch_id = ANY(:batches)",
-    "verdicts": "SELECT verdict - 'plan' FROM bulk_upload.upload_batches WHERE batch_id = ANY(:batches)",
+    # A batch that is taken again after it has loaded has passed the gate before.
+    "verdicts": "SELECT verdict - '{plan,has_passed}'::text[] FROM bulk_upload.upload_batches "
+    "WHERE batch_id = ANY(:batches)",
     "findings": "SELECT to_jsonb(e) - '{id,detected_at,resolved_at}'::text[] "
     "FROM bulk_upload.processing_errors e WHERE batch_id = ANY(:batches)",
     "ledger": "SELECT to_jsonb(c) - '{committed_at,plan}'::text[] FROM bulk_upload.load_chunks c "
@@ -498,10 +500,23 @@ def test_a_fault_at_any_point_leaves_what_a_retry_finishes(place, undisturbed, p
     )
 
 
+def first_middle_and_last(points):
+    """Leave out what a loop does between them: its rounds differ in nothing but how many are done and to do."""
+    often = Counter(point.rpartition(" #")[0] for point in points)
+    for point in points:
+        name, _, number = point.rpartition(" #")
+        if int(number) in (1, (often[name] + 1) // 2, often[name]):
+            yield point
+
+
 def every_fault(undisturbed, points, kind, by):
-    """By hand, which takes a fourth of the time of Dagster, each scenario has all of its points."""
+    """By hand, which takes a fourth of the time of Dagster, each scenario has its own points."""
     if by == "hand":
-        points = [(scenario, point) for scenario, seen in undisturbed.items() for point in seen["points"]]
+        points = [
+            (scenario, point)
+            for scenario, seen in undisturbed.items()
+            for point in first_middle_and_last(seen["points"])
+        ]
     return [(scenario, point, kind) for scenario, point in points if can_happen(kind, point)]
 
 

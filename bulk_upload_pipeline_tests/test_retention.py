@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import ledger, retention
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import retention as nightly
 from bulk_upload_pipeline.local import dagster_environment, postgres
@@ -227,3 +230,43 @@ def test_retention_runs_every_night_by_itself(line):
     (schedule,) = [s for s in defs.schedules if s.name == "nightly_retention"]
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     assert schedule.cron_schedule == "30 2 * * *"
+
+
+def test_nothing_of_ours_ever_deletes_a_file_that_was_received(line, instance):
+    """Every exit, a retry, a revert, the sweep and the nightly retention, as they are when nobody sets a limit."""
+    good, bad, x = [good_row(n) for n in range(4)], good_row(90, Quantity="x"), {"Quantity": "x"}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("one.csv", csv_of([good_row(50)]))
+        archive.writestr("two.csv", csv_of([good_row(51)]))
+    received = {
+        "loaded.csv": csv_of(good).encode(),
+        "partially_loaded.csv": csv_of([*good, bad]).encode(),
+        "rejected.csv": csv_of([good_row(1, **x)]).encode(),
+        "unreadable.csv": b"\x00\x01\x02",
+        "duplicate.csv": csv_of(good).encode(),
+        "unpacked.zip": packed.getvalue(),
+        "reverted.csv": csv_of([good_row(70)]).encode(),
+        "failed.csv": csv_of([good_row(80)]).encode(),
+    }
+    batches = {name: drop(line, name, content) for name, content in received.items()}
+    for name, batch_id in batches.items():
+        if name == "failed.csv":
+            stages.upload(line, batch_id)
+            stages.fail(line, batch_id, "The machine failed.")
+        else:
+            stages.take(line, batch_id)
+    assert {name: ledger.receipt(line.engine, each).state for name, each in batches.items()} == {
+        name: "loaded" if name == "reverted.csv" else name.partition(".")[0] for name in received
+    }
+    stages.take(line, batches["partially_loaded.csv"])
+    stages.revert(line, batches["reverted.csv"])
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE bulk_upload.upload_batches SET received_at = received_at - interval '30 years', "
+            "finished_at = finished_at - interval '30 years'"
+        )
+    stages.sweep(line)
+    assert clean_up(line, instance)["archived_files"] == 0
+    kept = {name: (line.home.archive / each / name).read_bytes() for name, each in batches.items()}
+    assert kept == received
