@@ -210,7 +210,7 @@ _LATEST = f"""{_DOWN}, latest AS (
     SELECT DISTINCT ON (row_number) c.row_number, c.batch_id, kin.received_at
     FROM bulk_upload.corrected_rows AS c JOIN kin ON kin.batch_id = c.batch_id
     WHERE c.root_batch_id = :root AND c.loaded_at IS NOT NULL
-    ORDER BY row_number, c.loaded_at DESC, c.batch_id DESC
+    ORDER BY row_number, kin.received_at DESC, c.batch_id DESC
 ), settled AS (
     SELECT e.id, latest.batch_id AS by_batch FROM bulk_upload.processing_errors AS e
     JOIN kin ON kin.batch_id = e.batch_id JOIN latest ON latest.row_number = e.row_number

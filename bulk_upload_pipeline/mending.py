@@ -25,7 +25,7 @@ from bulk_upload_pipeline.model import State, TextChunk
 from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -114,7 +114,7 @@ def mending(
         chunk_rows=plain.chunk_rows,
         max_error_rate=NOTHING_CORRECTED,
         on_progress=plain.on_progress,
-        corrected=_overtaken(known, batch_id),
+        corrected=_overtaken(known, batch_id, _later(engine, root.batch_id, batch_id)),
         engine=engine,
         batch_id=batch_id,
         root=root,
@@ -123,14 +123,29 @@ def mending(
     )
 
 
-def _overtaken(known: list[Corrected], batch_id: str) -> dict[int, str]:
-    """Return the rows of a correction that a later one has loaded since, and which that is."""
+def _later(engine: sa.Engine, root: str, batch_id: str) -> tuple[str, ...]:
+    """Return the corrections that came after one that has loaded; before that, all of its rows are its own."""
+    if not ledger.has_passed(engine, batch_id):
+        return ()
+    members = family.members(engine, root)
+    return members[members.index(batch_id) + 1 :]
+
+
+def _overtaken(known: list[Corrected], batch_id: str, later: Collection[str]) -> dict[int, str]:
+    """Return the rows of a correction that a later one has loaded since, and which that is.
+
+    Args:
+        known: What all corrections of the root brought, before this one is judged anew.
+        batch_id: The correction.
+        later: Those that came later: one that did not load a row itself leaves it to them.
+    """
     mine = {row.row_number: row.loaded_at for row in known if row.batch_id == batch_id}
+    others = [row for row in known if row.loaded_at and row.batch_id != batch_id and row.row_number in mine]
     return {
         row.row_number: row.batch_id
-        for row in known
-        if row.loaded_at and row.batch_id != batch_id and (earlier := mine.get(row.row_number))
-        if earlier < row.loaded_at
+        for row in others
+        if (mine[row.row_number] or row.loaded_at) < row.loaded_at
+        or (mine[row.row_number] is None and row.batch_id in later)
     }
 
 

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.settings import Home, Settings
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, rows
@@ -78,6 +78,8 @@ SCENARIOS = {
     "refused": [row(1), row(2, **{"Customer Name": REFUSED})],
     # A batch that had ended already, of which a row is refused once more.
     "again": [row(1), row(2, **{"Customer Name": REFUSED})],
+    # A batch that was loaded, of which every row is wrong by the profile of today.
+    "outdated": [row(n, **{"Invoice Date": "03/04/2024"}) for n in range(9)],
     # The corrected rows of a batch that was loaded in part, and of one that the breaker stopped.
     "corrected": [*NEW[:3], row(90, Quantity="x")],
     "followed": [row(0), *(row(n, Quantity="x") for n in range(1, 4))],
@@ -115,6 +117,7 @@ EXIT = {
     "duplicate": State.DUPLICATE,
     "refused": State.PARTIALLY_LOADED,
     "again": State.PARTIALLY_LOADED,
+    "outdated": State.PARTIALLY_LOADED,
     "corrected": State.LOADED,
     "followed": State.LOADED,
     "sheet": State.PARTIALLY_LOADED,
@@ -124,6 +127,21 @@ EXIT = {
     "reverted": State.REVERTED,
     "reopened": State.REVERTED,
 }
+
+
+OWN_PROFILE = """
+name = "own"
+{}
+[columns]
+invoice_number = ["Invoice Number"]
+invoice_date = ["Invoice Date"]
+customer_name = ["Customer Name"]
+sku = ["SKU"]
+item_name = ["Item Name"]
+quantity = ["Quantity"]
+item_price = ["Item Price"]
+item_total = ["Item Total"]
+"""
 
 
 class Nursery:
@@ -238,12 +256,18 @@ class Case:
             rejected = line.reports(self.batch_id) / "rejected_rows.csv"
             content = rejected.read_text("utf-8-sig").replace(",x,", ",4,")
         name, packed = PACKED.get(self.scenario, ("a.csv", str))
-        self.batch_id = drop(line, name, packed(content))
+        stated = Overrides()
+        if self.scenario == "outdated":
+            (line.home.profiles / "own.toml").write_text(OWN_PROFILE.format('date_order = "dmy"'))
+            stated = Overrides(profile="own")
+        self.batch_id = drop(line, name, packed(content), stated)
         if self.scenario == "changing":
             with (line.home.inbox / "a.csv").open("a") as file:
                 file.write(self.content([row(3)]).partition("\n")[2])
-        if self.scenario in (*UNDONE, "again"):
+        if self.scenario in (*UNDONE, "again", "outdated"):
             self.work()
+        if self.scenario == "outdated":
+            (line.home.profiles / "own.toml").write_text(OWN_PROFILE.format(""))
         self.is_undone = self.scenario in UNDONE
         return self
 

@@ -465,6 +465,30 @@ def test_a_wholly_wrong_correction_stays_rejected_when_others_have_corrected_its
     assert receipt(line, first.batch_id).state is State.LOADED
 
 
+def test_a_correction_that_was_refused_leaves_its_row_to_the_later_one_that_loaded_it(line):
+    own_profile(line, 'on_conflict = "reject"')
+    (line.home.profiles / "other.toml").write_text(
+        (line.home.profiles / "own.toml").read_text().replace("reject", "update").replace("own", "other")
+    )
+    other = Overrides(profile="other", force=True)
+    first = drop(line, "standing.csv", own_csv(own_row(1, Qty="1")), other)
+    stages.take(line, first)
+    root = drop(line, "a.csv", own_csv(own_row(1), own_row(2)), Overrides(profile="own"))
+    assert stages.take(line, root).rows_rejected == 1
+    (row,) = rejected(line, root)
+    refused = load(line, "refused.csv", as_csv([row | {"Qty": "3"}]))
+    loaded = load(line, "loaded.csv", as_csv([row | {"Qty": "1"}]))
+    assert (refused.rows_rejected, loaded.rows_unchanged) == (1, 1)
+    assert receipt(line, root).rows_open == 0
+    # The line has changed hands since, to a later file, so that nothing would refuse the first correction now.
+    stages.take(line, drop(line, "later.csv", own_csv(own_row(1, Qty="9")), other))
+    account = again(line, refused.batch_id)
+    assert (account.state, account.rows_rejected, account.rows_corrected) == (State.LOADED, 1, 1)
+    for batch_id in (root, refused.batch_id):
+        assert resolutions(line, batch_id) == {1: loaded.batch_id}
+        assert receipt(line, batch_id).rows_open == 0
+
+
 def test_a_retry_of_a_correction_of_a_reverted_batch_says_so(line):
     first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), good_row(90, Quantity="x")]))
     (row,) = rejected(line, first.batch_id)

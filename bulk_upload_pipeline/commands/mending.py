@@ -21,7 +21,8 @@ def retry(batch: str | None, all_failed: bool, as_json: bool) -> None:
     """Take BATCH down the line again, from its file in the archive.
 
     A batch that failed goes on from what is committed. One that has ended is judged anew by the rules and profiles
-    of today: rows that are good now load, and nothing is loaded twice.
+    of today: rows that are good now load, and nothing is loaded twice. Rows that are loaded stay so even when they
+    are wrong by now: the receipt names them, until they are corrected or `revert` undoes the load.
     """
     from bulk_upload_pipeline import ledger
     from bulk_upload_pipeline.defs.session import session as open_session
