@@ -79,7 +79,8 @@ def delimiter_of(top: bytes, known: Callable[[Sequence[str]], int]) -> str:
     named = _SEPARATOR_LINE.fullmatch(top[: line_end(top, 0)].decode("utf-8", "replace"))
     if named is not None:
         return named[1]
-    scored = [(_score(top_records(top, mark), known), -at, mark) for at, mark in enumerate(USUAL)]
+    there = [(at, mark) for at, mark in enumerate(USUAL) if not at or mark.encode() in top]
+    scored = [(_score(top_records(top, mark), known), -at, mark) for at, mark in there]
     if max(scored)[0][0] < NAMES_ENOUGH:
         rare = enumerate(_rare(top), len(USUAL))
         scored += [(_score(top_records(top, mark), known), -at, mark) for at, mark in rare]

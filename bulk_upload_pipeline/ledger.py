@@ -169,9 +169,9 @@ def overrides(engine: sa.Engine, batch_id: str) -> Overrides:
     return Overrides(**(_row(engine, batch_id).overrides or {}))
 
 
-def received(engine: sa.Engine, batch_id: str, sha256: str, run_id: str | None) -> None:
-    """Note that the file of a batch is archived and hashed."""
-    _update(
+def received(engine: sa.Engine, batch_id: str, sha256: str, run_id: str | None) -> Batch:
+    """Note that the file of a batch is archived and hashed; return the batch as it is then."""
+    row = _update(
         engine,
         batch_id,
         state=State.RECEIVED,
@@ -182,12 +182,13 @@ def received(engine: sa.Engine, batch_id: str, sha256: str, run_id: str | None) 
         started_at=sa.func.now(),
         finished_at=None,
     )
+    return _batch(row)
 
 
-def recognised(engine: sa.Engine, batch_id: str, layout: Layout, parent: str | None = None) -> None:
-    """Note how the file of a batch is laid out, and which batch it corrects."""
+def recognised(engine: sa.Engine, batch_id: str, layout: Layout, parent: str | None = None) -> Batch:
+    """Note how the file of a batch is laid out, and which batch it corrects; return the batch as it is then."""
     written = layout.written_as or layout
-    _update(
+    row = _update(
         engine,
         batch_id,
         layout=dataclasses.asdict(layout),
@@ -196,6 +197,7 @@ def recognised(engine: sa.Engine, batch_id: str, layout: Layout, parent: str | N
         profile=layout.profile,
         parent_batch_id=parent,
     )
+    return _batch(row)
 
 
 def loaded_with(engine: sa.Engine, sha256: str, besides: str) -> str | None:
@@ -324,6 +326,33 @@ def _load_result(sums: Sequence[Any]) -> LoadResult:
     return LoadResult(int(inserted), int(updated), int(unchanged), int(refused), totals)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counted:
+    """What a receipt counts besides the verdict.
+
+    Attributes:
+        done: What the chunk ledger proves.
+        corrected: Rejected rows that corrections have loaded.
+        findings_by_code: Those that are open, the most frequent first.
+        standing: Rows that are loaded, and wrong now that they are judged anew.
+    """
+
+    done: LoadResult
+    corrected: int
+    findings_by_code: dict[str, int]
+    standing: Held
+
+
+def counted(engine: sa.Engine, batch_id: str) -> Counted:
+    """Return what the receipt of a batch counts now."""
+    return Counted(
+        committed(engine, batch_id),
+        corrected(engine, batch_id),
+        _codes(engine, batch_id),
+        standing(engine, batch_id),
+    )
+
+
 def close(
     engine: sa.Engine,
     batch_id: str,
@@ -332,13 +361,16 @@ def close(
     *,
     duplicate_of: str | None = None,
     again: bool = False,
+    counts: Counted | None = None,
 ) -> Receipt:
     """Write the receipt of a batch: its final state, with the counts that the chunk ledger proves.
 
     Rows that were read but are neither loaded nor rejected are `unprocessed`, so that the conservation law
-    holds in every exit. The time at which it ended stays when the receipt is written `again`.
+    holds in every exit. The time at which it ended stays when the receipt is written `again`. Whoever has `counted`
+    already hands it over.
     """
-    done = committed(engine, batch_id)
+    counts = counts or counted(engine, batch_id)
+    done = counts.done
     row = _row(engine, batch_id)
     without_rows = state in (State.UNREADABLE, State.DUPLICATE)
     judged = Verdict(**row.verdict) if row.verdict and not without_rows else None
@@ -348,9 +380,9 @@ def close(
         "read": judged.totals_read if judged else Totals().as_dict(),
         "loaded": done.totals.as_dict(),
     }
-    if (stands := standing(engine, batch_id)).rows:
-        totals["standing"] = {"rows": stands.rows} | stands.totals.as_dict()
-    _update(
+    if counts.standing.rows:
+        totals["standing"] = {"rows": counts.standing.rows} | counts.standing.totals.as_dict()
+    closed = _update(
         engine,
         batch_id,
         state=state,
@@ -361,13 +393,13 @@ def close(
         rows_unchanged=done.unchanged,
         rows_rejected=rejected,
         rows_unprocessed=read - done.rows - rejected,
-        rows_corrected=min(corrected(engine, batch_id), rejected),
-        findings_by_code=_codes(engine, batch_id),
+        rows_corrected=min(counts.corrected, rejected),
+        findings_by_code=counts.findings_by_code,
         control_totals=totals,
         duplicate_of=duplicate_of,
         finished_at=upload_batches.c.finished_at if again else sa.func.now(),
     )
-    return receipt(engine, batch_id)
+    return as_receipt(closed)
 
 
 def _codes(engine: sa.Engine, batch_id: str) -> dict[str, int]:

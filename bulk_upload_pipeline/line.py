@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from bulk_upload_pipeline.ledger import Counted, Entry
     from bulk_upload_pipeline.model import Batch, Finding, Progress, Receipt
     from bulk_upload_pipeline.parts import Part
     from bulk_upload_pipeline.places import Place
@@ -181,23 +182,22 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
         UnreadableError: Exit `unreadable`; the receipt is written.
         FileStillChangingError: Somebody still writes the file; it is back in the inbox.
     """
-    batch = ledger.batch(line.engine, batch_id)
-    stated = ledger.overrides(line.engine, batch_id)
+    entry = ledger.entry(line.engine, batch_id)
+    batch = entry.batch
     path, sha256 = _take(line, batch)
-    ledger.received(line.engine, batch_id, sha256, run_id)
-    earlier = _twin(line, batch_id)
+    received = ledger.received(line.engine, batch_id, sha256, run_id)
+    earlier = _twin(line, received, entry.stated)
     if earlier is not None:
-        return Uploaded(ledger.batch(line.engine, batch_id), _close_duplicate(line, batch_id, earlier))
+        return Uploaded(received, _close_duplicate(line, batch_id, earlier))
     parent = None
     with _ending_unreadable(line, batch_id):
         try:
-            layout = _recognise(line.settings, path, batch.folder, stated)
+            layout = _recognise(line.settings, path, batch.folder, entry.stated)
         except SeveralFilesError:
             return Uploaded(batch, _close_unpacked(line, batch, path))
         if layout.profile == CORRECTION:
             layout, parent = mending.laid_over(line.engine, path, layout)
-    ledger.recognised(line.engine, batch_id, layout, parent)
-    return Uploaded(ledger.batch(line.engine, batch_id))
+    return Uploaded(ledger.recognised(line.engine, batch_id, layout, parent))
 
 
 def _take(line: Line, batch: Batch) -> tuple[Path, str]:
@@ -245,14 +245,13 @@ def _withdraw_report(line: Line, batch_id: str) -> None:
         storage.remove(line.home, place)
 
 
-def _twin(line: Line, batch_id: str) -> str | None:
+def _twin(line: Line, batch: Batch, stated: Overrides) -> str | None:
     """Return the batch that loaded the same bytes, unless this one did so itself or is to load anyway."""
-    sha256 = ledger.batch(line.engine, batch_id).sha256
-    if sha256 is None or ledger.overrides(line.engine, batch_id).force:
+    if batch.sha256 is None or stated.force:
         return None
-    if ledger.has_passed(line.engine, batch_id):
+    if ledger.has_passed(line.engine, batch.batch_id):
         return None
-    return ledger.loaded_with(line.engine, sha256, batch_id)
+    return ledger.loaded_with(line.engine, batch.sha256, batch.batch_id)
 
 
 def _recognise(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:
@@ -407,17 +406,17 @@ def load(line: Line, batch_id: str) -> LoadResult:
     """
     from bulk_upload_pipeline.load import load_staged
 
-    verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
+    entry = ledger.entry(line.engine, batch_id)
+    batch, verdict = entry.batch, pass_gate(entry.verdict, batch_id)
     staged = _staged_at_hand(line, batch_id, verdict.plan)
     if not staged.exists:
         verdict = pass_gate(validate(line, batch_id), batch_id)
         staged = line.staged(batch_id, verdict.plan)
-    batch = ledger.batch(line.engine, batch_id)
     assert batch.layout is not None
     profile = line.profiles()[batch.layout.profile]
     pace = Pace("loading", line.on_progress, verdict.rows_valid)
     with queued(line.engine, f"content.{batch.sha256}"):
-        earlier = _twin(line, batch_id)
+        earlier = _twin(line, batch, entry.stated)
         if earlier is not None:
             _close_duplicate(line, batch_id, earlier)
             return LoadResult()
@@ -530,13 +529,13 @@ def close(line: Line, batch_id: str) -> Receipt:
     batches say what is still open. A batch that the breaker stopped follows as a whole when so many of its rows
     are corrected that it would not be stopped any more. Its own receipt comes last: it says that all is done.
     """
-    batch = ledger.batch(line.engine, batch_id)
-    if batch.state is State.DUPLICATE:
-        return ledger.receipt(line.engine, batch_id)
-    _complete_refusals(line, batch)
-    for relative in _settle(line, batch, loaded=batch_id):
+    entry = ledger.entry(line.engine, batch_id)
+    if entry.batch.state is State.DUPLICATE:
+        return entry.receipt
+    _complete_refusals(line, entry.batch)
+    for relative in _settle(line, entry.batch, loaded=batch_id):
         _close_again(line, relative)
-    return _close_loaded(line, batch_id)
+    return _close_loaded(line, entry)
 
 
 def _complete_refusals(line: Line, batch: Batch) -> None:
@@ -566,17 +565,21 @@ def _settle(line: Line, batch: Batch, **what: str) -> tuple[str, ...]:
     return tuple(relative for relative in changed if relative != batch_id)
 
 
-def _close_loaded(line: Line, batch_id: str, *, again: bool = False, but: str = "") -> Receipt:
-    done = ledger.committed(line.engine, batch_id)
-    verdict = pass_gate(ledger.verdict(line.engine, batch_id), batch_id)
-    rejected = verdict.rows_rejected + done.refused
-    corrected = ledger.corrected(line.engine, batch_id)
-    codes = {code.code: code.count for code in rejects.by_code(line.engine, batch_id)}
-    state = State.PARTIALLY_LOADED if rejected > corrected else State.LOADED
-    file_format = _format(ledger.batch(line.engine, batch_id))
-    standing = ledger.standing(line.engine, batch_id).rows
-    reason = report.why_loaded(done.rows, rejected, corrected, codes, file_format, standing)
-    return _close(line, batch_id, state, f"{reason} {but}".strip(), again=again)
+def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:
+    batch_id = entry.batch.batch_id
+    verdict = pass_gate(entry.verdict, batch_id)
+    counts = ledger.counted(line.engine, batch_id)
+    rejected = verdict.rows_rejected + counts.done.refused
+    state = State.PARTIALLY_LOADED if rejected > counts.corrected else State.LOADED
+    reason = report.why_loaded(
+        counts.done.rows,
+        rejected,
+        counts.corrected,
+        counts.findings_by_code,
+        _format(entry.batch),
+        counts.standing.rows,
+    )
+    return _close(line, batch_id, state, f"{reason} {but}".strip(), again=again, counts=counts)
 
 
 def _format(batch: Batch) -> str:
@@ -588,9 +591,10 @@ def _close_again(line: Line, batch_id: str) -> None:
 
     A batch that has begun to follow its corrections and was cut off on its way follows to the end.
     """
-    batch = ledger.batch(line.engine, batch_id)
+    entry = ledger.entry(line.engine, batch_id)
+    batch = entry.batch
     if batch.state in LOADED_STATES:
-        _close_loaded(line, batch_id, again=True)
+        _close_loaded(line, entry, again=True)
     elif batch.state is State.REJECTED and not _follows(line, batch):
         verdict = ledger.verdict(line.engine, batch_id)
         assert verdict is not None
@@ -653,7 +657,8 @@ def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
         yield
     except UnreadableError as error:
         if ledger.has_passed(line.engine, batch_id):
-            _close_loaded(line, batch_id, but=f"{NOT_READ_AGAIN} {_why_unreadable(error.finding)}")
+            entry = ledger.entry(line.engine, batch_id)
+            _close_loaded(line, entry, but=f"{NOT_READ_AGAIN} {_why_unreadable(error.finding)}")
             raise
         rejects.keep_file_finding(line.engine, batch_id, error.finding)
         _close(line, batch_id, State.UNREADABLE, _why_unreadable(error.finding))
@@ -673,8 +678,11 @@ def _close(
     duplicate_of: str | None = None,
     keep_staged: bool = False,
     again: bool = False,
+    counts: Counted | None = None,
 ) -> Receipt:
-    receipt = ledger.close(line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again)
+    receipt = ledger.close(
+        line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again, counts=counts
+    )
     folder = storage.mirrored(line.home, line.reports(batch_id))
     report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
     if report.FINDINGS in report.files(receipt):

@@ -112,6 +112,8 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
     )
     with engine.connect() as connection:
         found: list[Any] = list(connection.execute(query, {"batch_id": batch_id}))
+        if not found:
+            return []
         sheets = _sheets(connection, batch_id)
     codes = (CodeCount(*row) for row in found)
     return [replace(code, **_placed(sheets, code.example_row)) for code in codes]
