@@ -50,19 +50,27 @@ def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch) -> None:
     as long as its chunks are loaded.
     """
     errors = processing_errors.c
-    validated = (errors.batch_id == batch_id, errors.error_code.not_in(BY_DATABASE))
-    connection.execute(sa.delete(processing_errors).where(*validated, errors.severity == Severity.WARNING))
-    earlier = connection.execute(
-        sa.update(processing_errors)
-        .where(*validated, ~errors.is_resolved)
-        .values(is_resolved=True, resolved_at=sa.func.now(), resolved_by_batch=batch_id)
-    )
+    judged_before = connection.scalar(sa.select(sa.exists().where(errors.batch_id == batch_id)))
+    if judged_before:
+        _settle_earlier(connection, batch_id)
     copy = f"COPY bulk_upload.processing_errors ({', '.join(_COPIED)}) FROM STDIN (FORMAT csv)"
     cursor = connection.connection.cursor()
     for batch in staged.finding_batches():
         cursor.copy_expert(copy, _as_csv(batch_id, batch))
-    if earlier.rowcount or connection.scalar(sa.select(sa.exists().where(*validated, errors.is_resolved))):
+    if judged_before:
         forget_repeated(connection, batch_id)
+
+
+def _settle_earlier(connection: sa.Connection, batch_id: str) -> None:
+    """Drop the warnings of an earlier verdict, and let its errors be resolved."""
+    errors = processing_errors.c
+    validated = (errors.batch_id == batch_id, errors.error_code.not_in(BY_DATABASE))
+    connection.execute(sa.delete(processing_errors).where(*validated, errors.severity == Severity.WARNING))
+    connection.execute(
+        sa.update(processing_errors)
+        .where(*validated, ~errors.is_resolved)
+        .values(is_resolved=True, resolved_at=sa.func.now(), resolved_by_batch=batch_id)
+    )
 
 
 def forget(engine: sa.Engine, batch_id: str) -> None:

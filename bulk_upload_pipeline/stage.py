@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Self
@@ -130,8 +131,11 @@ class Stage:
         if self._valid_file.closed:
             return
         files = (self._valid, self._valid_file, self._findings, self._identities, self._identity_rows)
-        for file in files:
-            file.close()
+        with (
+            ExitStack() as stack
+        ):  # a full disk fails the first, and the others have to be closed nevertheless
+            for file in reversed(files):
+                stack.callback(file.close)
 
 
 def _with_source_rows(verdict: ChunkVerdict) -> pa.Table:

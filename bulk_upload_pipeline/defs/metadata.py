@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -47,14 +48,19 @@ def of_day(day: Day) -> Metadata:
 
 def _lineage(upstream: str, columns: Mapping[str, Iterable[str]]) -> Metadata:
     """Return which columns of `upstream` each column comes from, as the UI's lineage tab shows it."""
-    return {
-        "dagster/column_lineage": dg.TableColumnLineage(
-            {
-                column: [dg.TableColumnDep(dg.AssetKey(upstream), source) for source in sources]
-                for column, sources in columns.items()
-            }
-        )
-    }
+    stated = tuple((column, tuple(sources)) for column, sources in columns.items())
+    return {"dagster/column_lineage": _lineage_of(upstream, stated)}
+
+
+@lru_cache(maxsize=32)
+def _lineage_of(upstream: str, columns: tuple[tuple[str, tuple[str, ...]], ...]) -> dg.TableColumnLineage:
+    """Files of one sender have the same: it is a tenth of what the events of a small file take."""
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(dg.AssetKey(upstream), source) for source in sources]
+            for column, sources in columns
+        }
+    )
 
 
 def of_columns(batch: Batch) -> Metadata:
