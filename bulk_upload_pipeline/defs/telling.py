@@ -157,9 +157,9 @@ def _store_evaluations(storage: PostgresEventLogStorage, entries: Sequence[dg.Ev
             stored.returning(columns.id, columns.event, columns.timestamp)
         ).all()
         results = [_result(entry, *row) for entry, row in zip(entries, rows, strict=True)]
-        insertion = insert(_checks)
+        insertion = insert(_checks).values(results)
         again = {name: insertion.excluded[name] for name in results[0] if name not in _ONE_RESULT}
-        connection.execute(insertion.on_conflict_do_update(index_elements=_ONE_RESULT, set_=again), results)
+        connection.execute(insertion.on_conflict_do_update(index_elements=_ONE_RESULT, set_=again))
 
 
 def _result(entry: dg.EventLogEntry, event_id: int, event: str, timestamp: object) -> dict[str, object]:
