@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -53,11 +53,16 @@ def before(engine: sa.Engine, batch_id: str, limit: int = REMEMBERED) -> list[Pa
     Corrected rows that came back are no file of their own here.
     """
     columns, this = upload_batches.c, upload_batches.alias("this")
+
+    def of_this(name: str) -> sa.ScalarSelect[Any]:
+        return sa.select(this.c[name]).where(this.c.batch_id == batch_id).scalar_subquery()
+
+    # No join: with both known beforehand, the latest are read from the end of the sender's part of an index.
     query = (
         sa.select(columns.batch_id, columns.rows_read, columns.rows_rejected, columns.layout)
-        .join(this, sa.and_(columns.profile == this.c.profile, columns.received_at <= this.c.received_at))
         .where(
-            this.c.batch_id == batch_id,
+            columns.profile == of_this("profile"),
+            columns.received_at <= of_this("received_at"),
             columns.batch_id != batch_id,
             columns.state.in_(LOADED_STATES),
             columns.parent_batch_id.is_(None),

@@ -132,6 +132,7 @@ upload_batches = Table(
     Index("upload_batches_finished", "finished_at"),
     Index("upload_batches_source_path", "source_path"),
     Index("upload_batches_parent", "parent_batch_id"),
+    Index("upload_batches_profile", "profile", "received_at", "batch_id"),
     schema=SCHEMA,
 )
 """One row a batch, from the moment its file is seen; in a final state it is the receipt."""
