@@ -93,6 +93,9 @@ def connected(engine: sa.Engine) -> Generator[Connection]:
         pooled.close()
     except psycopg2.Error:
         pooled.invalidate()  # what was done with it is done
+    except BaseException:
+        pooled.invalidate()  # stopped by a signal, it may hold a lock for which others wait
+        raise
 
 
 def _empty(connection: Connection) -> None:

@@ -8,13 +8,14 @@ import threading
 import dagster as dg
 import pytest
 
-from bulk_upload_pipeline import evidence, intake
+from bulk_upload_pipeline import evidence, holding, intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
 from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.test_cli import a_file
 from bulk_upload_pipeline_tests.test_corrections import as_csv, in_target, rejected, resolutions
+from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
 
 TARGET = "mangalam_invoices"
@@ -463,6 +464,19 @@ def test_a_wholly_wrong_correction_stays_rejected_when_others_have_corrected_its
         assert (account.state, account.rows_open) == (State.REJECTED, 0)
         assert "Other files have corrected them since" in account.reason
     assert receipt(line, first.batch_id).state is State.LOADED
+
+
+def test_a_lock_ends_with_whoever_is_stopped_while_giving_it_back(line, monkeypatch):
+    def stopped(_connection):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(holding, "_empty", stopped)
+    with pytest.raises(KeyboardInterrupt) as kept, holding.queued(line.engine, "anything"):
+        pass
+    assert kept.tb is not None  # it may be looked at for long, with all that it refers to
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+    locks += "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    wait_until(lambda: rows(line, locks) == [(0,)], 30)
 
 
 def test_a_correction_that_was_refused_leaves_its_row_to_the_later_one_that_loaded_it(line):
