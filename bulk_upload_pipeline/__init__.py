@@ -10,7 +10,7 @@ rooms that know its details.
 * `read`: file to chunks of text. `delimited` and `records` for CSV and its kin, `parts` for the largest of them;
   `spreadsheets`, `sheet_blocks`, `sheet_parts`, `sheet_cutter`, `whole_sheets`; `documents` for JSON; `columnar`
   for Parquet; `figures` for their floats; `chunking` for all.
-* `parse`: text to typed columns. `cells`, `numerals`, `dates`, `texts`.
+* `parse`: text to typed columns. `cells`, `decimals`, `numerals`, `dates`, `texts`.
 * `validate`: typed chunk to verdict, by the `rules` of the `contract`. `verbatim` keeps the row as it stood.
 * `stage`: verdicts to rows that load and findings, in the form of `staged`. `judging` is all of this for one file, side
   by side (`overlap`) and telling how far it is (`pace`).

@@ -236,7 +236,10 @@ class _Reader:
                 invalid_row_handler=keep,
             ),
             pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],
+                check_utf8=False,  # `utf8_blocks` has written it, and no character is cut
             ),
         )
         return table, odd

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from bulk_upload_pipeline import contract, dates, findings, rules
 from bulk_upload_pipeline.cells import as_text, bytes_of, cells_at, storable
 from bulk_upload_pipeline.contract import Kind
+from bulk_upload_pipeline.decimals import even_decimals
 from bulk_upload_pipeline.model import TypedChunk
 from bulk_upload_pipeline.numerals import PLAIN, TOO_LARGE, Notation, read_number
 from bulk_upload_pipeline.texts import read_texts
@@ -172,6 +173,9 @@ def _plain_amounts(cells: pa.StringArray, notation: Notation) -> tuple[pa.Array,
     if notation is Notation.POINT:
         other = _with_other_signs(cells)
         plain = cells if other is None else pc.if_else(other, pa.scalar(None, pa.string()), cells)
+        amounts = even_decimals(plain) if plain.null_count == 0 else None
+        if amounts is not None:
+            return amounts, other
         try:
             # What Arrow reads as a decimal of this size, the slow way reads as the same number.
             return plain.cast(Kind.AMOUNT.value), other

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bulk_upload_pipeline.decimals import even_decimals
 from bulk_upload_pipeline.numerals import INVALID, TOO_LARGE, TOO_PRECISE, Notation, read_number
 
 DIGITS = {
@@ -227,3 +229,31 @@ def test_a_percentage_is_read_only_where_one_may_stand():
 @pytest.mark.parametrize(("text", "code"), [("#N/A", "SPREADSHEET_ERROR"), ("1\ufffd2", "UNDECODABLE_TEXT")])
 def test_a_spoilt_cell_says_what_spoilt_it(text, code):
     assert read_number(text) == code
+
+
+FIGURES = st.from_regex(r"\A-?[0-9]{1,12}\.[0-9]{1,5}\Z")
+ANY_SIGNS = st.text("0123456789.-", max_size=8)
+
+
+@given(st.lists(FIGURES, min_size=1, max_size=20), st.integers(1, 5))
+def test_a_column_with_as_many_decimals_everywhere_is_read_exactly_or_left_to_the_slow_way(texts, decimals):
+    cells = [f"{text.partition('.')[0]}.{text.partition('.')[2][:decimals]:0>{decimals}}" for text in texts]
+    amounts = even_decimals(pa.array(cells))
+    within = decimals <= 4 and all(abs(Decimal(cell)) < 10**11 for cell in cells)
+    assert (amounts is not None) == within
+    assert amounts is None or amounts.to_pylist() == [Decimal(cell) for cell in cells]
+
+
+@given(st.lists(FIGURES | ANY_SIGNS, max_size=4))
+def test_a_column_of_figures_points_and_hyphens_is_read_as_its_cells_are_or_not_at_all(cells):
+    amounts = even_decimals(pa.array(cells, pa.string()))
+    if amounts is not None:
+        assert amounts.to_pylist() == [Decimal(cell) for cell in cells]
+        amounts.validate(full=True)
+
+
+def test_some_cells_of_a_longer_column_are_read_alone():
+    column = pa.array(["1.25", "-2.50", "3.75"])
+    amounts = even_decimals(column.slice(1, 1))
+    assert amounts is not None
+    assert amounts.to_pylist() == [Decimal("-2.50")]
