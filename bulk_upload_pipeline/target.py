@@ -46,13 +46,16 @@ _SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most
 # A cent for each line: that is how far the rounding of each line can carry a sum. The lines of a batch are added
 # up first: nearly always they are all that an invoice has, and what others brought is then looked for in vain.
 # `coalesce` keeps the planner from believing statistics of a moment when there was no other batch: it would compare
-# each row with each invoice.
+# each row with each invoice. Of one batch its own lines are left out before they are compared with any invoice.
 _SUBTOTALS = sa.text(
     f"WITH own AS MATERIALIZED (SELECT upload_batch_id, invoice_number, {_SUMS} FROM {_TARGET} "  # noqa: S608
     "WHERE upload_batch_id = ANY(:batch_ids) GROUP BY upload_batch_id, invoice_number HAVING count(subtotal) > 0), "
     "others AS (SELECT own.upload_batch_id, invoice_number, sum(t.item_total) AS lines, min(t.subtotal) AS least, "
     f"max(t.subtotal) AS most, count(*) AS count FROM {_TARGET} AS t JOIN own USING (invoice_number) "
-    "WHERE coalesce(t.upload_batch_id, '') <> own.upload_batch_id GROUP BY own.upload_batch_id, invoice_number), "
+    "WHERE coalesce(t.upload_batch_id, '') <> own.upload_batch_id "
+    "AND NOT (cardinality(CAST(:batch_ids AS text[])) = 1 "
+    "AND coalesce(t.upload_batch_id, '') = (CAST(:batch_ids AS text[]))[1]) "
+    "GROUP BY own.upload_batch_id, invoice_number), "
     "sums AS (SELECT upload_batch_id, invoice_number, own.lines + coalesce(others.lines, 0) AS lines, "
     "least(own.least, others.least) AS least, greatest(own.most, others.most) AS most, "
     "own.count + coalesce(others.count, 0) AS count "
