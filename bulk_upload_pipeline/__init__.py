@@ -17,7 +17,8 @@ rooms that know its details.
 * `load`: staged chunks to the target, exactly once. `copying`, `merging`; `former` is what rows were before.
 * `rejects`, `rejected_sheet`, `report` and its page, `summary`: what the clerk reads and corrects.
 * `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part.
-* `line` strings all of it together; `mending` does so for corrections, with `family`: who corrected whom.
+* `line` strings all of it together, and `closing` writes the receipt of each exit; `mending` does so for corrections,
+  with `family`: who corrected whom. `checking` is a verdict without a load.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
 `exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`. Where files are: `places`, of this machine or in

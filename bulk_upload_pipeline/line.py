@@ -7,7 +7,6 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 from __future__ import annotations
 
 import errno
-import tempfile
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bulk_upload_pipeline import (
+    closing,
     family,
     holding,
     inbox,
@@ -23,14 +23,12 @@ from bulk_upload_pipeline import (
     members,
     mending,
     part_ledger,
-    rejected_sheet,
     rejects,
     report,
     splitting,
     storage,
     taking,
 )
-from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     BatchRejectedError,
@@ -66,8 +64,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from bulk_upload_pipeline.ledger import Counted, Entry
-    from bulk_upload_pipeline.model import Batch, Finding, Progress, Receipt
+    from bulk_upload_pipeline.ledger import Entry
+    from bulk_upload_pipeline.model import Batch, Progress, Receipt
     from bulk_upload_pipeline.parts import Part
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.profiles import Profiles
@@ -86,7 +84,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def _silent(_: Progress) -> None:
+def silent(_: Progress) -> None:
     """Nobody listens."""
 
 
@@ -96,7 +94,7 @@ class Line:
 
     settings: Settings
     engine: sa.Engine
-    on_progress: Callable[[Progress], None] = field(default=_silent, compare=False)
+    on_progress: Callable[[Progress], None] = field(default=silent, compare=False)
 
     @property
     def home(self) -> Home:
@@ -188,11 +186,11 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     received = ledger.received(line.engine, batch_id, sha256, run_id)
     earlier = _twin(line, received, entry.stated)
     if earlier is not None:
-        return Uploaded(received, _close_duplicate(line, batch_id, earlier))
+        return Uploaded(received, closing.duplicate(line, batch_id, earlier))
     parent = None
     with _ending_unreadable(line, batch_id):
         try:
-            layout = _recognise(line.settings, path, batch.folder, entry.stated)
+            layout = recognised(line.settings, path, batch.folder, entry.stated)
         except SeveralFilesError:
             return Uploaded(batch, _close_unpacked(line, batch, path))
         if layout.profile == CORRECTION:
@@ -254,7 +252,8 @@ def _twin(line: Line, batch: Batch, stated: Overrides) -> str | None:
     return ledger.loaded_with(line.engine, batch.sha256, batch.batch_id)
 
 
-def _recognise(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:
+def recognised(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:
+    """Return how a file is to be read, by the profiles as they are now."""
     from bulk_upload_pipeline.recognise import recognise
 
     return recognise(path, _profiles(settings), folder=folder, overrides=stated)
@@ -301,7 +300,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
         _settle(line, batch)
-        _close_rejected(line, batch, _now(line, batch_id, verdict))
+        closing.rejected(line, batch, _now(line, batch_id, verdict))
     return verdict
 
 
@@ -356,16 +355,17 @@ def _judging_of(line: Line, batch: Batch) -> Judging:
     if batch.layout is None:
         raise NoVerdictError(batch.batch_id)
     path = archived_file(line, batch)
-    plain = _judging(line.settings, path, batch.layout, line.on_progress)
+    plain = judging_by(line.settings, path, batch.layout, line.on_progress)
     root = family.root_of(line.engine, batch.batch_id)
     if root == batch.batch_id:
         return replace(plain, corrected=family.standing(line.engine, root))
     return mending.mending(plain, line.engine, batch.batch_id, lambda parent: archived_file(line, parent))
 
 
-def _judging(
+def judging_by(
     settings: Settings, path: Path, layout: Layout, on_progress: Callable[[Progress], None]
 ) -> Judging:
+    """Return how a file is to be judged, by the profiles as they are now."""
     profile = _profiles(settings)[layout.profile]
     limit = profile.max_error_rate or settings.max_error_rate
     return Judging(path, layout, profile, settings.chunk_rows, limit, on_progress)
@@ -418,7 +418,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
     with queued(line.engine, f"content.{batch.sha256}"):
         earlier = _twin(line, batch, entry.stated)
         if earlier is not None:
-            _close_duplicate(line, batch_id, earlier)
+            closing.duplicate(line, batch_id, earlier)
             return LoadResult()
         ledger.loading(line.engine, batch_id)
         with _share_of(line, batch, staged, verdict.plan, pace) as share:
@@ -566,24 +566,8 @@ def _settle(line: Line, batch: Batch, **what: str) -> tuple[str, ...]:
 
 
 def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:
-    batch_id = entry.batch.batch_id
-    verdict = pass_gate(entry.verdict, batch_id)
-    counts = ledger.counted(line.engine, batch_id)
-    rejected = verdict.rows_rejected + counts.done.refused
-    state = State.PARTIALLY_LOADED if rejected > counts.corrected else State.LOADED
-    reason = report.why_loaded(
-        counts.done.rows,
-        rejected,
-        counts.corrected,
-        counts.findings_by_code,
-        _format(entry.batch),
-        counts.standing.rows,
-    )
-    return _close(line, batch_id, state, f"{reason} {but}".strip(), again=again, counts=counts)
-
-
-def _format(batch: Batch) -> str:
-    return batch.layout.file_format if batch.layout else "csv"
+    verdict = pass_gate(entry.verdict, entry.batch.batch_id)
+    return closing.loaded(line, entry, verdict, again=again, but=but)
 
 
 def _close_again(line: Line, batch_id: str) -> None:
@@ -598,7 +582,7 @@ def _close_again(line: Line, batch_id: str) -> None:
     elif batch.state is State.REJECTED and not _follows(line, batch):
         verdict = ledger.verdict(line.engine, batch_id)
         assert verdict is not None
-        _close_rejected(line, batch, _now(line, batch_id, verdict), again=True)
+        closing.rejected(line, batch, _now(line, batch_id, verdict), again=True)
     elif batch.state not in ON_ITS_WAY or batch.parent_batch_id is not None:
         return
     elif not validate(line, batch_id).breaker_tripped:
@@ -618,25 +602,11 @@ def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
     return replace(verdict, rows_corrected=ledger.corrected(line.engine, batch_id))
 
 
-def _close_rejected(line: Line, batch: Batch, verdict: Verdict, *, again: bool = False) -> None:
-    _close(line, batch.batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)), again=again)
-
-
 @_alone
 def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry."""
     part_ledger.halt(line.engine, batch_id)
-    return _close(line, batch_id, State.FAILED, reason, keep_staged=True)
-
-
-def _close_duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:
-    first = ledger.receipt(line.engine, earlier)
-    reason = (
-        f"The same content was loaded on {first.received_at:%Y-%m-%d} from {first.file_name} (batch "
-        f"{earlier}), so nothing was changed."
-    )
-    rejects.forget(line.engine, batch_id)
-    return _close(line, batch_id, State.DUPLICATE, reason, duplicate_of=earlier)
+    return closing.write(line, batch_id, State.FAILED, reason, keep_staged=True)
 
 
 def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
@@ -644,7 +614,7 @@ def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
     names = tuple(member.batch_id for member in released)
     layout = Layout("zip", (), {}, GENERIC, compression="zip", members=names)
     ledger.recognised(line.engine, batch.batch_id, layout)
-    return _close(line, batch.batch_id, State.UNPACKED, members.in_words(released))
+    return closing.write(line, batch.batch_id, State.UNPACKED, members.in_words(released))
 
 
 @contextmanager
@@ -658,49 +628,10 @@ def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
     except UnreadableError as error:
         if ledger.has_passed(line.engine, batch_id):
             entry = ledger.entry(line.engine, batch_id)
-            _close_loaded(line, entry, but=f"{NOT_READ_AGAIN} {_why_unreadable(error.finding)}")
+            _close_loaded(line, entry, but=f"{NOT_READ_AGAIN} {closing.why_unreadable(error.finding)}")
             raise
-        rejects.keep_file_finding(line.engine, batch_id, error.finding)
-        _close(line, batch_id, State.UNREADABLE, _why_unreadable(error.finding))
+        closing.unreadable(line, batch_id, error.finding)
         raise
-
-
-def _why_unreadable(finding: Finding) -> str:
-    return f"{finding.message} {catalogue.CATALOGUE[finding.code].fix}"
-
-
-def _close(
-    line: Line,
-    batch_id: str,
-    state: State,
-    reason: str,
-    *,
-    duplicate_of: str | None = None,
-    keep_staged: bool = False,
-    again: bool = False,
-    counts: Counted | None = None,
-) -> Receipt:
-    receipt = ledger.close(
-        line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again, counts=counts
-    )
-    folder = storage.mirrored(line.home, line.reports(batch_id))
-    report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
-    if report.FINDINGS in report.files(receipt):
-        rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
-    if report.REJECTED_ROWS in report.files(receipt):
-        header = tuple(receipt.layout["header"])
-        rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
-    if report.REJECTED_SHEET in report.files(receipt):
-        rejected_sheet.write(folder / report.REJECTED_ROWS, folder / report.REJECTED_SHEET, receipt.layout)
-    report.tidy(folder, receipt)
-    storage.publish(line.home, line.reports(batch_id))
-    if not keep_staged:
-        storage.remove(line.home, line.home.staging / batch_id)
-        if receipt.file_size >= line.settings.part_bytes:
-            part_ledger.forget(line.engine, batch_id)
-    home = line.home
-    storage.let_go(home, [part / batch_id for part in (home.archive, home.staging, home.reports)])
-    return receipt
 
 
 # Afterwards
@@ -749,7 +680,7 @@ def revert(line: Line, batch_id: str) -> Receipt:
     reason = before.reason if is_undone else _undo(line, batch)
     for relative in _settle(line, batch, gone=batch_id):
         _close_again(line, relative)
-    receipt = _close(line, batch_id, State.REVERTED, reason, again=has_ended)
+    receipt = closing.write(line, batch_id, State.REVERTED, reason, again=has_ended)
     if has_ended:
         raise NothingToRevertError(batch_id, batch.state)
     return receipt
@@ -775,58 +706,3 @@ def relatives(line: Line, receipt: Receipt) -> tuple[Receipt, ...]:
         return ()
     members = family.members(line.engine, family.root_of(line.engine, batch_id))
     return tuple(ledger.receipt(line.engine, member) for member in members if member != batch_id)
-
-
-# A verdict without a load
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The verdict on a file that is not loaded.
-
-    Attributes:
-        findings: The first findings, in file order.
-    """
-
-    layout: Layout
-    verdict: Verdict
-    findings: list[dict[str, object]]
-
-
-def check(
-    settings: Settings,
-    path: Path,
-    overrides: Overrides | None = None,
-    *,
-    findings: int = 20,
-    on_progress: Callable[[Progress], None] = _silent,
-) -> Checked:
-    """Judge a file as a load would, without a database and without a trace.
-
-    Args:
-        settings: Whose profiles and limits count.
-        path: The file, which stays where it is.
-        overrides: What a person states about it.
-        findings: How many findings to return.
-        on_progress: Hears how far it is.
-
-    Raises:
-        UnreadableError: No row of it can be judged.
-    """
-    inbox.found_file(path)
-    layout = _recognise(settings, path, None, overrides or Overrides())
-    if layout.profile == CORRECTION:
-        why = "`check` does not ask the database which batch it corrects; `load` does"
-        raise UnreadableError(catalogue.file_finding("CORRECTION_WITHOUT_BATCH", why))
-    with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
-        staged = StagedBatch(Path(folder) / "staged")
-        verdict = stage(_judging(settings, path, layout, on_progress), staged, "check")
-        return Checked(layout, verdict, _first_findings(staged, layout, findings))
-
-
-def _first_findings(staged: StagedBatch, layout: Layout, limit: int) -> list[dict[str, object]]:
-    names = [column.name for column in catalogue.SCHEMA]
-    for batch in staged.finding_batches():
-        found = batch.slice(0, limit).select(names).to_pylist()
-        return [finding | layout.place_of(finding["row_number"]) for finding in found]
-    return []

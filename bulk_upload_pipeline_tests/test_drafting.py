@@ -8,7 +8,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from bulk_upload_pipeline import contract, line
+from bulk_upload_pipeline import checking, contract
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.profile_files import load_profiles, read_profile, shipped_profiles
 from bulk_upload_pipeline.profiles import Profile, lay_over
@@ -95,7 +95,7 @@ def test_a_draft_whose_suggestions_are_taken_loads_the_file_it_was_drafted_from(
     taken = draft.read_text("utf-8").replace("# invoice", "invoice").replace("# customer", "customer")
     draft.write_text(taken.replace("# quantity", "quantity").replace("# item_name", "item_name"), "utf-8")
     assert run("profiles", "check").exit_code == 0
-    checked = line.check(settings, path)
+    checked = checking.check(settings, path)
     assert (checked.layout.profile, checked.verdict.rows_valid, checked.findings) == ("rao", 1, [])
     again = run("profiles", "suggest", path, "--write")
     assert again.exit_code == 2
@@ -179,7 +179,7 @@ def test_a_filled_in_template_loads_as_it_was_typed(run, home, tmp_path):
     with path.open("a", encoding="utf-8", newline="") as file:
         names = header_of(load_profiles()["distributor"])
         csv.DictWriter(file, names, restval="").writerow(typed)
-    checked = line.check(Settings(home), path)
+    checked = checking.check(Settings(home), path)
     assert (checked.layout.profile, checked.verdict.rows_valid) == ("distributor", 1)
     assert path.read_bytes().startswith(b"\xef\xbb\xbfInvoice No,")
 

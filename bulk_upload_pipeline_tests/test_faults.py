@@ -482,11 +482,19 @@ def test_every_step_of_the_line_is_played(undisturbed):
 
 
 def steps_of_the_line():
-    """What the stages call in other rooms, directly or by other functions of `line`."""
-    tree = ast.parse((ROOT / "line.py").read_text("utf-8"))
-    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    """What the stages call in other rooms, directly or by other functions of `line` and `closing`."""
+    line, closing = (ast.parse((ROOT / f"{room}.py").read_text("utf-8")) for room in ("line", "closing"))
+    return steps_from(line, STAGES) | steps_from(closing, functions_of(closing))
+
+
+def functions_of(tree):
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def steps_from(tree, first):
+    functions = functions_of(tree)
     modules, names = imported(tree)
-    reached, waiting, steps = set(), [*STAGES], set()
+    reached, waiting, steps = set(), [*first], set()
     while waiting:
         name = waiting.pop()
         if name in reached:

@@ -27,6 +27,7 @@ VERBS = {
 }
 VERBS |= {"corrections", "revert"}
 COMPOSERS = {"line", "intake", "alerts", "inspection", "again", "drafting", "mending", "judging", "splitting"}
+COMPOSERS |= {"closing", "checking"}
 KNOW_DAGSTER = {"definitions.py", "cli.py"}
 
 

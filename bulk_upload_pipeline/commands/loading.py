@@ -87,14 +87,14 @@ def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[
     """Return the verdict on one file as plain values, and the exit code that a load would have."""
     import dataclasses
 
-    from bulk_upload_pipeline import line
+    from bulk_upload_pipeline.checking import check as judged
 
     try:
         with (
             storage.opened(read_settings()) as settings,
             terminal.progress_bar(name, quiet=as_json) as listener,
         ):
-            checked = line.check(settings, path, stated, on_progress=listener)
+            checked = judged(settings, path, stated, on_progress=listener)
     except UnreadableError as error:
         return _unreadable(name, error, as_json=as_json)
     verdict = checked.verdict

@@ -1,0 +1,74 @@
+"""A verdict without a load: what `bulk-upload check` says of a file."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline import findings as catalogue
+from bulk_upload_pipeline import inbox
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.judging import stage
+from bulk_upload_pipeline.line import judging_by, recognised, silent
+from bulk_upload_pipeline.model import Layout, Overrides, Progress, Verdict
+from bulk_upload_pipeline.origin import CORRECTION
+from bulk_upload_pipeline.staged import StagedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bulk_upload_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The verdict on a file that is not loaded.
+
+    Attributes:
+        findings: The first findings, in file order.
+    """
+
+    layout: Layout
+    verdict: Verdict
+    findings: list[dict[str, object]]
+
+
+def check(
+    settings: Settings,
+    path: Path,
+    overrides: Overrides | None = None,
+    *,
+    findings: int = 20,
+    on_progress: Callable[[Progress], None] = silent,
+) -> Checked:
+    """Judge a file as a load would, without a database and without a trace.
+
+    Args:
+        settings: Whose profiles and limits count.
+        path: The file, which stays where it is.
+        overrides: What a person states about it.
+        findings: How many findings to return.
+        on_progress: Hears how far it is.
+
+    Raises:
+        UnreadableError: No row of it can be judged.
+    """
+    inbox.found_file(path)
+    layout = recognised(settings, path, None, overrides or Overrides())
+    if layout.profile == CORRECTION:
+        why = "`check` does not ask the database which batch it corrects; `load` does"
+        raise UnreadableError(catalogue.file_finding("CORRECTION_WITHOUT_BATCH", why))
+    with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
+        staged = StagedBatch(Path(folder) / "staged")
+        verdict = stage(judging_by(settings, path, layout, on_progress), staged, "check")
+        return Checked(layout, verdict, _first_findings(staged, layout, findings))
+
+
+def _first_findings(staged: StagedBatch, layout: Layout, limit: int) -> list[dict[str, object]]:
+    names = [column.name for column in catalogue.SCHEMA]
+    for batch in staged.finding_batches():
+        found = batch.slice(0, limit).select(names).to_pylist()
+        return [finding | layout.place_of(finding["row_number"]) for finding in found]
+    return []

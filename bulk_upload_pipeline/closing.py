@@ -1,0 +1,116 @@
+"""The exits: each way in which a batch can end writes one receipt, and the folder that the clerk reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bulk_upload_pipeline import findings as catalogue
+from bulk_upload_pipeline import ledger, part_ledger, rejected_sheet, rejects, report, storage
+from bulk_upload_pipeline.model import State
+
+if TYPE_CHECKING:
+    from bulk_upload_pipeline.ledger import Counted, Entry
+    from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.model import Batch, Finding, Receipt, Verdict
+
+
+def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, but: str = "") -> Receipt:
+    """Write the receipt of a batch of which rows are loaded: exit `loaded` or `partially_loaded`.
+
+    Args:
+        line: Of this worker.
+        entry: The batch as the ledger has it.
+        verdict: Under which it was loaded.
+        again: The batch has ended before; when it did so stays as it is.
+        but: A sentence to add to the reason.
+    """
+    batch_id = entry.batch.batch_id
+    counts = ledger.counted(line.engine, batch_id)
+    rejected = verdict.rows_rejected + counts.done.refused
+    state = State.PARTIALLY_LOADED if rejected > counts.corrected else State.LOADED
+    reason = report.why_loaded(
+        counts.done.rows,
+        rejected,
+        counts.corrected,
+        counts.findings_by_code,
+        _format(entry.batch),
+        counts.standing.rows,
+    )
+    return write(line, batch_id, state, f"{reason} {but}".strip(), again=again, counts=counts)
+
+
+def rejected(line: Line, batch: Batch, verdict: Verdict, *, again: bool = False) -> None:
+    """Write the receipt of exit `rejected`."""
+    write(line, batch.batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)), again=again)
+
+
+def duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:
+    """Write the receipt of exit `duplicate`, which names the batch that loaded the same bytes."""
+    first = ledger.receipt(line.engine, earlier)
+    reason = (
+        f"The same content was loaded on {first.received_at:%Y-%m-%d} from {first.file_name} (batch "
+        f"{earlier}), so nothing was changed."
+    )
+    rejects.forget(line.engine, batch_id)
+    return write(line, batch_id, State.DUPLICATE, reason, duplicate_of=earlier)
+
+
+def unreadable(line: Line, batch_id: str, finding: Finding) -> None:
+    """Write the receipt of exit `unreadable`, and its finding."""
+    rejects.keep_file_finding(line.engine, batch_id, finding)
+    write(line, batch_id, State.UNREADABLE, why_unreadable(finding))
+
+
+def why_unreadable(finding: Finding) -> str:
+    """Return what is wrong with a file and what to do, as sentences."""
+    return f"{finding.message} {catalogue.CATALOGUE[finding.code].fix}"
+
+
+def _format(batch: Batch) -> str:
+    return batch.layout.file_format if batch.layout else "csv"
+
+
+def write(
+    line: Line,
+    batch_id: str,
+    state: State,
+    reason: str,
+    *,
+    duplicate_of: str | None = None,
+    keep_staged: bool = False,
+    again: bool = False,
+    counts: Counted | None = None,
+) -> Receipt:
+    """Write a receipt: its row, the folder for the clerk, and nothing that is staged stays.
+
+    Args:
+        line: Of this worker.
+        batch_id: Whose receipt it is.
+        state: The exit.
+        reason: Why it is this one, as sentences.
+        duplicate_of: The batch that loaded the same bytes.
+        keep_staged: Whether a retry may go on with what is staged.
+        again: The batch has ended before; when it did so stays as it is.
+        counts: What the ledger counts, where the caller knows it already.
+    """
+    receipt = ledger.close(
+        line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again, counts=counts
+    )
+    folder = storage.mirrored(line.home, line.reports(batch_id))
+    report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
+    if report.FINDINGS in report.files(receipt):
+        rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
+    if report.REJECTED_ROWS in report.files(receipt):
+        header = tuple(receipt.layout["header"])
+        rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
+    if report.REJECTED_SHEET in report.files(receipt):
+        rejected_sheet.write(folder / report.REJECTED_ROWS, folder / report.REJECTED_SHEET, receipt.layout)
+    report.tidy(folder, receipt)
+    storage.publish(line.home, line.reports(batch_id))
+    if not keep_staged:
+        storage.remove(line.home, line.home.staging / batch_id)
+        if receipt.file_size >= line.settings.part_bytes:
+            part_ledger.forget(line.engine, batch_id)
+    home = line.home
+    storage.let_go(home, [part / batch_id for part in (home.archive, home.staging, home.reports)])
+    return receipt
