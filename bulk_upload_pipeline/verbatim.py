@@ -24,6 +24,12 @@ _SPECIAL = (*b'\\"', *range(0x20))
 """Bytes that may not stand in a JSON string as they are. The backslash comes first: the others bring more."""
 
 
+_ABSENT = "??"
+"""Joined in place of an absent cell: in its quotation marks it is as long as `null`, which is written over it."""
+
+_NULL = np.frombuffer(b"null", np.uint8)
+
+
 def as_json(cells: pa.Table, names: Sequence[str], *, skip_empty: bool = False) -> pa.StringArray:
     """Return one JSON object a row.
 
@@ -49,20 +55,33 @@ def source_rows(chunk: TextChunk, header: Sequence[str], wanted: Sequence[int]) 
 
 
 def _complete(columns: list[pa.StringArray], keys: list[str], rows: int) -> pa.StringArray:
-    """Join everything at once: `{"key": `, cell, `, "key": `, cell ... `}`."""
+    """Join everything at once: `{"key": "`, cell, `", "key": "`, cell ... `"}`."""
     if not columns:
         return pa.repeat(pa.scalar("{}"), rows)
-    pieces: list[object] = []
-    for i, (key, column) in enumerate(zip(keys, columns, strict=True)):
-        before = f"{', ' if i else '{'}{key}: "
+    befores = [
+        f'{before}{key}: "' for before, key in zip(["{", *['", '] * (len(keys) - 1)], keys, strict=True)
+    ]
+    cells = [_escaped(column) for column in columns]
+    pieces = [piece for pair in zip(befores, cells, strict=True) for piece in pair]
+    texts = pc.binary_join_element_wise(*pieces, '"}', "", null_handling="replace", null_replacement=_ABSENT)
+    return _with_nulls(texts, befores, cells) if any(column.null_count for column in cells) else texts
+
+
+def _with_nulls(texts: pa.StringArray, befores: list[str], cells: list[pa.StringArray]) -> pa.StringArray:
+    """Write `null` over each absent cell and its quotation marks: it is as long, so that no text moves."""
+    _, offsets, data = texts.buffers()
+    written = np.frombuffer(data, np.uint8).copy()
+    at = np.frombuffer(offsets, np.int32)[: len(texts)].astype(np.int64)
+    for before, column in zip(befores, cells, strict=True):
+        at += len(before.encode())
         if column.null_count:
-            pieces += [
-                before,
-                pc.fill_null(pc.binary_join_element_wise('"', _escaped(column), '"', ""), "null"),
-            ]
+            quoted = at[pc.is_null(column).to_numpy(zero_copy_only=False)] - 1
+            written[quoted[:, np.newaxis] + np.arange(len(_NULL))] = _NULL
+            lengths = pc.fill_null(pc.binary_length(column), len(_ABSENT))
         else:
-            pieces += [f'{before}"', _escaped(column), '"']
-    return pc.binary_join_element_wise(*pieces, "}", "")
+            lengths = pc.binary_length(column)
+        at += lengths.to_numpy()
+    return pa.StringArray.from_buffers(len(texts), offsets, pa.py_buffer(written))
 
 
 def _sparse(columns: list[pa.StringArray], keys: list[str], rows: int) -> pa.StringArray:
@@ -87,9 +106,10 @@ def _without_empty(texts: pa.StringArray) -> pa.StringArray:
 def _escaped(texts: pa.StringArray) -> pa.StringArray:
     """Escape what JSON does not take; only characters that occur cost a pass."""
     data, _ = bytes_of(texts)
-    special = data[(data < 0x20) | (data == ord('"')) | (data == ord("\\"))]
-    if special.size == 0:
+    whole = data.tobytes()
+    if not whole or (data.min() >= ord(" ") and b'"' not in whole and b"\\" not in whole):
         return texts
+    special = data[(data < 0x20) | (data == ord('"')) | (data == ord("\\"))]
     found = set(np.unique(special).tolist())
     for byte in _SPECIAL:
         if byte in found:
