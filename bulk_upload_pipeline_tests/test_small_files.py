@@ -300,8 +300,9 @@ def test_waiting_small_files_become_one_run_and_a_big_one_its_own(line, instance
     assert len(batch_ids) == 5
     assert jobs["load_batch"].partition_key not in batch_ids
     assert jobs["load_batch"].tags["bulk_upload/lane"] == "big"
-    added = [key for request in result.dynamic_partitions_requests for key in request.partition_keys]
-    assert sorted(added) == sorted([*batch_ids, jobs["load_batch"].partition_key])
+    assert sorted(instance.get_dynamic_partitions("batches")) == sorted(
+        [*batch_ids, jobs["load_batch"].partition_key]
+    )
 
 
 def test_a_file_that_a_run_takes_while_the_inbox_is_looked_at_is_no_second_batch(line, monkeypatch):

@@ -441,4 +441,4 @@ def test_any_workload_leaves_what_the_model_says(line):
 
 @pytest.mark.soak
 def test_a_long_workload_leaves_what_the_model_says(line):
-    run_workload(line, max_examples=150, stateful_step_count=30)
+    run_workload(line, max_examples=40, stateful_step_count=30)

@@ -37,11 +37,9 @@ def inbox_sensor(
     if not survey.requests:
         context.update_cursor(cursor)
         return dg.SkipReason(survey.in_words)
-    return dg.SensorResult(
-        run_requests=_run_requests(survey.requests, _at_once(line)),
-        dynamic_partitions_requests=[batches.build_add_request([r.batch_id for r in survey.requests])],
-        cursor=cursor,
-    )
+    # A request for partitions would make the daemon ask for each by itself, on three connections.
+    context.instance.add_dynamic_partitions(str(batches.name), [r.batch_id for r in survey.requests])
+    return dg.SensorResult(run_requests=_run_requests(survey.requests, _at_once(line)), cursor=cursor)
 
 
 def _sighted(cursor: str | None) -> intake.Sightings:
