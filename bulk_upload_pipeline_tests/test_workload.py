@@ -75,6 +75,8 @@ class Model:
     plan: tuple[object, ...] = ()
     is_incomplete: bool = False
     force: bool = False
+    standing: int = 0
+    """Rows in the table, when it was last taken, that were wrong by then; a later file may take them over."""
 
     @property
     def root(self) -> Model:
@@ -248,7 +250,12 @@ class Workload(RuleBasedStateMachine):
     def _family(self, batch):
         return [b for b in self.batches.values() if b.root is batch.root and b is not batch]
 
-    def _take(self, batch, *, force=False, again=False):
+    def _take(self, batch, **how):
+        self._follow(batch, **how)
+        owners = {key: stack[-1][0] for key, stack in self.table.items()}
+        batch.standing = sum(owners.get(batch.rows[n].key) == batch.batch_id for n in batch.open)
+
+    def _follow(self, batch, *, force=False, again=False):
         batch.force = batch.force or force
         if self._is_duplicate(batch):
             batch.state, batch.corrected = State.DUPLICATE, {}
@@ -364,10 +371,8 @@ class Workload(RuleBasedStateMachine):
                 len(set(batch.corrected) & batch.rejected) if has_rows else 0
             ), batch
             assert account.rows_read == (len(batch.rows) if has_rows else 0)
-            tops = {key: stack[-1][0] for key, stack in self.table.items()}
-            standing = [n for n in batch.open if tops.get(batch.rows[n].key) == batch.batch_id]
             stated = account.control_totals.get("standing", {"rows": 0})
-            assert stated["rows"] == (len(standing) if batch.is_loaded else 0), batch
+            assert stated["rows"] == (batch.standing if batch.is_loaded else 0), batch
             assert account.parent_batch_id == (
                 batch.parent.batch_id if batch.parent and has_rows else account.parent_batch_id
             )
