@@ -204,6 +204,7 @@ def _compared(key: str, what: str, ours: list[Measured], reference: list[Measure
     details: dict[str, Any] = {
         "ours": [result.seconds for result in ours],
         "reference": [result.seconds for result in reference],
+        "ours_to_the_end": [(result.ended_at - result.started_at).total_seconds() for result in ours],
         "peak_mb": max(result.peak_mb for result in ours),
     }
     taken, beside = (median(result.seconds for result in side) for side in (ours, reference))

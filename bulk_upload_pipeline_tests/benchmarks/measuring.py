@@ -25,7 +25,7 @@ class Measured:
     """A command that ended.
 
     Attributes:
-        seconds: From before its start to after its end.
+        seconds: From before its start to after its end, or to what was waited for.
         peak_mb: Most memory (resident, in MB of 10**6 bytes) that it and its children had at one time; a page
             that several of them share counts for each.
     """
