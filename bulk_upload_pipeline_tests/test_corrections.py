@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import closing, intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
 from bulk_upload_pipeline.model import State
@@ -484,8 +484,10 @@ def test_reverting_a_correction_opens_its_rows_again(line):
     assert receipt(line, parent.batch_id).state is State.LOADED
 
 
-@pytest.mark.parametrize("step", ["_settle", "_close", "_close_again"])
-def test_a_revert_that_was_cut_off_is_brought_to_its_end_by_the_next_one(line, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("room", "step"), [(stages, "_settle"), (closing, "write"), (stages, "_close_again")]
+)
+def test_a_revert_that_was_cut_off_is_brought_to_its_end_by_the_next_one(line, monkeypatch, room, step):
     parent = with_bad(line, BAD)
     (row,) = rejected(line, parent.batch_id)
     child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}])).batch_id
@@ -494,7 +496,7 @@ def test_a_revert_that_was_cut_off_is_brought_to_its_end_by_the_next_one(line, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, step, cut_off)
+        patch.setattr(room, step, cut_off)
         with pytest.raises(KeyboardInterrupt):
             stages.revert(line, child)
     undone = stages.revert(line, child)
