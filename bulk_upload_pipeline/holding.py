@@ -86,7 +86,7 @@ def connected(engine: sa.Engine) -> Generator[Connection]:
         yield connection
         connection.rollback()
     except BaseException:
-        pooled.invalidate()
+        pooled.invalidate()  # whatever it was, nobody knows what the server still does for it
         raise
     try:
         _empty(connection)
