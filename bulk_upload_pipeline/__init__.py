@@ -12,8 +12,8 @@ rooms that know its details.
   for Parquet; `figures` for their floats; `chunking` for all.
 * `parse`: text to typed columns. `cells`, `decimals`, `numerals`, `dates`, `texts`.
 * `validate`: typed chunk to verdict, by the `rules` of the `contract`. `verbatim` keeps the row as it stood.
-* `stage`: verdicts to rows that load and findings, in the form of `staged`. `judging` is all of this for one file, side
-  by side (`overlap`) and telling how far it is (`pace`).
+* `stage`: verdicts to rows that load and findings, in the form of `staged` and `found`. `judging` is all of this for
+  one file, side by side (`overlap`) and telling how far it is (`pace`).
 * `load`: staged chunks to the target, exactly once. `copying`, `merging`; `former` is what rows were before.
 * `rejects`, `rejected_sheet`, `report` and its page, `summary`: what the clerk reads and corrects.
 * `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part.

@@ -67,8 +67,4 @@ def check(
 
 
 def _first_findings(staged: StagedBatch, layout: Layout, limit: int) -> list[dict[str, object]]:
-    names = [column.name for column in catalogue.SCHEMA]
-    for batch in staged.finding_batches():
-        found = batch.slice(0, limit).select(names).to_pylist()
-        return [finding | layout.place_of(finding["row_number"]) for finding in found]
-    return []
+    return [finding | layout.place_of(finding["row_number"]) for finding in staged.first_findings(limit)]

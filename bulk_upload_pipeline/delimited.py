@@ -111,6 +111,7 @@ class _Reader:
     def __init__(self, delimiter: str, shown: str, columns: int) -> None:
         self.columns = columns
         self._delimiter, self._shown = delimiter, shown
+        self._between = string.whitespace + delimiter
         self._names = [str(at) for at in range(columns)]
         # Cells that most records have: more than columns where lines end with a delimiter too many.
         self._width = columns
@@ -174,13 +175,17 @@ class _Reader:
         good: list[list[str]] = []
         places: list[int] = []
         damage: list[_Damage] = []
-        for one in odd:
-            cells = self._cells_of(one.text)
-            start = int(starts[one.at])
-            if fits(cells, self.columns):
+        for one, start in zip(odd, starts[[one.at for one in odd]].tolist(), strict=True):
+            if one.cells < self.columns and '"' not in one.text:
+                sound, blank = False, not one.text.strip(self._between)
+            else:
+                cells = self._cells_of(one.text)
+                sound = fits(cells, self.columns)
+                blank = not any(cell.strip(string.whitespace) for cell in cells)
+            if sound:
                 good.append(cells)
                 places.append(start)
-            elif any(cell.strip(string.whitespace) for cell in cells):
+            elif not blank:
                 damage.append(_Damage(start, one.cells, one.text))
         return self._with(rows, good, places), damage
 

@@ -540,6 +540,8 @@ def close(line: Line, batch_id: str) -> Receipt:
 
 def _complete_refusals(line: Line, batch: Batch) -> None:
     """Give each row that the database refused its source row, which the loader does not have."""
+    import pyarrow as pa
+
     from bulk_upload_pipeline.verbatim import source_rows
 
     wanted = rejects.without_source(line.engine, batch.batch_id)
@@ -547,9 +549,8 @@ def _complete_refusals(line: Line, batch: Batch) -> None:
         judging = _judging_of(line, batch)
         with line.engine.begin() as connection:
             for chunk in judging.chunks():
-                rejects.add_source(
-                    connection, batch.batch_id, source_rows(chunk, judging.layout.header, wanted)
-                )
+                rows = source_rows(chunk, judging.layout.header, pa.array(wanted, pa.int64()))
+                rejects.add_source(connection, batch.batch_id, rows)
 
 
 def _settle(line: Line, batch: Batch, **what: str) -> tuple[str, ...]:

@@ -321,7 +321,7 @@ class ChunkVerdict:
     Attributes:
         valid: Rows without an error, contract columns plus `row_number` (int32) and `extra` (JSON text).
         findings: Schema `findings.SCHEMA`, ordered by row number.
-        row_data: One row a row with findings: `row_number` and `row_data` (JSON text of the source row).
+        sources: The source rows that have findings, in the form of `verbatim.source_rows`.
         rows_read: Rows judged, damaged ones included.
         rows_rejected: Rows with at least one error.
         identities: uint64 hash of the first three values of each row's identity, in file order, rejected
@@ -333,7 +333,7 @@ class ChunkVerdict:
 
     valid: pa.Table
     findings: pa.Table
-    row_data: pa.Table
+    sources: pa.Table
     rows_read: int
     rows_rejected: int
     identities: np.ndarray

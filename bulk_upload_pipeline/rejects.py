@@ -19,6 +19,7 @@ from bulk_upload_pipeline.cells import unique_names
 from bulk_upload_pipeline.model import CodeCount, Severity, Sheet, place_in
 from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
 from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
+from bulk_upload_pipeline.verbatim import row_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +154,7 @@ def without_source(engine: sa.Engine, batch_id: str) -> list[int]:
 
 
 def add_source(connection: sa.Connection, batch_id: str, rows: pa.Table) -> None:
-    """Complete findings by the source row (columns `row_number`, `row_data`), in the caller's transaction."""
+    """Complete findings by their source row, of which `verbatim.source_rows` are given, in the caller's transaction."""
     connection.execute(
         sa.text(
             "UPDATE bulk_upload.processing_errors AS e SET row_data = CAST(source.row_data AS jsonb) "
@@ -164,7 +165,7 @@ def add_source(connection: sa.Connection, batch_id: str, rows: pa.Table) -> None
         {
             "batch_id": batch_id,
             "numbers": rows["row_number"].to_pylist(),
-            "sources": rows["row_data"].to_pylist(),
+            "sources": row_data(rows).to_pylist(),
         },
     )
 

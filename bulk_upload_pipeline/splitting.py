@@ -140,7 +140,7 @@ def _announce(shared: Shared, parts: Sequence[Part]) -> None:
     for row in shared.rows():
         if row.staged:
             shared.bring(row.staged)
-        if row.staged and not (folder / row.staged).exists():
+        if row.staged and not replace(shared.staged, folder=folder / row.staged).part_exists:
             part_ledger.note_lost(shared.engine, shared.batch_id, row)
 
 

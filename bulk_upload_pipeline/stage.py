@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.found import FoundWriter
 from bulk_upload_pipeline.model import Severity, Totals, Verdict
 from bulk_upload_pipeline.staged import (
-    FINDINGS_SCHEMA,
     OCCURRENCES_SCHEMA,
     StagedBatch,
     StagedPart,
@@ -52,7 +52,7 @@ class Stage:
         self.staged = StagedBatch(folder)
         self._valid_file = pa.OSFile(str(self.staged.valid_path), "wb")
         self._valid = valid_writer(self._valid_file)
-        self._findings = pq.ParquetWriter(self.staged.findings_path, FINDINGS_SCHEMA, compression="zstd")
+        self._found = FoundWriter(folder)
         self._identities_path = folder / IDENTITIES
         self._identity_rows_path = folder / IDENTITY_ROWS
         self._identities = self._identities_path.open("wb")
@@ -75,7 +75,7 @@ class Stage:
             self._valid.write_batch(batch)
             self._chunks += 1
         if len(verdict.findings):
-            self._findings.write_table(_with_source_rows(verdict))
+            self._found.add(verdict)
             self._count(verdict.findings)
         verdict.identities.tofile(self._identities)
         verdict.identity_rows.tofile(self._identity_rows)
@@ -130,18 +130,12 @@ class Stage:
     def _close(self) -> None:
         if self._valid_file.closed:
             return
-        files = (self._valid, self._valid_file, self._findings, self._identities, self._identity_rows)
+        files = (self._valid, self._valid_file, self._found, self._identities, self._identity_rows)
         with (
             ExitStack() as stack
         ):  # a full disk fails the first, and the others have to be closed nevertheless
             for file in reversed(files):
                 stack.callback(file.close)
-
-
-def _with_source_rows(verdict: ChunkVerdict) -> pa.Table:
-    at = pc.index_in(verdict.findings["row_number"], value_set=verdict.row_data["row_number"])
-    row_data = verdict.row_data["row_data"].take(at)
-    return verdict.findings.append_column("row_data", row_data).cast(FINDINGS_SCHEMA)
 
 
 def compose(staged: StagedBatch, parts: Sequence[tuple[str, Verdict]], plan: str) -> Verdict:

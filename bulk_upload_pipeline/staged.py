@@ -5,7 +5,7 @@
 * `valid.arrow`: the rows that load, one record batch a chunk, schema `contract.STAGED_SCHEMA`. Arrow's own form takes
   a third of the time of Parquet to write and to read, and nobody but the loader reads it, once.
 * `occurrences.parquet`: `row_number`, `line_occurrence` of the rows whose occurrence is above 1.
-* `findings.parquet`: every finding with the source row, schema `FINDINGS_SCHEMA`.
+* What is in `found`: every finding, and the source rows that have some.
 
 Of a file that several workers shared, each part has such files in a folder of its own, with rows numbered from 1,
 and `parts.json` says how many rows and chunks come before it.
@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +25,13 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from bulk_upload_pipeline import contract, findings
+from bulk_upload_pipeline import contract, found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 OCCURRENCES_SCHEMA = pa.schema([("row_number", pa.int64()), ("line_occurrence", pa.int32())])
-FINDINGS_SCHEMA = findings.SCHEMA.append(pa.field("row_data", pa.string()))
 LOADED_SCHEMA = contract.STAGED_SCHEMA.append(pa.field("line_occurrence", pa.int32()))
 """What a chunk is when it is read back: complete but for the batch's own columns."""
 
@@ -71,11 +71,6 @@ class StagedBatch:
         return self.folder / "occurrences.parquet"
 
     @property
-    def findings_path(self) -> Path:
-        """Parquet of the findings."""
-        return self.folder / "findings.parquet"
-
-    @property
     def parts_path(self) -> Path:
         """JSON of the parts, of a file that has some."""
         return self.folder / "parts.json"
@@ -84,6 +79,11 @@ class StagedBatch:
     def exists(self) -> bool:
         """Return whether staging was finished: `occurrences.parquet` is written last."""
         return self.occurrences_path.exists() and (self.valid_path.exists() or self.parts_path.exists())
+
+    @property
+    def part_exists(self) -> bool:
+        """Return whether a part is staged here, in the form that this version reads."""
+        return (self.folder / found.FINDINGS).exists()
 
     @cached_property
     def parts(self) -> tuple[StagedPart, ...]:
@@ -110,16 +110,27 @@ class StagedBatch:
         return rows.append_column(LOADED_SCHEMA.field("line_occurrence"), pa.array(occurrences, pa.int32()))
 
     def finding_batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the findings with their `line_occurrence`, in file order, some thousands at a time."""
-        paths = [
-            (self.folder / part.folder / self.findings_path.name, part.rows_before) for part in self.parts
-        ]
-        for path, rows_before in paths or [(self.findings_path, 0)]:
-            with pq.ParquetFile(path) as file:
-                for found in file.iter_batches(batch_size=10_000):
-                    batch = numbered_behind(found, rows_before)
-                    occurrences = self.occurrences_of(batch["row_number"].to_numpy())
-                    yield batch.append_column("line_occurrence", pa.array(occurrences, pa.int32()))
+        """Yield the findings with their `row_data` and `line_occurrence`, in file order, some thousands at a time."""
+        for folder, rows_before in self._folders():
+            for findings in found.with_row_data(folder):
+                batch = numbered_behind(findings, rows_before)
+                occurrences = self.occurrences_of(batch["row_number"].to_numpy())
+                yield batch.append_column("line_occurrence", pa.array(occurrences, pa.int32()))
+
+    def first_findings(self, limit: int) -> list[dict[str, Any]]:
+        """Return the first findings in file order, fields as in `findings.SCHEMA`."""
+        batches = (
+            numbered_behind(findings, rows_before)
+            for folder, rows_before in self._folders()
+            for findings in found.finding_batches(folder)
+        )
+        return list(
+            islice((finding for batch in batches for finding in batch.slice(0, limit).to_pylist()), limit)
+        )
+
+    def _folders(self) -> list[tuple[Path, int]]:
+        """Return where findings are, and how many records of the file come before theirs."""
+        return [(self.folder / part.folder, part.rows_before) for part in self.parts] or [(self.folder, 0)]
 
     def occurrences_of(self, row_numbers: np.ndarray) -> np.ndarray:
         """Return the line occurrence of each of these rows (int32)."""

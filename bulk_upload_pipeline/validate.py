@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from bulk_upload_pipeline import contract, rules
 from bulk_upload_pipeline.findings import SCHEMA, row_findings
 from bulk_upload_pipeline.model import ChunkVerdict, Severity, Totals
-from bulk_upload_pipeline.verbatim import as_json
+from bulk_upload_pipeline.verbatim import source_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.model import DamagedRow, Layout, TextChunk, TypedChunk
     from bulk_upload_pipeline.profiles import Profile
-
-ROW_DATA_SCHEMA = pa.schema([("row_number", pa.int64()), ("row_data", pa.string())])
-RAW_TEXT_KEY = "_raw"
-"""Key under which `row_data` keeps the text of a record that has no cells."""
 
 
 class BrokenRule(NamedTuple):
@@ -70,7 +66,7 @@ def judge(chunk: TypedChunk, layout: Layout, profile: Profile, today: date) -> C
     return ChunkVerdict(
         valid=valid,
         findings=findings,
-        row_data=_row_data(findings, chunk.text, layout),
+        sources=_sources(findings, chunk.text, layout),
         rows_read=len(chunk.rows) + len(chunk.text.damaged),
         rows_rejected=len(rejected),
         identities=identities(chunk.rows),
@@ -219,19 +215,9 @@ def _rejected_rows(findings: pa.Table) -> pa.Array:
     return _whole(errors["row_number"]).unique()
 
 
-def _row_data(findings: pa.Table, text: TextChunk, layout: Layout) -> pa.Table:
+def _sources(findings: pa.Table, text: TextChunk, layout: Layout) -> pa.Table:
     """Return the source row, verbatim, of every row that has a finding."""
-    if len(findings) == 0:
-        return ROW_DATA_SCHEMA.empty_table()
-    found = pc.is_in(text.row_numbers, value_set=_whole(findings["row_number"]).unique())
-    cells = text.cells if pc.all(found).as_py() else text.cells.filter(found)
-    rows = pa.table([text.row_numbers.filter(found), as_json(cells, layout.header)], schema=ROW_DATA_SCHEMA)
-    if not text.damaged:
-        return rows
-    raw = pa.table({RAW_TEXT_KEY: pa.array([row.raw_text for row in text.damaged], pa.string())})
-    numbers = pa.array([row.row_number for row in text.damaged], pa.int64())
-    damaged = pa.table([numbers, as_json(raw, [RAW_TEXT_KEY])], schema=ROW_DATA_SCHEMA)
-    return pa.concat_tables([rows, damaged])
+    return source_rows(text, layout.header, _whole(findings["row_number"]).unique())
 
 
 def identities(rows: pa.Table) -> np.ndarray:

@@ -29,8 +29,16 @@ _ABSENT = "??"
 
 _NULL = np.frombuffer(b"null", np.uint8)
 
+ROW_NUMBER = "row_number"
+RAW_TEXT = "_raw"
+"""Key under which `row_data` keeps the text of a record that has no cells."""
 
-def as_json(cells: pa.Table, names: Sequence[str], *, skip_empty: bool = False) -> pa.StringArray:
+_HEADER = b"header"
+
+
+def as_json(
+    cells: pa.Table | pa.RecordBatch, names: Sequence[str], *, skip_empty: bool = False
+) -> pa.StringArray:
     """Return one JSON object a row.
 
     Args:
@@ -47,11 +55,49 @@ def as_json(cells: pa.Table, names: Sequence[str], *, skip_empty: bool = False) 
     return _sparse(columns, keys, len(cells)) if skip_empty else _complete(columns, keys, len(cells))
 
 
-def source_rows(chunk: TextChunk, header: Sequence[str], wanted: Sequence[int]) -> pa.Table:
-    """Return `row_number` and `row_data` of some rows, of those that are in a chunk."""
-    found = pc.is_in(chunk.row_numbers, value_set=pa.array(wanted, pa.int64()))
-    rows = as_json(chunk.cells.filter(found), header)
-    return pa.table({"row_number": chunk.row_numbers.filter(found), "row_data": rows})
+def source_rows(chunk: TextChunk, header: Sequence[str], wanted: pa.Array) -> pa.Table:
+    """Return some rows as they stand in the source, of those that are in a chunk.
+
+    Args:
+        chunk: Records as text.
+        header: What the source calls the columns of the chunk.
+        wanted: Row numbers (int64).
+
+    Returns:
+        `row_number`, the cells under the positions of their columns, and `_raw`: the text of a record that has
+        no cells. What the columns are called goes along as the schema's metadata.
+    """
+    at, damaged = _in(chunk.row_numbers, wanted), _damaged_rows(chunk, wanted)
+    cells = chunk.cells if at is None else chunk.cells.filter(at)
+    numbers = chunk.row_numbers if at is None else chunk.row_numbers.filter(at)
+    columns = [numbers, *map(as_text, cells.columns), pa.nulls(len(numbers), pa.string())]
+    names = [ROW_NUMBER, *cells.column_names, RAW_TEXT]
+    rows = pa.table(columns, names)
+    if len(damaged):
+        rows = pa.concat_tables([rows, damaged], promote_options="default").combine_chunks()
+    return rows.replace_schema_metadata({_HEADER: json.dumps(list(header))})
+
+
+def row_data(rows: pa.Table | pa.RecordBatch) -> pa.StringArray:
+    """Return the JSON text of each of some `source_rows`."""
+    cells = rows.select(range(1, rows.num_columns - 1))
+    texts = as_json(cells, json.loads(rows.schema.metadata[_HEADER]))
+    raw = as_text(rows[RAW_TEXT])
+    if raw.null_count == len(raw):
+        return texts
+    return pc.if_else(pc.is_null(raw), texts, as_json(pa.table([raw], [RAW_TEXT]), [RAW_TEXT]))
+
+
+def _in(row_numbers: pa.Array, wanted: pa.Array) -> pa.BooleanArray | None:
+    """Return which rows are wanted, None when all of them are: then no cell has to move."""
+    found = pc.is_in(row_numbers, value_set=wanted)
+    return None if pc.all(found).as_py() else found
+
+
+def _damaged_rows(chunk: TextChunk, wanted: pa.Array) -> pa.Table:
+    numbers = pa.array([row.row_number for row in chunk.damaged], pa.int64())
+    texts = pa.array([row.raw_text for row in chunk.damaged], pa.string())
+    return pa.table([numbers, texts], [ROW_NUMBER, RAW_TEXT]).filter(pc.is_in(numbers, value_set=wanted))
 
 
 def _complete(columns: list[pa.StringArray], keys: list[str], rows: int) -> pa.StringArray:

@@ -83,6 +83,9 @@ def test_nouns_import_nouns_only():
         "exceptions",
         "settings",
         "staged",
+        "found",
+        "verbatim",
+        "cells",
         "places",
     }
     for noun in nouns:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.database import is_transient, make_engine
 from bulk_upload_pipeline.exceptions import BatchBusyError
+from bulk_upload_pipeline.found import FoundWriter
 from bulk_upload_pipeline.holding import lock_name
 from bulk_upload_pipeline.load import load_staged
 from bulk_upload_pipeline.model import LoadResult, Totals
-from bulk_upload_pipeline.staged import FINDINGS_SCHEMA, OCCURRENCES_SCHEMA, StagedBatch, valid_writer
+from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA, StagedBatch, valid_writer
 from bulk_upload_pipeline_tests.upped import wait_until
 
 UPDATE, SKIP, REJECT = "update", "skip", "reject"
@@ -66,7 +67,7 @@ def write_table(folder, table, occurrences, size):
     with pa.OSFile(str(folder / "valid.arrow"), "wb") as file, valid_writer(file) as writer:
         for start in range(0, table.num_rows, size):
             writer.write_table(table.slice(start, size).combine_chunks())
-    pq.write_table(FINDINGS_SCHEMA.empty_table(), folder / "findings.parquet")
+    FoundWriter(folder).close()
     pq.write_table(occurrences, folder / "occurrences.parquet")
 
 

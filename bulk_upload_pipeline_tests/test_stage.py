@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from bulk_upload_pipeline import contract, stage
 from bulk_upload_pipeline.findings import SCHEMA, row_findings
-from bulk_upload_pipeline.model import ChunkVerdict, Totals
+from bulk_upload_pipeline.model import ChunkVerdict, TextChunk, Totals
 from bulk_upload_pipeline.stage import Stage, repeated_lines
-from bulk_upload_pipeline.validate import ROW_DATA_SCHEMA
+from bulk_upload_pipeline.verbatim import source_rows
 
 
 def verdict_of(row_numbers, *, rejected=(), identities=None):
@@ -26,7 +26,7 @@ def verdict_of(row_numbers, *, rejected=(), identities=None):
     return ChunkVerdict(
         valid=pa.table(columns, schema=contract.STAGED_SCHEMA),
         findings=row_findings("ZERO_QUANTITY", "Quantity", wrong) if rejected else SCHEMA.empty_table(),
-        row_data=pa.table([wrong, pa.array(["{}"] * len(wrong), pa.string())], schema=ROW_DATA_SCHEMA),
+        sources=source_rows(TextChunk(pa.table({"0": ["x"] * len(numbers)}), numbers), ["Quantity"], wrong),
         rows_read=len(row_numbers),
         rows_rejected=len(rejected),
         identities=np.array(row_numbers if identities is None else identities, np.uint64),

@@ -18,6 +18,7 @@ from bulk_upload_pipeline.model import DamagedRow, Layout, Severity, TextChunk, 
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.profiles import Profile
 from bulk_upload_pipeline.validate import judge
+from bulk_upload_pipeline.verbatim import row_data
 
 TODAY = date(2026, 6, 1)
 LAYOUT = Layout(
@@ -142,9 +143,9 @@ def test_a_damaged_row_is_rejected_with_its_text():
     text = TextChunk(chunk.text.cells, chunk.text.row_numbers, damaged)
     verdict = judge(TypedChunk(chunk.rows, chunk.findings, text), LAYOUT, load_profiles()["zoho"], TODAY)
     assert (verdict.rows_read, verdict.rows_rejected, len(verdict.valid)) == (2, 1, 1)
-    (kept,) = verdict.row_data.to_pylist()
-    assert kept["row_number"] == 2
-    assert json.loads(kept["row_data"]) == {"_raw": "a,b\ufffd"}
+    assert verdict.sources["row_number"].to_pylist() == [2]
+    (kept,) = row_data(verdict.sources).to_pylist()
+    assert json.loads(kept) == {"_raw": "a,b\ufffd"}
 
 
 def test_control_totals_are_exact_sums():
