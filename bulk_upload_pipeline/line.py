@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -79,6 +80,9 @@ NOT_READ_AGAIN = "It was to be read again and could not, so that nothing was cha
 
 SWEPT_AFTER_S = 3600.0
 """An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
+
+WORTH_A_THREAD = 64 << 20
+"""Bytes of a file whose hashing takes about as long as the imports beside it, or longer."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -207,7 +211,19 @@ def _take(line: Line, batch: Batch) -> tuple[Path, str]:
             with _taking_alone(line, batch.source):
                 taking.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
         path = archived_file(line, batch)
-        return path, taking.content_hash(path, batch.file_size if ours else None)
+        return path, _hashed(path, batch.file_size if ours else None)
+
+
+def _hashed(path: Path, size: int | None) -> str:
+    """Return the SHA-256 of a file. A long one is hashed beside the imports of what judges it, most of a second."""
+    if path.stat().st_size < WORTH_A_THREAD:
+        return taking.content_hash(path, size)
+    from bulk_upload_pipeline.validate import prepare
+
+    with ThreadPoolExecutor(1, "hash") as beside:
+        hashed = beside.submit(taking.content_hash, path, size)
+        prepare()
+        return hashed.result()
 
 
 def _taking_alone(line: Line, source: Place) -> AbstractContextManager[None]:

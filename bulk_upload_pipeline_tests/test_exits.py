@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 
 import dagster as dg
@@ -308,7 +309,12 @@ def test_running_a_loaded_batch_again_changes_nothing(line, instance):
     assert rows(line, f"SELECT * FROM {TARGET} ORDER BY id") == before
 
 
-def test_a_file_that_still_grows_goes_back_to_the_inbox_and_loads_when_it_is_complete(line, instance):
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_a_file_that_still_grows_goes_back_to_the_inbox_and_loads_when_it_is_complete(
+    line, instance, monkeypatch, long
+):
+    if long:
+        monkeypatch.setattr(stages, "WORTH_A_THREAD", 0)
     path = line.home.inbox / "growing.csv"
     path.write_text(csv_of(good_row(n) for n in range(5)))
     batch_id = intake.announce(line, path)
@@ -321,7 +327,8 @@ def test_a_file_that_still_grows_goes_back_to_the_inbox_and_loads_when_it_is_com
     (request,) = intake.survey(line, first.seen, lambda _: True).requests
     assert (request.batch_id, request.attempt) == (batch_id, 2)
     assert run(line, batch_id, instance).success
-    assert receipt(line, batch_id).rows_inserted == 9
+    account = receipt(line, batch_id)
+    assert (account.rows_inserted, account.sha256) == (9, hashlib.sha256(whole.encode()).hexdigest())
 
 
 def test_the_conservation_law_is_kept_by_the_database_itself(line):
