@@ -15,6 +15,7 @@ from bulk_upload_pipeline.chunking import Piece, in_chunks
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.figures import figure, texts_of
 from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.fragments import counted_pieces
 from bulk_upload_pipeline.unpack import unpacked
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def read_parquet(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextCh
         UnreadableError: The file is damaged.
     """
     with _file(path, layout.compression, layout.member) as file:
-        yield from in_chunks(_pieces(file), chunk_rows)
+        yield from in_chunks(counted_pieces(_pieces(file)), chunk_rows)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from bulk_upload_pipeline.chunking import Piece, in_chunks
 from bulk_upload_pipeline.dialects import STAND_IN, behind_header, with_stand_in
 from bulk_upload_pipeline.encodings import utf8_blocks
 from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.fragments import counted_stretches, filled_records
 from bulk_upload_pipeline.model import DamagedRow
 from bulk_upload_pipeline.parts import PartStream, bytes_in_file
 from bulk_upload_pipeline.records import (
@@ -29,6 +30,7 @@ from bulk_upload_pipeline.records import (
     record_starts,
     split_apart,
     splitter,
+    starts_outside,
     stretches,
 )
 from bulk_upload_pipeline.unpack import opened
@@ -49,7 +51,7 @@ def read_delimited(path: Path, layout: Layout, chunk_rows: int) -> Iterator[Text
     """Yield the records of a delimited text in file order, `chunk_rows` at a time.
 
     Raises:
-        UnreadableError: A line is longer than any record, or the packed file is damaged.
+        UnreadableError: A line is longer than any record, most rows are fragments, or the packed file is damaged.
     """
     assert layout.encoding is not None
     assert layout.delimiter is not None
@@ -58,8 +60,9 @@ def read_delimited(path: Path, layout: Layout, chunk_rows: int) -> Iterator[Text
         delimiter = layout.delimiter if layout.delimiter.isascii() else STAND_IN
         line, below = behind_header(blocks, delimiter, layout.skip_rows)
         reader = _Reader(delimiter, layout.delimiter, len(layout.header))
-        pieces = (reader.read(stretch) for stretch in stretches(below, delimiter, reader.columns, line=line))
-        yield from in_chunks(pieces, chunk_rows)
+        cut = stretches(below, delimiter, reader.columns, line=line)
+        counted = counted_stretches(cut, delimiter, reader.columns)
+        yield from in_chunks((reader.read(stretch) for stretch in counted), chunk_rows)
 
 
 def read_part(path: Path, layout: Layout, part: Part, chunk_rows: int) -> Iterator[TextChunk]:
@@ -137,13 +140,14 @@ class _Reader:
     def _split(self, stretch: Stretch) -> tuple[_Rows, list[_Damage]]:
         if stretch.apart is not None:
             return self._split_apart(stretch.data, stretch.apart)
-        table, odd = self._parse(stretch.data)
+        filled = filled_records(stretch.data, self._delimiter, self.columns)
+        table, odd = self._parse(filled.data)
         if any("\n" in one.text or "\r" in one.text for one in odd):
             # A quoted cell with line breaks, in a record that does not come out right: look closer.
             apart, _ = split_apart(stretch.data, self._delimiter, self.columns, len(stretch.data))
             return self._split_apart(stretch.data, apart)
         # Where records begin matters only beside others that Arrow did not take; else their order is enough.
-        starts = record_starts(stretch.data) if odd else np.arange(table.num_rows)
+        starts = filled.of(record_starts(stretch.data)) if odd else np.arange(table.num_rows)
         return self._settled(table, starts, odd)
 
     def _split_apart(self, data: bytes, apart: tuple[Record, ...]) -> tuple[_Rows, list[_Damage]]:
@@ -153,8 +157,9 @@ class _Reader:
             [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(data)], strict=True
         )
         plain = b"".join(data[start:end] for start, end in between)
-        table, odd = self._parse(plain, quoting=False)
-        rows, damage = self._settled(table, _starts_outside(data, spans), odd)
+        filled = filled_records(plain, self._delimiter, self.columns)
+        table, odd = self._parse(filled.data, quoting=False)
+        rows, damage = self._settled(table, filled.of(starts_outside(data, spans)), odd)
         good = [one for one in apart if one.cells is not None and fits(one.cells, self.columns)]
         damage += [
             _Damage(
@@ -267,16 +272,6 @@ class _Reader:
             why = f"has {damage.cells:,} cells, but the header has {self.columns:,}"
         message = CATALOGUE[code].message.format(value=f"Line {line:,} of the file {why}", column="")
         return DamagedRow(number, code, message, text[:LONGEST_RAW_TEXT])
-
-
-def _starts_outside(data: bytes, spans: list[tuple[int, int]]) -> np.ndarray:
-    """Return where the lines begin that are not blank and in none of these spans."""
-    starts = line_starts(data)
-    begins, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    last = np.searchsorted(begins, starts, side="right") - 1
-    within = (last >= 0) & (starts < ends[last]) if len(begins) else np.zeros(len(starts), dtype=bool)
-    first = np.frombuffer(data, np.uint8)[starts]
-    return starts[~within & (first != ord("\n")) & (first != ord("\r"))]
 
 
 def _without_blank(rows: _Rows) -> _Rows:

@@ -18,6 +18,7 @@ from bulk_upload_pipeline.cells import REPLACEMENT
 from bulk_upload_pipeline.chunking import Piece, in_chunks
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import CATALOGUE, file_finding
+from bulk_upload_pipeline.fragments import LEAST_CONTENT, Fragments
 from bulk_upload_pipeline.headers import MOST_COLUMNS
 from bulk_upload_pipeline.model import DamagedRow
 from bulk_upload_pipeline.records import LONGEST_LINE
@@ -36,6 +37,12 @@ LONGEST_RAW_TEXT = 20_000
 _ROWS_AT_ONCE = 5_000
 _LONGEST_TOKEN = 16
 """Characters before the end of what is at hand in which an error may be a cut."""
+
+_KEPT = 64 << 10
+"""Characters that are done with and yet kept at hand, where letting go of them costs more."""
+
+_SHORTEST = 32
+"""Characters of an object that names the values of an invoice line, at the least."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{)")
@@ -134,9 +141,11 @@ class _Documents:
         self._decoder = json.JSONDecoder(
             object_pairs_hook=_object, parse_float=_Number, parse_int=_Number, parse_constant=_Number
         )
-        # What is at hand of the text, where the next value begins in it, and the line at which it begins.
-        self._text, self._at, self._line = "", 0, 1
+        # What is at hand of the text, where the next value begins in it, and up to where lines are counted.
+        self._text, self._at = "", 0
+        self._line, self._counted = 1, 0
         self._ended = False
+        self._fragments = Fragments()
         self.bytes_done = 0
 
     def records(self, file_format: str) -> Iterator[_Record]:
@@ -166,10 +175,14 @@ class _Documents:
             try:
                 yield self._record(*self._value(), None)
             except ValueError as error:
-                yield _Damage(self._place(), f"is no valid JSON: {error}", self._skip_to_next_object())
+                place, skipped = self._place(), self._skip_to_next_object()
+                self._let_go()
+                self._count(skipped)
+                yield _Damage(place, f"is no valid JSON: {error}", skipped)
 
     def _record(self, value: Any, end: int, place: str | None) -> _Record:
         text = self._text[self._at : end]
+        self._count(text)
         if isinstance(value, _Twice):
             record: _Record = _Damage(place or self._place(), f"has two values named {value.name!r}", text)
         elif not isinstance(value, dict):
@@ -178,6 +191,9 @@ class _Documents:
             record = _storable(value) if _UNSTORABLE.search(text) else value
         self._at = end
         return record
+
+    def _count(self, record: str) -> None:
+        self._fragments.count(1, LEAST_CONTENT if len(record) >= _SHORTEST else 0)
 
     def _value(self) -> tuple[Any, int]:
         """Return the next value and where it ends.
@@ -203,13 +219,20 @@ class _Documents:
         if len(self._text) - self._at > LONGEST_LINE:
             what = f"the value at line {self._line_here():,} is longer than {LONGEST_LINE >> 20} MB"
             raise UnreadableError(file_finding("LINE_TOO_LONG", what))
-        self._line = self._line_here()
+        self._line_here()
         block = next(self._blocks, None)
         self._ended = block is None
         self.bytes_done += len(block or b"")
         self._text = self._text[self._at :] + (block or b"").decode()
-        self._at = 0
+        self._at = self._counted = 0
         return not self._ended
+
+    def _let_go(self) -> None:
+        """Forget what is done with: each error of the decoder counts the lines above it once more."""
+        if self._at > _KEPT:
+            self._line_here()
+            self._text = self._text[self._at :]
+            self._at = self._counted = 0
 
     def _peek(self) -> str:
         """Return the next character that is no blank, without passing it; an empty text at the end."""
@@ -226,20 +249,24 @@ class _Documents:
         self._at += 1
 
     def _skip_to_next_object(self) -> str:
-        """Pass over what is no JSON, and return its text (or as much of it as is at hand)."""
-        start = self._text[self._at :]
+        """Pass over what is no JSON, and return its text (or as much of it as is kept)."""
+        kept, passed = self._text[self._at : self._at + LONGEST_RAW_TEXT], 0
         while True:
             found = _NEXT_OBJECT.search(self._text, self._at)
             if found:
-                skipped, self._at = self._text[self._at : found.start()], found.end()
-                return skipped if start.startswith(skipped) else start
-            self._at = max(self._at, len(self._text) - 1)
+                passed += found.start() - self._at
+                self._at = found.end()
+                return kept[:passed]
+            end = max(self._at, len(self._text) - 1)
+            passed, self._at = passed + end - self._at, end
             if not self._more():
                 self._at = len(self._text)
-                return start
+                return kept
 
     def _line_here(self) -> int:
-        return self._line + self._text.count("\n", 0, self._at)
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
 
     def _place(self) -> str:
         return f"Line {self._line_here():,} of the file"

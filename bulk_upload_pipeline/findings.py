@@ -183,6 +183,16 @@ _ENTRIES = (
         "Export it again with one record a line, and drop the new file.",
     ),
     _file(
+        "MOSTLY_FRAGMENTS",
+        "Most rows hold next to nothing",
+        "Most rows of the file hold too little to be invoice lines: {value}.",
+        "An invoice line states a number, a date, a quantity, a price and an item. Of more than 100,000 rows that "
+        "hold less than any of that could take, and that are most of the file so far, none would load, and to "
+        "list each of them would help nobody.",
+        "A sheet of which the running number is filled down to the last row.",
+        "Delete the rows that are no invoice lines, or export again with one record a line, and drop that file.",
+    ),
+    _file(
         "UNKNOWN_PROFILE",
         "Unknown profile",
         "There is no profile named {value}.",

@@ -17,6 +17,7 @@ import numpy as np
 
 from bulk_upload_pipeline import encodings
 from bulk_upload_pipeline.dialects import behind_header
+from bulk_upload_pipeline.fragments import counted_stretches
 from bulk_upload_pipeline.records import stretches
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def parts_of(path: Path, layout: Layout, part_bytes: int) -> tuple[Part, ...]:
     None where it is too small to be worth it, or where bytes that are no text move what comes after them.
 
     Raises:
-        UnreadableError: A line is longer than any record.
+        UnreadableError: A line is longer than any record, or most rows are fragments.
     """
     assert layout.encoding is not None
     assert layout.delimiter is not None
@@ -97,7 +98,8 @@ def _starts(walk: _Walk, layout: Layout, part_bytes: int, size: int) -> Iterator
     start = last = walk.text_bytes - walk.in_file(first)
     yield start, walk.seen - start, line
     cut_at = 0
-    for stretch in stretches(_led_by(first, below), delimiter, len(layout.header), line=line):
+    cut = stretches(_led_by(first, below), delimiter, len(layout.header), line=line)
+    for stretch in counted_stretches(cut, delimiter, len(layout.header)):
         # A stretch at the very end may be what remains, which is cut by other rules: no part begins there.
         if start - last >= part_bytes and cut_at < size:
             yield start, cut_at - start + encodings.BLOCK_BYTES, stretch.line

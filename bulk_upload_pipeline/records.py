@@ -128,7 +128,7 @@ def line_starts(data: bytes) -> np.ndarray:
     if b"\r" in data:
         returns = np.flatnonzero(codes == _CR)
         lone = returns[np.append(codes, 0)[returns + 1] != _LF]
-        breaks = np.union1d(breaks, lone)
+        breaks = np.sort(np.concatenate((breaks, lone)))
     starts = np.concatenate(([0], breaks + 1))
     return starts[starts < len(data)]
 
@@ -141,6 +141,16 @@ def record_starts(data: bytes) -> np.ndarray:
         starts = starts[np.searchsorted(quotes, starts) % 2 == 0]
     first = np.frombuffer(data, np.uint8)[starts]
     return starts[(first != _LF) & (first != _CR)]
+
+
+def starts_outside(data: bytes, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return where the lines begin that are not blank and in none of these spans (int64)."""
+    starts = line_starts(data)
+    begins, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    last = np.searchsorted(begins, starts, side="right") - 1
+    within = (last >= 0) & (starts < ends[last]) if len(begins) else np.zeros(len(starts), dtype=bool)
+    first = np.frombuffer(data, np.uint8)[starts]
+    return starts[~within & (first != _LF) & (first != _CR)]
 
 
 def stretches(blocks: Iterable[bytes], delimiter: str, columns: int, *, line: int = 1) -> Iterator[Stretch]:
@@ -190,7 +200,8 @@ def split_apart(data: bytes, delimiter: str, columns: int, limit: int) -> tuple[
     """
     starts = line_starts(data)
     quotes = np.flatnonzero(np.frombuffer(data, np.uint8) == _QUOTE)
-    quoted_lines = starts[np.unique(np.searchsorted(starts, quotes, side="right") - 1)]
+    of_quotes = np.searchsorted(starts, quotes, side="right") - 1
+    quoted_lines = starts[of_quotes[np.diff(of_quotes, prepend=-1) > 0]]
     records: list[Record] = []
     behind = 0
     for start in quoted_lines.tolist():

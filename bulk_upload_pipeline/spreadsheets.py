@@ -19,6 +19,7 @@ from bulk_upload_pipeline.dialects import TOP_RECORDS
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.figures import texts_of
 from bulk_upload_pipeline.findings import CATALOGUE, file_finding
+from bulk_upload_pipeline.fragments import counted_pieces
 from bulk_upload_pipeline.model import DamagedRow, Sheet
 from bulk_upload_pipeline.sheet_blocks import cell_text, open_book
 
@@ -179,7 +180,8 @@ def read_sheets(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChu
         UnreadableError: The file is damaged or refused.
     """
     with open_book(path, layout.file_format, layout.compression, layout.member) as book:
-        yield from in_chunks(_pieces(book, layout, path.stat().st_size), chunk_rows)
+        pieces = _pieces(book, layout, path.stat().st_size)
+        yield from in_chunks(counted_pieces(pieces), chunk_rows)
 
 
 def _pieces(book: Book, layout: Layout, size: int) -> Iterator[Piece]:
