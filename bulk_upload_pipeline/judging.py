@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 from contextlib import suppress
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _DECAY_MS = 100
 """How long freed memory is kept: at 0 each chunk asks the system anew, which costs a tenth of the time."""
+
+_ARENAS_AT_MOST = -8
+"""`M_ARENA_MAX` of glibc's `malloc.h`; another C library ignores it, or has no `mallopt`."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,16 @@ def plan_of(judging: Judging, sha256: str | None) -> str:
 
 
 def give_memory_back_soon() -> None:
-    """Choose the allocator of Arrow that holds on to freed memory least: a quarter off the peak of a load.
+    """Choose allocators that hold on to freed memory least: a quarter off the peak of a load.
 
-    A wheel of Arrow for another system may lack it, and keeps its own.
+    Of Arrow's that is jemalloc, which a wheel for another system may lack. The C library keeps what each thread
+    has freed for that thread: with one arena for all of them a load keeps 20 MB less, at no cost that shows.
     """
     with suppress(NotImplementedError):
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(_DECAY_MS)
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_ARENAS_AT_MOST, 1)
 
 
 def judged_chunks(judging: Judging) -> Iterator[tuple[ChunkVerdict, int]]:
