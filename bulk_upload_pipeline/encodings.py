@@ -41,6 +41,16 @@ _ASCII, _LEAD = 0x7F, 0xC0
 
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
+_BETWEEN_WORDS = re.compile(rb'[ ,;\t"\r\n]|(?<![\x80-\xff])[|~^]|[|~^](?![\x80-\xff,;\t|~^"\r\n])')
+"""Blanks and signs that part cells; three of these may also end a character of Shift JIS, Big5 or GB 18030."""
+
+_OF_ANOTHER_SCRIPT = 0.4
+"""Share of bytes beyond ASCII that words in Western languages do not reach, but for signs that stand alone."""
+
+_FEWEST_OF_A_SCRIPT = 12
+
+_SUREST_GUESS = 0.95
+
 _WESTERN = frozenset(
     {
         *(
@@ -197,13 +207,27 @@ def _sample(block: bytes, sample: bytearray) -> None:
 def _guess(sample: bytes) -> Encoding:
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample).best()
+    best = from_bytes(_telling(sample)).best()
+    sure = 0.8 if best is None else round(max(0.0, 1 - best.chaos), 2)
+    confidence = min(sure, _SUREST_GUESS)
     if best is not None and best.encoding not in _WESTERN and not best.encoding.startswith("utf"):
-        return Encoding(best.encoding, round(max(0.0, 1 - best.chaos), 2))
+        return Encoding(best.encoding, confidence)
     # Five bytes are nothing in Windows-1252; ISO-8859-1 has something (if invisible) for each.
     gaps = any(byte in sample for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
-    confidence = 0.8 if best is None else round(max(0.0, 1 - best.chaos), 2)
-    return Encoding("iso8859-1" if gaps else "cp1252", min(confidence, 0.95))
+    return Encoding("iso8859-1" if gaps else "cp1252", confidence)
+
+
+def _telling(sample: bytes) -> bytes:
+    """Return what of a sample tells most of its encoding.
+
+    Where the words beyond ASCII hardly have anything else, they are in a script of their own, and what stands around
+    them only makes all encodings look alike. Accented letters are few among others, and need those.
+    """
+    beyond_ascii = (word for word in _BETWEEN_WORDS.split(sample) if not word.isascii())
+    words = b"\n".join(dict.fromkeys(beyond_ascii))
+    beyond = int(np.count_nonzero(np.frombuffer(words, np.uint8) > _ASCII))
+    own_script = beyond >= max(_FEWEST_OF_A_SCRIPT, _OF_ANOTHER_SCRIPT * len(words))
+    return words if own_script else sample
 
 
 def _as_utf8(decoder: codecs.IncrementalDecoder, raw: bytes, codec: str) -> bytes:

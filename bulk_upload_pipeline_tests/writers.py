@@ -22,14 +22,16 @@ def as_csv(table, *, delimiter=",", encoding="utf-8", end="\r\n", quoting=csv.QU
     return text.getvalue().encode(encoding)
 
 
-def as_json(table):
+def as_json(table, *, indent=None):
     header, *rows = table
-    return json.dumps([dict(zip(header, row, strict=True)) for row in rows], ensure_ascii=False).encode()
+    records = [dict(zip(header, row, strict=True)) for row in rows]
+    return json.dumps(records, ensure_ascii=False, indent=indent).encode()
 
 
-def as_json_lines(table):
+def as_json_lines(table, *, escaped=True):
     header, *rows = table
-    return "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in rows).encode()
+    records = (dict(zip(header, row, strict=True)) for row in rows)
+    return "\n".join(json.dumps(record, ensure_ascii=escaped) for record in records).encode()
 
 
 def as_parquet(table):
