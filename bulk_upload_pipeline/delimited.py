@@ -6,6 +6,7 @@ split one by one; those that fit no header come out as damaged rows with their l
 
 from __future__ import annotations
 
+import codecs
 import csv
 import string
 from collections import Counter
@@ -28,7 +29,6 @@ from bulk_upload_pipeline.records import (
     line_starts,
     next_line,
     record_starts,
-    split_apart,
     splitter,
     starts_outside,
     stretches,
@@ -142,10 +142,6 @@ class _Reader:
             return self._split_apart(stretch.data, stretch.apart)
         filled = filled_records(stretch.data, self._delimiter, self.columns)
         table, odd = self._parse(filled.data)
-        if any("\n" in one.text or "\r" in one.text for one in odd):
-            # A quoted cell with line breaks, in a record that does not come out right: look closer.
-            apart, _ = split_apart(stretch.data, self._delimiter, self.columns, len(stretch.data))
-            return self._split_apart(stretch.data, apart)
         # Where records begin matters only beside others that Arrow did not take; else their order is enough.
         starts = filled.of(record_starts(stretch.data)) if odd else np.arange(table.num_rows)
         return self._settled(table, starts, odd)
@@ -236,6 +232,8 @@ class _Reader:
         names = [str(at) for at in range(width)]
         if not data.lstrip(b"\r\n"):
             return pa.table([pa.nulls(0, pa.string())] * width, names), odd
+        # Arrow drops a byte-order mark at the start of what it is given, which is the middle of the text.
+        data = codecs.BOM_UTF8 + data if data.startswith(codecs.BOM_UTF8) else data
         table = pyarrow.csv.read_csv(
             pa.BufferReader(data),
             pyarrow.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),

@@ -128,7 +128,7 @@ def line_starts(data: bytes) -> np.ndarray:
     if b"\r" in data:
         returns = np.flatnonzero(codes == _CR)
         lone = returns[np.append(codes, 0)[returns + 1] != _LF]
-        breaks = np.sort(np.concatenate((breaks, lone)))
+        breaks = np.sort(np.concatenate((breaks, lone))) if len(lone) else breaks
     starts = np.concatenate(([0], breaks + 1))
     return starts[starts < len(data)]
 
@@ -268,22 +268,52 @@ class _Cutter:
         return start if len(data) - start <= LONGEST_QUOTED_RECORD else 0
 
     def _sound(self, data: bytes, end: int) -> bool:
-        """Look at all quotation marks before `end` at once.
+        """Return whether what stands before `end` can be read as it is, by looking at all of it at once."""
+        if data.find(b'"', 0, end) < 0:
+            return True
+        codes = np.frombuffer(data, np.uint8, end)
+        quotes = np.flatnonzero(codes == _QUOTE)
+        return self._in_place(codes, quotes) and self._come_out_right(data, codes, quotes)
+
+    def _in_place(self, codes: np.ndarray, quotes: np.ndarray) -> bool:
+        """Return whether every quotation mark stands where one belongs.
 
         Reading from the left, each mark opens or closes in turn; the two halves of a doubled mark close and
         open again. So all is well if each mark that opens stands at the start of a cell or behind a closing
         one, and each that closes stands at the end of a cell or before an opening one.
         """
-        if data.find(b'"', 0, end) < 0:
-            return True
-        codes = np.frombuffer(data, np.uint8, end)
-        at = np.flatnonzero(codes == _QUOTE)
-        if len(at) % 2:
+        if len(quotes) % 2:
             return False
-        opening, closing = at[0::2], at[1::2]
+        opening, closing = quotes[0::2], quotes[1::2]
         before = self._edges[codes[opening - 1]] | (opening == 0)
         after = self._edges[codes[np.minimum(closing + 1, len(codes) - 1)]]
         return bool(before.all() and after.all())
+
+    def _come_out_right(self, data: bytes, codes: np.ndarray, quotes: np.ndarray) -> bool:
+        """Return whether each record over several lines has the cells that it should.
+
+        One that has not is none, see `split_apart`: then any of its lines may open what goes on behind `codes`.
+        """
+        begins, ends = _over_several_lines(line_starts(data[: len(codes)]), quotes, len(codes))
+        if not len(begins):
+            return True
+        marks = np.flatnonzero(codes == ord(self._delimiter))
+        quoted = np.searchsorted(marks, quotes[1::2]) - np.searchsorted(marks, quotes[0::2])
+        quoted_before = np.append(0, np.cumsum(quoted))[np.searchsorted(quotes, (begins, ends)) // 2]
+        first, behind = np.searchsorted(marks, (begins, ends)) - quoted_before
+        cells = behind - first + 1
+        more = (splitter(self._delimiter).split(data, at) for at in begins[cells > self._columns].tolist())
+        return bool((cells >= self._columns).all()) and all(
+            fits(record.cells or (), self._columns) for record in more
+        )
+
+
+def _over_several_lines(starts: np.ndarray, quotes: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the records begin, and where they end, that have more than one of the lines at `starts`."""
+    at = np.flatnonzero(np.searchsorted(quotes, starts) % 2 == 0)
+    several = np.diff(at, append=len(starts)) > 1
+    behind = np.append(starts, end)[np.append(at[1:], len(starts))]
+    return starts[at][several], behind[several]
 
 
 def _last_line(data: bytes, limit: int) -> int:

@@ -227,47 +227,7 @@ def test_no_byte_of_rubbish_is_lost_in_silence(folder, content, block):
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
-# Cut anywhere, and the cases that torture sets for CSV readers have
-
-LINES = st.lists(st.tuples(CELL, CELL, CELL).filter(any), min_size=1, max_size=12)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    table=LINES,
-    cut=st.integers(0, 400),
-    delimiter=st.sampled_from([",", ";", "\t"]),
-    end=st.sampled_from(["\n", "\r\n"]),
-    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    block=st.sampled_from([17, 1 << 20]),
-)
-def test_of_a_file_that_is_cut_all_records_before_the_cut_come_out_as_they_were(
-    folder, table, cut, delimiter, end, quoting, block
-):
-    ends, written = [], io.StringIO()
-    for row in [HEADER, *table]:
-        csv.writer(written, delimiter=delimiter, lineterminator=end, quoting=quoting).writerow(row)
-        ends.append(len(written.getvalue().encode()))
-    content = written.getvalue().encode()
-    at = min(max(cut, ends[0]), len(content))
-    (folder / "file").write_bytes(content[:at])
-    layout = Layout("csv", HEADER, {}, "generic", encoding="utf-8", delimiter=delimiter)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encodings, "BLOCK_BYTES", block)
-        chunks = list(read_delimited(folder / "file", layout, 5))
-    rows = [tuple(row.values()) for chunk in chunks for row in chunk.cells.to_pylist()]
-    damaged = [row for chunk in chunks for row in chunk.damaged]
-    before = sum(here <= at for here in ends[1:])
-    whole = [tuple(cell or None for cell in row) for row in table[:before] if "".join(row).strip(" \t\v\f")]
-    assert rows[: len(whole)] == whole
-    # What stands behind the last whole record is at most a row or two of findings, and not one letter more.
-    rest = content[ends[before] : at].decode("utf-8", "replace")
-    over = [cell or "" for row in rows[len(whole) :] for cell in row] + [row.raw_text for row in damaged]
-    assert bool(rest.strip('"\r\n' + delimiter + " \t\v\f\x1f")) <= bool(over)
-    letters = "".join(over)
-    for letter in set(letters) - set('"\r\n\ufffd' + delimiter):
-        assert letters.count(letter) <= rest.count(letter)
-
+# The cases that torture sets for CSV readers have
 
 UNCLOSED, RAGGED = "UNCLOSED_QUOTE", "WRONG_FIELD_COUNT"
 TORTURE = {
