@@ -3,16 +3,18 @@
 The services are those of `docker/compose.yaml` as processes of this machine (Redis from packages), so that workers,
 PostgreSQL and daemon share its cores. Beside files and rows a second it says how many cores each of them took: when
 all of them together take what there is, more workers on the same machine cannot help, and when PostgreSQL takes what
-it has, none anywhere can.
+it has, none anywhere can. `--postgresql-cores 0.2` shows that: it gives PostgreSQL so little that few workers fill it.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import click
 import psutil
 
+from bulk_upload_pipeline_tests.benchmarks.limits import cores_at_most
 from bulk_upload_pipeline_tests.composed import Deployment
 from bulk_upload_pipeline_tests.world import csv_of, good_row
 
@@ -25,13 +27,14 @@ LOADED = "SELECT count(*) FROM bulk_upload.upload_batches WHERE state = 'loaded'
 )
 @click.option("--files", default=300, show_default=True)
 @click.option("--rows", default=200, show_default=True, help="Rows of each file.")
-def main(workers: str, files: int, rows: int) -> None:
+@click.option("--postgresql-cores", type=float, help="Most that PostgreSQL gets (Linux, root).")
+def main(workers: str, files: int, rows: int, postgresql_cores: float | None) -> None:
     """Load FILES files of ROWS rows with each number of workers, each time into a database of its own."""
     for count in map(int, workers.split(",")):
-        print(measured(count, files, rows), flush=True)
+        print(measured(count, files, rows, postgresql_cores), flush=True)
 
 
-def measured(workers: int, files: int, rows: int) -> str:
+def measured(workers: int, files: int, rows: int, postgresql_cores: float | None) -> str:
     """Return the result of one measurement as a line."""
     names = [f"worker {number}" for number in range(workers)]
     with Deployment(COMPOSE_PROFILES="workers", WORKER_PROCESSES="1") as running:
@@ -39,10 +42,12 @@ def measured(workers: int, files: int, rows: int) -> str:
         drop(running, 0, 40, 1)  # every worker has imported everything before the clock starts
         running.wait(lambda: running.ask(LOADED) == [(40,)])
         before = cores(running, names)
-        drop(running, 1, files, rows)
-        began = time.monotonic()
-        running.wait(lambda: running.ask(LOADED) == [(40 + files,)])
-        seconds = time.monotonic() - began
+        postgres = running.processes["postgres"].pid
+        with cores_at_most(postgres, postgresql_cores) if postgresql_cores else nullcontext():
+            drop(running, 1, files, rows)
+            began = time.monotonic()
+            running.wait(lambda: running.ask(LOADED) == [(40 + files,)])
+            seconds = time.monotonic() - began
         used = {who: spent - before[who] for who, spent in cores(running, names).items()}
     took = ", ".join(f"{who} {spent / seconds:.2f}" for who, spent in used.items())
     return (
