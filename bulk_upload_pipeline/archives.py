@@ -98,7 +98,8 @@ class Archive:
             UnreadableError: `UNSAFE_ARCHIVE` for a name that leads out of the archive or a link,
                 `TOO_LARGE_INSIDE`, `PASSWORD_PROTECTED`, `EMPTY_FILE`.
         """
-        members = [entry for entry in self._entries if not entry.is_dir() and not _is_companion(entry)]
+        files = (entry for entry in self._entries if not entry.filename.endswith("/"))
+        members = [entry for entry in files if not _is_companion(entry)]
         for entry in members:
             _refuse_unsafe(entry)
         if len(members) > MOST_MEMBERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -138,10 +139,15 @@ def _format_of(path: Path, head: bytes) -> str:
 
 def _old_office(path: Path) -> str:
     """Return `xls` for the container in which Office kept its files before 2007, if it holds a workbook."""
-    content = path.read_bytes()
-    if "EncryptedPackage".encode("utf-16-le") in content:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+
+        def holds(name: str) -> bool:
+            return content.find(name.encode("utf-16-le")) >= 0
+
+        protected, workbook = holds("EncryptedPackage"), holds("Workbook\0") or holds("Book\0")
+    if protected:
         raise UnreadableError(file_finding("PASSWORD_PROTECTED"))
-    if not any(f"{name}\0".encode("utf-16-le") in content for name in ("Workbook", "Book")):
+    if not workbook:
         raise UnreadableError(file_finding("UNSUPPORTED_FORMAT", "an Office document that is no spreadsheet"))
     return "xls"
 

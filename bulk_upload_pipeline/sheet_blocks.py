@@ -21,6 +21,7 @@ from bulk_upload_pipeline.figures import figure, percentage
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.sheet_cutter import Merged, column_number
 from bulk_upload_pipeline.sheet_parts import PARTS_AT_ONCE, XlsxParts
+from bulk_upload_pipeline.sheet_trial import refuse_fatal
 from bulk_upload_pipeline.unpack import unpacked
 from bulk_upload_pipeline.whole_sheets import Errors, ods_with_errors, xls_errors, xlsb_errors
 
@@ -93,8 +94,17 @@ class Book(Protocol):
 
 
 @contextmanager
-def open_book(path: Path, file_format: str, compression: str | None, member: str | None) -> Iterator[Book]:
+def open_book(
+    path: Path, file_format: str, compression: str | None, member: str | None, *, tried: bool = True
+) -> Iterator[Book]:
     """Open a spreadsheet.
+
+    Args:
+        path: The file as it came.
+        file_format: Of the spreadsheet.
+        compression: How it is packed.
+        member: Name of the spreadsheet inside a zip.
+        tried: Whether it was opened before, and nobody has to fear for this process.
 
     Raises:
         UnreadableError: It is damaged, protected by a password, or refused.
@@ -105,7 +115,7 @@ def open_book(path: Path, file_format: str, compression: str | None, member: str
                 yield _PartedBook(parts)
         else:
             with TemporaryDirectory(prefix="bulk-upload-sheets-") as folder:
-                yield _WholeBook(content, file_format, Path(folder))
+                yield _WholeBook(content, file_format, Path(folder), tried=tried)
 
 
 @contextmanager
@@ -244,7 +254,7 @@ def _grown(block: Block, places: list[tuple[int, int]]) -> Block:
 class _WholeBook:
     """An XLS, XLSB or ODS file, of which a sheet is read as a whole."""
 
-    def __init__(self, path: Path, file_format: str, folder: Path) -> None:
+    def __init__(self, path: Path, file_format: str, folder: Path, *, tried: bool) -> None:
         from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
         errors: dict[str, Errors] = {}
@@ -255,6 +265,8 @@ class _WholeBook:
             errors = xlsb_errors(path)
         else:
             path = ods_with_errors(path, folder / "content.ods")
+        if not tried:
+            refuse_fatal(path)
         with _faults_as_findings():
             self._workbook = CalamineWorkbook.from_path(path)
         self._errors = errors or dict(zip(self._workbook.sheet_names, in_order, strict=False))

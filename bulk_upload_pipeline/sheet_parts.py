@@ -106,8 +106,8 @@ class XlsxParts:
             if _STYLES in self._names:
                 base.writestr(_STYLES, self._small(_STYLES))
             if _TEXTS in self._names:
-                target = base.open("xl/sharedStrings.xml", "w")
-                with self._zip.open(self._names[_TEXTS]) as source, target:
+                texts = self._zip.open(self._names[_TEXTS])
+                with texts as source, base.open("xl/sharedStrings.xml", "w") as target:
                     _copy_texts(source, target)
 
     def _small(self, plain: str) -> bytes:

@@ -79,7 +79,8 @@ def recognise_sheets(
     Raises:
         UnreadableError: No sheet has a header, or the file is damaged or refused.
     """
-    with open_book(path, identified.file_format, identified.compression, identified.member) as book:
+    packing = identified.compression, identified.member
+    with open_book(path, identified.file_format, *packing, tried=False) as book:
         names = [name for name in book.names() if wanted in (None, name)]
         if not names:
             what = "it has no sheet" if wanted is None else f"it has no sheet named {wanted!r}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -78,7 +80,12 @@ def damage_as_finding() -> Iterator[None]:
     """Turn what the unpackers of the standard library say into findings."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError):
+        raise UnreadableError(file_finding("DAMAGED_FILE", "it cannot be unpacked to its end")) from None
+    except OSError as error:
+        # A place before the beginning of the file, or a stream of bzip2 that is none: no fault of the disk.
+        if error.errno not in (None, errno.EINVAL):
+            raise
         raise UnreadableError(file_finding("DAMAGED_FILE", "it cannot be unpacked to its end")) from None
     except (zipfile.BadZipFile, UnicodeDecodeError):
         raise UnreadableError(file_finding("DAMAGED_FILE", "it is no whole .zip file")) from None
