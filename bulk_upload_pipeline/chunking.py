@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bulk_upload_pipeline.model import TextChunk
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from bulk_upload_pipeline.model import DamagedRow
+
+
+MOST_TEXT = 8 << 20
+"""Bytes of text beyond which a chunk has no further piece, since what judges it holds it several times over."""
 
 
 class Piece(NamedTuple):
@@ -36,6 +41,12 @@ class Piece(NamedTuple):
         rows = int(self.numbers[-1]) if len(self.numbers) else 0
         return max(rows, self.damaged[-1].row_number if self.damaged else 0)
 
+    @property
+    def text_bytes(self) -> int:
+        """Return how many bytes of text are in the cells and in the damaged records."""
+        cells = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in self.cells.columns)
+        return cells + sum(len(row.raw_text) for row in self.damaged)
+
     def split(self, number: int) -> tuple[Piece, Piece]:
         """Return the records up to `number` and those behind it."""
         at = int(np.searchsorted(self.numbers, number, side="right"))
@@ -49,6 +60,8 @@ class Piece(NamedTuple):
 def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
     """Yield chunks of exactly `chunk_rows` row numbers, damaged ones included; the last may be shorter.
 
+    So may one be that ends with the piece by which it has more than `MOST_TEXT`: rows may be megabytes long.
+
     Row numbers that no record has, as of blank rows in a spreadsheet, count; where a whole chunk would be
     made of them there is none.
 
@@ -56,16 +69,20 @@ def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
     needs it.
     """
     held: list[Piece] = []
-    limit = chunk_rows
+    limit, text = chunk_rows, 0
     for coming in pieces:
         piece = coming
         while piece.last >= limit:
             first, piece = piece.split(limit)
             if held or len(first.numbers) or first.damaged:
                 yield _chunk([*held, first])
-            held, limit = [], limit + chunk_rows
+            held, limit, text = [], limit + chunk_rows, 0
         if len(piece.numbers) or piece.damaged:
             held.append(piece)
+            text += piece.text_bytes
+            if text > MOST_TEXT:
+                yield _chunk(held)
+                held, limit, text = [], piece.last + chunk_rows, 0
     if held:
         yield _chunk(held)
 

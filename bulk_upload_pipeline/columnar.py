@@ -16,7 +16,8 @@ from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.figures import figure, texts_of
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.fragments import counted_pieces
-from bulk_upload_pipeline.unpack import unpacked
+from bulk_upload_pipeline.records import LONGEST_LINE
+from bulk_upload_pipeline.unpack import refuse_bomb, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ MOST_ROWS = 2**31 - 1
 """A file of a kilobyte can state any number of rows; a row number has 31 bits."""
 
 _ROWS_AT_ONCE = 8_192
+_BYTES_AT_ONCE = 8 << 20
 
 
 def parquet_header(path: Path, identified: Identified) -> tuple[str, ...]:
@@ -51,29 +53,50 @@ def read_parquet(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextCh
         UnreadableError: The file is damaged.
     """
     with _file(path, layout.compression, layout.member) as file:
-        yield from in_chunks(counted_pieces(_pieces(file)), chunk_rows)
+        yield from in_chunks(counted_pieces(_pieces(file, path.stat().st_size)), chunk_rows)
 
 
 @contextmanager
 def _file(path: Path, compression: str | None, member: str | None) -> Iterator[pq.ParquetFile]:
     with unpacked(path, compression, member) as content:
         try:
-            with pq.ParquetFile(content, memory_map=False, pre_buffer=False, buffer_size=1 << 20) as file:
-                if file.metadata.num_rows > MOST_ROWS:
-                    raise UnreadableError(
-                        file_finding("TOO_LARGE_INSIDE", f"it states {file.metadata.num_rows:,} rows")
-                    )
+            stated = pq.read_metadata(content)
+            _refuse_large(stated, content.stat().st_size)
+            # A text that many rows share stays one: a kilobyte could ask for any memory otherwise.
+            shared = _of_dictionaries(stated)
+            with pq.ParquetFile(
+                content, memory_map=False, pre_buffer=False, buffer_size=1 << 20, read_dictionary=shared
+            ) as file:
                 yield file
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
             raise UnreadableError(
                 file_finding("DAMAGED_FILE", "it is no whole Parquet file, or one that is encrypted")
             ) from None
 
 
-def _pieces(file: pq.ParquetFile) -> Iterator[Piece]:
+def _refuse_large(stated: pq.FileMetaData, size: int) -> None:
+    if stated.num_rows > MOST_ROWS:
+        raise UnreadableError(file_finding("TOO_LARGE_INSIDE", f"it states {stated.num_rows:,} rows"))
+    refuse_bomb(sum(stated.row_group(at).total_byte_size for at in range(stated.num_row_groups)), size)
+
+
+def _of_dictionaries(stated: pq.FileMetaData) -> list[str]:
+    """Return the columns of text that some rows take from a dictionary."""
+    groups = [stated.row_group(at) for at in range(stated.num_row_groups)]
+    columns = (group.column(at) for group in groups for at in range(group.num_columns))
+    return sorted(
+        {
+            column.path_in_schema
+            for column in columns
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page
+        }
+    )
+
+
+def _pieces(file: pq.ParquetFile, size: int) -> Iterator[Piece]:
     """Yield rows as text; one without any value is no record, as in a delimited text."""
-    done = 0
-    for batch in file.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+    done = text = 0
+    for batch in _batches(file):
         columns = [as_cells(column) for column in batch.columns]
         cells = pa.table(columns, [str(at) for at in range(len(columns))])
         filled = np.zeros(len(cells), dtype=bool)
@@ -83,7 +106,40 @@ def _pieces(file: pq.ParquetFile) -> Iterator[Piece]:
             cells = cells.filter(pa.array(filled))
         numbers = np.arange(done + 1, done + 1 + len(cells), dtype=np.int64)
         done += len(cells)
-        yield Piece(cells, numbers, (), 0)
+        piece = Piece(cells, numbers, (), 0)
+        text += piece.text_bytes
+        refuse_bomb(text, size)
+        yield piece
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Yield rows, as few at once as their text allows."""
+    for group in range(file.num_row_groups):
+        stated = file.metadata.row_group(group)
+        a_row = stated.total_byte_size // max(stated.num_rows, 1) + 1
+        at_once = min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // a_row))
+        for batch in file.iter_batches(at_once, row_groups=[group], use_threads=False):
+            yield from _bounded(batch)
+
+
+def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    size = sum(map(_text_bytes, batch.columns))
+    if len(batch) == 1 and size > LONGEST_LINE:
+        what = f"a row is longer than {LONGEST_LINE >> 20} MB"
+        raise UnreadableError(file_finding("LINE_TOO_LONG", what))
+    if len(batch) <= 1 or size <= _BYTES_AT_ONCE:
+        yield batch
+        return
+    half = len(batch) // 2
+    yield from _bounded(batch.slice(0, half))
+    yield from _bounded(batch.slice(half))
+
+
+def _text_bytes(column: pa.Array) -> int:
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary)
+    return pc.sum(lengths.take(column.indices)).as_py() or 0
 
 
 def as_cells(column: pa.Array) -> pa.StringArray:

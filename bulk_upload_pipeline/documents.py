@@ -35,6 +35,7 @@ LONGEST_RAW_TEXT = 20_000
 """Characters of a damaged record that are kept."""
 
 _ROWS_AT_ONCE = 5_000
+_BYTES_AT_ONCE = 8 << 20
 _LONGEST_TOKEN = 16
 """Characters before the end of what is at hand in which an error may be a cut."""
 
@@ -109,7 +110,7 @@ def _pieces(documents: _Documents, layout: Layout) -> Iterator[Piece]:
     """Yield objects as columns of text; one without any value is no record, as in a delimited text."""
     records = documents.records(layout.file_format)
     done = 0
-    while some := list(islice(records, _ROWS_AT_ONCE)):
+    while some := _some(records, documents):
         rows: list[list[str | None]] = []
         numbers: list[int] = []
         damaged: list[DamagedRow] = []
@@ -126,6 +127,17 @@ def _pieces(documents: _Documents, layout: Layout) -> Iterator[Piece]:
         columns = list(zip(*rows, strict=True)) or [()] * len(layout.header)
         table = pa.table({str(at): pa.array(column, pa.string()) for at, column in enumerate(columns)})
         yield Piece(table, np.array(numbers, np.int64), tuple(damaged), documents.bytes_done)
+
+
+def _some(records: Iterator[_Record], documents: _Documents) -> list[_Record]:
+    """Return the next records, fewer where they are long."""
+    some: list[_Record] = []
+    behind = documents.bytes_done + _BYTES_AT_ONCE
+    for record in islice(records, _ROWS_AT_ONCE):
+        some.append(record)
+        if documents.bytes_done > behind:
+            break
+    return some
 
 
 def _damaged(damage: _Damage, number: int) -> DamagedRow:

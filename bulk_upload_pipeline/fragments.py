@@ -22,7 +22,6 @@ import string
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
@@ -93,14 +92,8 @@ def counted_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
     fragments = Fragments()
     for piece in pieces:
         rows = len(piece.numbers) + len(piece.damaged)
-        fragments.count(rows, text_bytes(piece))
+        fragments.count(rows, piece.text_bytes)
         yield piece
-
-
-def text_bytes(piece: Piece) -> int:
-    """Return how many bytes of text are in the cells of a piece, and in its damaged records."""
-    cells = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in piece.cells.columns)
-    return cells + sum(len(row.raw_text) for row in piece.damaged)
 
 
 class Filled(NamedTuple):

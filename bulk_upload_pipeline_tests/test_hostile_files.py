@@ -10,6 +10,8 @@ import subprocess
 import sys
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bulk_upload_pipeline import line as stages
@@ -114,10 +116,38 @@ def far_xls():
     return writers._compound("Workbook", book)
 
 
+def torn_xls():
+    """As a copy in the text mode of FTP leaves it: its parts refer to places that have moved."""
+    content = writers.as_xls([TABLE[0], *[TABLE[1]] * 28])
+    return content[:2_300] + content[2_240:]
+
+
+def linkless_xlsb():
+    first, other = ("rId1".encode("utf-16-le"), "rId9".encode("utf-16-le"))
+    return changed(writers.as_xlsb(TABLE), "xl/workbook.bin", lambda book: book.replace(first, other))
+
+
+def parquet_of(rows, text, **named):
+    """Rows that share one text, of which the file holds a single copy (or so it is packed)."""
+    same = {name: pa.array([value]).take(pa.array([0] * rows)) for name, value in good_row(1).items()}
+    sink = io.BytesIO()
+    table = pa.table(same | {"Item Name": pa.repeat(pa.scalar(text), rows)})
+    pq.write_table(table, sink, compression="zstd", dictionary_pagesize_limit=8 << 20, **named)
+    return sink.getvalue()
+
+
+def with_moved_list(content):
+    """A .zip that says it begins before the file does."""
+    at = content.rindex(b"PK\5\6") + 16
+    return (
+        content[:at] + struct.pack("<I", struct.unpack_from("<I", content, at)[0] + 999) + content[at + 4 :]
+    )
+
+
 HOSTILE = {
     "a cell of 100 MB.csv": (lambda: GOOD + b"INV-9," + MB * 100 + b"\n", "LINE_TOO_LONG"),
-    "a quoted cell of 40 MB.csv": (
-        lambda: GOOD + b'INV-9,"' + (MB + b"\n") * 40 + b'"\n',
+    "a quoted cell of 100 MB.csv": (
+        lambda: GOOD + b'INV-9,"' + (MB + b"\n") * 100 + b'"\n',
         "UNCLOSED_QUOTE WRONG_FIELD_COUNT",
     ),
     "100,000 columns.csv": (
@@ -171,10 +201,50 @@ HOSTILE = {
         ),
         "EMPTY_FILE",
     ),
+    "two million rows of one character.csv": (lambda: GOOD + b"x\n" * 2_000_000, "MOSTLY_FRAGMENTS"),
+    "a running number and nothing else.csv": (
+        lambda: GOOD + b"".join(b"%d,,,,,,,\n" % n for n in range(200_000)),
+        "MOSTLY_FRAGMENTS",
+    ),
+    "objects of nothing.json": (
+        lambda: b"[%s%s]" % (json.dumps(good_row(1)).encode(), b",{}" * 200_000),
+        "MOSTLY_FRAGMENTS",
+    ),
+    "a text that 100,000 rows share.parquet": (lambda: parquet_of(100_000, "x" * 9_000), "TOO_LARGE_INSIDE"),
+    "a text of a megabyte, 300 times.parquet": (
+        lambda: parquet_of(300, "x" * (1 << 20), use_dictionary=False),
+        "TOO_LARGE_INSIDE",
+    ),
+    "copied as text.xls": (torn_xls, "DAMAGED_FILE"),
+    "no link to its sheet.xlsb": (linkless_xlsb, "DAMAGED_FILE"),
+    "begins before its beginning.zip": (
+        lambda: with_moved_list(writers.zip_of({"a.csv": GOOD})),
+        "DAMAGED_FILE",
+    ),
+    "a file without a name.zip": (
+        lambda: writers.zip_of({"a.csv": GOOD}).replace(b"a.csv", b"\0.csv"),
+        "UNSAFE_ARCHIVE",
+    ),
+    "something behind its end.csv.gz": (lambda: gzip.compress(GOOD) + b"more", "DAMAGED_FILE"),
     "far corners.xlsb": (far_xlsb, "TOO_LARGE_INSIDE"),
     "far corners.ods": (far_ods, "TOO_LARGE_INSIDE"),
     "far corners.xls": (far_xls, "TOO_LARGE_INSIDE"),
 }
+
+
+def worked(tmp_path, database_url, files):
+    """What a worker says of each file that it takes down the line, the last of them a good one."""
+    command = [sys.executable, "-m", "bulk_upload_pipeline_tests.hostile_worker", str(tmp_path / "home")]
+    (tmp_path / "good.csv").write_bytes(csv_of([good_row(8), good_row(9)]).encode())
+    files = [*files, tmp_path / "good.csv"]
+    done = subprocess.run(
+        [*command, database_url, *map(str, files)], capture_output=True, text=True, check=False
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["file"] for one in told] == [file.name for file in files], done.stderr[-2_000:]
+    assert told.pop()["state"] == State.LOADED
+    assert [one for one in told if one["peak_mb"] > MOST_MB] == []
+    return told
 
 
 def test_a_worker_survives_hostile_files_within_its_memory_and_each_ends_in_a_finding(tmp_path, database_url):
@@ -182,22 +252,54 @@ def test_a_worker_survives_hostile_files_within_its_memory_and_each_ends_in_a_fi
     folder.mkdir()
     for name, (content, _) in HOSTILE.items():
         (folder / name).write_bytes(content())
-    (folder / "good.csv").write_bytes(GOOD)
-    names = [*HOSTILE, "good.csv"]
-    command = [sys.executable, "-m", "bulk_upload_pipeline_tests.hostile_worker", str(tmp_path / "home")]
-    done = subprocess.run(
-        [*command, database_url, *(str(folder / name) for name in names)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["file"] for one in told] == names, done.stderr[-2_000:]
-    for one in told[:-1]:
+    for one in worked(tmp_path, database_url, [folder / name for name in HOSTILE]):
         assert set(one["codes"]) == set(HOSTILE[one["file"]][1].split()), one
         assert one["state"] in (State.UNREADABLE, State.REJECTED), one
-    assert told[-1]["state"] == State.LOADED
-    assert [one for one in told if one["peak_mb"] > MOST_MB] == []
+
+
+def test_members_of_a_gzip_that_were_put_one_behind_the_other_are_one_file(tmp_path, database_url):
+    head, body = GOOD.split(b"\n", 1)
+    with line_at(tmp_path / "home", database_url) as line:
+        batch_id = drop(line, "a.csv.gz", gzip.compress(head + b"\n") + gzip.compress(body) + b"\0" * 512)
+        assert stages.take(line, batch_id).rows_inserted == 2
+
+
+BIG_MB = 300
+MOST_SECONDS = 120
+LONG = ",".join(good_row(3, **{"Item Name": "x" * (1 << 20)}).values()).encode() + b"\n"
+CELL = (GOOD + b'INV-9,2024-12-31,"', b'",KK-1,Kaju,4,12.50,50.00\n' + GOOD.partition(b"\n")[2])
+BIG = {
+    "line ends.csv": (GOOD, b"\n", b"", ""),
+    "delimiters.csv": (GOOD, b",\n", b"", ""),
+    "whole rows of nothing.csv": (GOOD, b",,,,,,,\n", b"", ""),
+    "quoted rows of nothing.csv": (GOOD, b'"","","","","","","",""\n', b"", ""),
+    "rows of one character.csv": (GOOD, b"x\n", b"", "MOSTLY_FRAGMENTS"),
+    "quotation marks.csv": (GOOD, b'"\n', b"", "MOSTLY_FRAGMENTS"),
+    "a quoted cell of line ends.csv": (CELL[0], b"\n", CELL[1], "UNCLOSED_QUOTE WRONG_FIELD_COUNT"),
+    "a quoted cell without line ends.csv": (CELL[0], MB, CELL[1], "LINE_TOO_LONG"),
+    "a quoted cell of long lines.csv": (CELL[0], MB + b"\n", CELL[1], "UNCLOSED_QUOTE WRONG_FIELD_COUNT"),
+    "never closed.csv": (CELL[0], b"\n", b"", "UNCLOSED_QUOTE"),
+    "cells of a megabyte.csv": (GOOD, LONG, b"", "TEXT_TOO_LONG"),
+    "line ends.jsonl": (json.dumps(good_row(1)).encode(), b"\n", json.dumps(good_row(2)).encode(), ""),
+    "objects of nothing.jsonl": (json.dumps(good_row(1)).encode(), b"\n{}", b"", "MOSTLY_FRAGMENTS"),
+    "no objects.jsonl": (json.dumps(good_row(1)).encode(), b"\n{x", b"", "MOSTLY_FRAGMENTS"),
+}
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize("name", BIG)
+def test_hundreds_of_megabytes_of_next_to_nothing_end_in_a_receipt_within_two_minutes(
+    tmp_path, database_url, name
+):
+    before, repeated, behind, codes = BIG[name]
+    with (tmp_path / name).open("wb") as file:
+        file.write(before)
+        for _ in range(BIG_MB):
+            file.write(repeated * ((1 << 20) // len(repeated) or 1))
+        file.write(behind)
+    (told,) = worked(tmp_path, database_url, [tmp_path / name])
+    assert set(told["codes"]) == set(codes.split()), told
+    assert told["seconds"] < MOST_SECONDS
 
 
 LONGEST = "é" * 123 + "x" * 5 + ".csv"
