@@ -144,7 +144,7 @@ def wide(head: bytes) -> Encoding | None:
     for mark, codec in _MARKS:
         if head.startswith(mark):
             return Encoding(codec, 1.0)
-    unmarked = _utf16_without_mark(head)
+    unmarked = _utf16_without_mark(head) or _utf32_without_mark(head)
     return None if unmarked is None else Encoding(unmarked, 0.9)
 
 
@@ -163,6 +163,19 @@ def _utf16_without_mark(head: bytes) -> str | None:
         return "utf-16-le"
     if even.count(0) > 0.7 * len(even) and odd.count(0) == 0:
         return "utf-16-be"
+    return None
+
+
+def _utf32_without_mark(head: bytes) -> str | None:
+    """Return which UTF-32 a text mostly of ASCII is: of four bytes only the first, or the last, is not NUL."""
+    first, second, third, last = (head[at:4096:4] for at in range(4))
+    most = 0.7 * len(last)
+    if len(last) < 8:
+        return None
+    if not any(last) and min(second.count(0), third.count(0)) > most and first.count(0) == 0:
+        return "utf-32-le"
+    if not any(first) and min(second.count(0), third.count(0)) > most and last.count(0) == 0:
+        return "utf-32-be"
     return None
 
 

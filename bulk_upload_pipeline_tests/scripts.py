@@ -36,6 +36,8 @@ FOUND = {
     "utf-8-sig": "all",
     "utf-16-le": "western",
     "utf-16-be": "western",
+    "utf-32-le": "western",
+    "utf-32-be": "western",
     "utf-16-le with a mark": "all",
     "utf-16-be with a mark": "all",
     "utf-32-le with a mark": "all",
