@@ -28,6 +28,7 @@ LONGEST_QUOTED_RECORD = 1 << 20
 """Bytes of a record whose quoted cells hold line breaks. A longer one is a mark that was never closed."""
 
 _QUOTE, _LF, _CR = 0x22, 0x0A, 0x0D
+_END_MARK = b"\x1a"
 
 
 class Record(NamedTuple):
@@ -178,8 +179,20 @@ def stretches(blocks: Iterable[bytes], delimiter: str, columns: int, *, line: in
             pending = pending[cut.end :]
         elif len(pending) > LONGEST_LINE:
             raise too_long(line)
+    done += len(pending)
+    pending = _without_end_mark(pending)
     if pending:
-        yield Stretch(pending, line, done + len(pending), cutter.rest(pending).apart)
+        yield Stretch(pending, line, done, cutter.rest(pending).apart)
+
+
+def _without_end_mark(text: bytes) -> bytes:
+    """Leave out what DOS wrote behind the last line, and filled up its last block with.
+
+    Zeroes alone stay: they stand where a disk lost what had been written.
+    """
+    kept = text.rstrip(_END_MARK + b"\0")
+    is_marked = text[len(kept) :].startswith(_END_MARK) and kept[-1:] in (b"", b"\r", b"\n")
+    return kept if is_marked else text
 
 
 def too_long(line: int) -> UnreadableError:

@@ -38,9 +38,12 @@ class Damaged(NamedTuple):
 def told_by_csv(text, delimiter):
     """The rows and the damaged records below the first line, by their numbers, if `csv` alone looks at each of them.
 
-    A record that it cannot close, or that has the wrong cells after having gone on over lines, costs one line.
+    A record that it cannot close, or that has the wrong cells after having gone on over lines, costs one line. A last
+    line of nothing but DOS's mark of the end of a file is none.
     """
     lines = PHYSICAL_LINE.findall(text)
+    if re.fullmatch("\x1a[\x1a\0]*", lines[-1]):
+        lines.pop()
     records, at = [], 1
     while at < len(lines):
         record, taken = first_record(lines[at:], delimiter, at + 1)
