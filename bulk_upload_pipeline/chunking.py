@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 MOST_TEXT = 8 << 20
-"""Bytes of text beyond which a chunk has no further piece, since what judges it holds it several times over."""
+"""Bytes beyond which a chunk of long rows has no further piece: what judges it holds it several times over."""
+
+LONG_ROW = 2_000
+"""Bytes of a row, on average of a chunk, up to which it has as many as it shall."""
 
 
 class Piece(NamedTuple):
@@ -60,7 +63,7 @@ class Piece(NamedTuple):
 def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
     """Yield chunks of exactly `chunk_rows` row numbers, damaged ones included; the last may be shorter.
 
-    So may one be that ends with the piece by which it has more than `MOST_TEXT`: rows may be megabytes long.
+    So may one be of rows longer than `LONG_ROW` that has more than `MOST_TEXT`: a row may take megabytes.
 
     Row numbers that no record has, as of blank rows in a spreadsheet, count; where a whole chunk would be
     made of them there is none.
@@ -69,22 +72,28 @@ def in_chunks(pieces: Iterable[Piece], chunk_rows: int) -> Iterator[TextChunk]:
     needs it.
     """
     held: list[Piece] = []
-    limit, text = chunk_rows, 0
+    limit = chunk_rows
     for coming in pieces:
         piece = coming
         while piece.last >= limit:
             first, piece = piece.split(limit)
             if held or len(first.numbers) or first.damaged:
                 yield _chunk([*held, first])
-            held, limit, text = [], limit + chunk_rows, 0
+            held, limit = [], limit + chunk_rows
         if len(piece.numbers) or piece.damaged:
             held.append(piece)
-            text += piece.text_bytes
-            if text > MOST_TEXT:
+            if _is_long(held):
                 yield _chunk(held)
-                held, limit, text = [], piece.last + chunk_rows, 0
+                held, limit = [], piece.last + chunk_rows
     if held:
         yield _chunk(held)
+
+
+def _is_long(pieces: list[Piece]) -> bool:
+    rows = sum(len(piece.numbers) + len(piece.damaged) for piece in pieces)
+    size = sum(piece.cells.nbytes for piece in pieces)
+    size += sum(len(row.raw_text) for piece in pieces for row in piece.damaged)
+    return size > max(MOST_TEXT, rows * LONG_ROW)
 
 
 def _chunk(pieces: list[Piece]) -> TextChunk:

@@ -118,7 +118,7 @@ def filled_records(data: bytes, delimiter: str, columns: int) -> Filled:
         delimiter: One ASCII character.
         columns: Cells of a record that is whole.
     """
-    if not _is_thin(data, columns):
+    if not _is_thin(data, count_lines(data), columns):
         return Filled(data)
     starts = record_starts(data)
     if not len(starts):
@@ -152,16 +152,16 @@ def _held(data: bytes, starts: np.ndarray, delimiter: str) -> _Held:
     return _Held(*(np.add.reduceat(found == kind, starts, dtype=np.int32) for kind in range(4)))
 
 
-def _is_thin(data: bytes, columns: int) -> bool:
+def _is_thin(data: bytes, lines: int, columns: int) -> bool:
     """Return whether lines are so short that many may be without content."""
-    return len(data) < (count_lines(data) + 1) * (3 * columns + _SPARE)
+    return len(data) < (lines + 1) * (3 * columns + _SPARE)
 
 
 def _weighed(stretch: Stretch, delimiter: str, columns: int) -> tuple[int, int]:
     """Return how many records with anything in them a stretch has, and the bytes of their content."""
-    data = stretch.data
-    if not _is_thin(data, columns):
-        return count_lines(data), len(data)
+    data, lines = stretch.data, count_lines(stretch.data)
+    if not _is_thin(data, lines, columns):
+        return lines, len(data)
     starts = _starts(stretch)
     if not len(starts):
         return 0, 0
