@@ -25,7 +25,7 @@ def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, b
         but: A sentence to add to the reason.
     """
     batch_id = entry.batch.batch_id
-    counts = ledger.counted(line.engine, batch_id)
+    counts = ledger.counted(line.engine, entry)
     rejected = verdict.rows_rejected + counts.done.refused
     state = State.PARTIALLY_LOADED if rejected > counts.corrected else State.LOADED
     reason = report.why_loaded(
@@ -93,11 +93,13 @@ def write(
         again: The batch has ended before; when it did so stays as it is.
         counts: What the ledger counts, where the caller knows it already.
     """
+    counts = counts or ledger.counted(line.engine, ledger.entry(line.engine, batch_id))
     receipt = ledger.close(
-        line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again, counts=counts
+        line.engine, batch_id, state, reason, counts, duplicate_of=duplicate_of, again=again
     )
     folder = storage.mirrored(line.home, line.reports(batch_id))
-    report.write(folder, receipt, rejects.by_code(line.engine, batch_id))
+    codes = rejects.by_code(line.engine, batch_id) if receipt.findings_by_code else []
+    report.write(folder, receipt, codes)
     if report.FINDINGS in report.files(receipt):
         rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
     if report.REJECTED_ROWS in report.files(receipt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import select
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from bulk_upload_pipeline.settings import DATABASE_URL
 from bulk_upload_pipeline.tables import SCHEMA
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from alembic.config import Config
     from psycopg2.extensions import connection as Connection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -126,6 +129,23 @@ def _has_news(connection: Connection) -> bool:
         return bool(select.select([connection], [], [], 0)[0])
     except (OSError, ValueError, psycopg2.Error):
         return True  # closed, or numbered beyond what `select` takes
+
+
+@contextmanager
+def asking(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Yield a connection for single questions: outside of a transaction, whose begin and end are two more each.
+
+    Each statement is committed by itself.
+    """
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        # Not by SQLAlchemy's isolation level, which asks the server to change its own for a while.
+        driver.autocommit = True
+        try:
+            yield connection
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
 
 def wait_until_it_answers(engine: sa.Engine, patience: float) -> bool:

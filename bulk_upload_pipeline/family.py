@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, String, Table
 
 from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.tables import SCHEMA, metadata
 
@@ -72,14 +73,14 @@ def root_of(engine: sa.Engine, batch_id: str) -> str:
         "FROM bulk_upload.upload_batches AS b JOIN up ON b.batch_id = up.parent_batch_id) "
         "SELECT batch_id FROM up WHERE parent_batch_id IS NULL"
     )
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         return connection.scalar(query, {"batch_id": batch_id}) or batch_id
 
 
 def members(engine: sa.Engine, root: str) -> tuple[str, ...]:
     """Return the family of a root, which comes first, the others in the order in which they came."""
     query = sa.text(f"{_DOWN} SELECT batch_id FROM kin ORDER BY received_at, batch_id")  # noqa: S608
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         found = [row.batch_id for row in connection.execute(query, {"root": root})]
     return (root, *(batch_id for batch_id in found if batch_id != root))
 
@@ -107,7 +108,7 @@ def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[R
         "AND row_number IS NOT NULL GROUP BY row_number) AS rejected ORDER BY row_number"
     )
     named = {f"key{at}": "" if key is None else key for at, key in enumerate(keys)}
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         found = connection.execute(query, {"root": root, **named})
         return [
             Rejected(
@@ -127,7 +128,7 @@ def texts(engine: sa.Engine, root: str) -> frozenset[str]:
         "SELECT DISTINCT value FROM bulk_upload.processing_errors, jsonb_each_text(row_data) "
         "WHERE batch_id = :root AND row_data IS NOT NULL AND octet_length(value) > length(value)"
     )
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         return frozenset(connection.scalars(query, {"root": root}))
 
 
@@ -145,7 +146,7 @@ def corrections(engine: sa.Engine, root: str) -> list[Corrected]:
         .where(columns.root_batch_id == root)
         .order_by(columns.row_number, columns.loaded_at.nulls_first(), columns.batch_id)
     )
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         found: list[Any] = list(connection.execute(query))
         return [Corrected(*row) for row in found]
 
@@ -281,5 +282,5 @@ def living(engine: sa.Engine, root: str) -> tuple[str, ...]:
         .group_by(columns.batch_id)
         .order_by(sa.func.max(columns.loaded_at))
     )
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         return tuple(connection.scalars(query))

@@ -11,10 +11,9 @@ from weakref import WeakKeyDictionary, ref
 import psycopg2
 import psycopg2.errors
 import sqlalchemy as sa
-from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED
 from sqlalchemy.pool import QueuePool
 
-from bulk_upload_pipeline.database import look_before_use
+from bulk_upload_pipeline.database import asking, look_before_use
 from bulk_upload_pipeline.exceptions import BatchBusyError
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ CONTENTION = ("40P01", "40001", "55P03")
 
 _FOR_MERGING = """
 SET client_min_messages = warning;
+-- By the server and not by the driver, which would ask it anew whenever a transaction is not to be begun.
+SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
 -- The statements of a merge are long but run once: compiling them takes longer than they do.
 SET jit = off;
 -- A chunk shall be sorted and joined in memory, and looked up in the target by its index: its keys come in
@@ -66,7 +67,7 @@ def connect_alone(engine: sa.Engine) -> Connection:
     connection = pooled.driver_connection
     pooled.detach()
     assert connection is not None
-    connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED)
+    connection.set_session(isolation_level="DEFAULT")
     connection.set_client_encoding("UTF8")
     with connection, connection.cursor() as cursor:
         cursor.execute(_FOR_MERGING)
@@ -167,7 +168,7 @@ def alone(engine: sa.Engine, batch_id: str, patience: float | None = None) -> Ge
         sqlalchemy.exc.DBAPIError: The lock was lost on the way, so that another may have worked on the batch.
     """
     key = {"name": lock_name(batch_id)}
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with asking(engine) as connection:
         deadline = time.monotonic() + (BUSY_AFTER_S if patience is None else patience)
         while not connection.scalar(_TRY_LOCK, key):
             if time.monotonic() > deadline:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bulk_upload_pipeline import target
+from bulk_upload_pipeline import family, target
+from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.exceptions import BatchNotFoundError
 from bulk_upload_pipeline.model import (
     FINAL_STATES,
@@ -37,6 +38,28 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.target import Held
 
+
+# Questions that every file asks are put together once: that takes longer than their answer.
+_OF_BATCH: sa.BindParameter[str] = sa.bindparam("of_batch")
+_OF_BATCHES: sa.BindParameter[Any] = sa.bindparam("of_batches", expanding=True)
+_ROW = sa.select(upload_batches).where(upload_batches.c.batch_id == _OF_BATCH)
+
+
+def _has_passed(batches: sa.FromClause) -> sa.ColumnElement[bool]:
+    chunks = sa.exists().where(load_chunks.c.batch_id == batches.c.batch_id)
+    return sa.or_(chunks, sa.func.coalesce(batches.c.verdict["has_passed"].as_boolean(), False))
+
+
+_ENTRIES = sa.select(
+    upload_batches,
+    _has_passed(upload_batches).label("has_passed"),
+    sa.exists().where(processing_errors.c.batch_id == upload_batches.c.batch_id).label("has_findings"),
+    sa.exists()
+    .where(family.corrected_rows.c.root_batch_id == upload_batches.c.batch_id)
+    .label("has_corrections"),
+)
+_ENTRY = _ENTRIES.where(upload_batches.c.batch_id == _OF_BATCH)
+_UPDATE = sa.update(upload_batches).where(upload_batches.c.batch_id == _OF_BATCH).returning(upload_batches)
 
 _NO_TEXT = "hex:"
 """How a place begins in `source_path` when its bytes are no text; others are absolute paths, or URLs."""
@@ -65,12 +88,18 @@ class Entry:
 
     Attributes:
         stated: What a person stated about the file.
+        has_passed: Whether rows of it were loaded, be it before it was judged anew, and not reverted since.
+        has_findings: Whether there are any, resolved ones included.
+        has_corrections: Whether corrections brought rows of it, loaded or not.
     """
 
     batch: Batch
     stated: Overrides
     verdict: Verdict | None
     receipt: Receipt
+    has_passed: bool
+    has_findings: bool
+    has_corrections: bool
 
 
 def register(
@@ -154,14 +183,15 @@ def entry(engine: sa.Engine, batch_id: str) -> Entry:
     Raises:
         BatchNotFoundError: There is none with this id.
     """
-    return _entry(_row(engine, batch_id))
+    return _entry(_one(engine, _ENTRY, batch_id))
 
 
 def entries(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Entry]:
     """Return all that is known of some batches, by their ids; those that do not exist are left out."""
-    query = sa.select(upload_batches).where(upload_batches.c.batch_id.in_(batch_ids))
-    with engine.connect() as connection:
-        return {row.batch_id: _entry(row) for row in connection.execute(query)}
+    with asking(engine) as connection:
+        query = _ENTRIES.where(upload_batches.c.batch_id.in_(_OF_BATCHES))
+        rows = connection.execute(query, {"of_batches": list(batch_ids)})
+        return {row.batch_id: _entry(row) for row in rows}
 
 
 def overrides(engine: sa.Engine, batch_id: str) -> Overrides:
@@ -200,54 +230,61 @@ def recognised(engine: sa.Engine, batch_id: str, layout: Layout, parent: str | N
     return _batch(row)
 
 
-def loaded_with(engine: sa.Engine, sha256: str, besides: str) -> str | None:
-    """Return the first batch that loaded the same bytes, other than `besides`.
-
-    One of which all chunks are committed is loaded, though its receipt is still to be written.
-    """
-    columns = upload_batches.c
+def _loaded_with() -> sa.Select[Any]:
+    columns, this = upload_batches.c, upload_batches.alias("this")
+    passed = sa.select(_has_passed(this)).where(this.c.batch_id == _OF_BATCH).scalar_subquery()
     chunks = sa.select(sa.func.count()).where(load_chunks.c.batch_id == columns.batch_id).scalar_subquery()
     ready = sa.and_(columns.state == State.LOADING, columns.verdict["chunks"].as_integer() == chunks)
-    query = (
+    return (
         sa.select(columns.batch_id)
-        .where(columns.sha256 == sha256, columns.batch_id != besides)
-        .where(sa.or_(columns.state.in_(LOADED_STATES), ready))
+        .where(columns.sha256 == sa.bindparam("sha256"), columns.batch_id != _OF_BATCH)
+        .where(sa.or_(columns.state.in_(LOADED_STATES), ready), sa.not_(passed))
         .order_by(columns.received_at, columns.batch_id)
         .limit(1)
     )
-    with engine.connect() as connection:
-        return connection.scalar(query)
+
+
+_LOADED_WITH = _loaded_with()
+
+
+def loaded_with(engine: sa.Engine, sha256: str, besides: str) -> str | None:
+    """Return the first batch that loaded the same bytes, other than `besides`; none when that did so itself.
+
+    One of which all chunks are committed is loaded, though its receipt is still to be written.
+    """
+    with asking(engine) as connection:
+        return connection.scalar(_LOADED_WITH, {"sha256": sha256, "of_batch": besides})
 
 
 def has_passed(engine: sa.Engine, batch_id: str) -> bool:
     """Return whether rows of a batch were loaded, be it before it was judged anew, and not reverted since."""
-    columns = upload_batches.c
-    chunks = sa.exists().where(load_chunks.c.batch_id == columns.batch_id)
-    before = sa.func.coalesce(columns.verdict["has_passed"].as_boolean(), False)
-    query = sa.select(sa.or_(chunks, before)).where(columns.batch_id == batch_id)
-    with engine.connect() as connection:
-        return bool(connection.scalar(query))
+    query = sa.select(_has_passed(upload_batches)).where(upload_batches.c.batch_id == _OF_BATCH)
+    with asking(engine) as connection:
+        return bool(connection.scalar(query, {"of_batch": batch_id}))
 
 
-def standing(engine: sa.Engine, batch_id: str) -> Held:
+def standing(engine: sa.Engine, entry: Entry) -> Held:
     """Return the rows that a batch loaded and that are wrong now that it is judged anew.
 
     They stay in the target as they are until they are corrected, or the batch is reverted.
     """
-    kept = verdict(engine, batch_id)
-    if kept is None or not kept.has_passed:
+    batch_id = entry.batch.batch_id
+    if entry.verdict is None or not entry.verdict.has_passed:
         return target.Held()
     return target.standing(engine, [batch_id])[batch_id]
 
 
+_CORRECTED = sa.select(sa.func.count(processing_errors.c.row_number.distinct())).where(
+    processing_errors.c.batch_id == _OF_BATCH,
+    processing_errors.c.is_resolved,
+    processing_errors.c.resolved_by_batch != _OF_BATCH,
+)
+
+
 def corrected(engine: sa.Engine, batch_id: str) -> int:
     """Return how many rejected rows of a batch are loaded by corrections."""
-    errors = processing_errors.c
-    query = sa.select(sa.func.count(errors.row_number.distinct())).where(
-        errors.batch_id == batch_id, errors.is_resolved, errors.resolved_by_batch != batch_id
-    )
-    with engine.connect() as connection:
-        return connection.scalar(query) or 0
+    with asking(engine) as connection:
+        return connection.scalar(_CORRECTED, {"of_batch": batch_id}) or 0
 
 
 def keep_verdict(connection: sa.Connection, batch_id: str, verdict: Verdict) -> None:
@@ -294,9 +331,13 @@ def verdict_of(stated: dict[str, Any]) -> Verdict:
     return Verdict(**(stated | totals))
 
 
+_LOADING = sa.update(upload_batches).where(upload_batches.c.batch_id == _OF_BATCH).values(state=State.LOADING)
+
+
 def loading(engine: sa.Engine, batch_id: str) -> None:
     """Note that chunks of a batch are being loaded."""
-    _update(engine, batch_id, state=State.LOADING)
+    with asking(engine) as connection:
+        connection.execute(_LOADING, {"of_batch": batch_id})
 
 
 def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
@@ -304,19 +345,20 @@ def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
     return committed_of(engine, [batch_id])[batch_id]
 
 
+_SUMS = ("inserted", "updated", "unchanged", "refused", "quantity", "item_total")
+_COMMITTED = (
+    sa.select(load_chunks.c.batch_id, *(sa.func.sum(load_chunks.c[name]) for name in _SUMS))
+    .where(load_chunks.c.batch_id.in_(_OF_BATCHES))
+    .group_by(load_chunks.c.batch_id)
+)
+
+
 def committed_of(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, LoadResult]:
     """Return what the chunk ledger says of each of some batches."""
-    chunks = load_chunks.c
-    counts = (chunks.inserted, chunks.updated, chunks.unchanged, chunks.refused)
-    sums = (*counts, chunks.quantity, chunks.item_total)
-    query = (
-        sa.select(chunks.batch_id, *map(sa.func.sum, sums))
-        .where(chunks.batch_id.in_(batch_ids))
-        .group_by(chunks.batch_id)
-    )
-    with engine.connect() as connection:
-        found: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in connection.execute(query)}
-    nothing = (0,) * len(sums)
+    with asking(engine) as connection:
+        rows = connection.execute(_COMMITTED, {"of_batches": list(batch_ids)})
+        found: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in rows}
+    nothing = (0,) * len(_SUMS)
     return {batch_id: _load_result(found.get(batch_id, nothing)) for batch_id in batch_ids}
 
 
@@ -328,28 +370,32 @@ def _load_result(sums: Sequence[Any]) -> LoadResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counted:
-    """What a receipt counts besides the verdict.
+    """What a receipt counts.
 
     Attributes:
+        verdict: That on the batch, None without one.
         done: What the chunk ledger proves.
         corrected: Rejected rows that corrections have loaded.
         findings_by_code: Those that are open, the most frequent first.
         standing: Rows that are loaded, and wrong now that they are judged anew.
     """
 
+    verdict: Verdict | None
     done: LoadResult
     corrected: int
     findings_by_code: dict[str, int]
     standing: Held
 
 
-def counted(engine: sa.Engine, batch_id: str) -> Counted:
-    """Return what the receipt of a batch counts now."""
+def counted(engine: sa.Engine, entry: Entry) -> Counted:
+    """Return what the receipt of a batch counts now; whoever looked at its entry keeps others from loading it."""
+    batch_id = entry.batch.batch_id
     return Counted(
+        entry.verdict,
         committed(engine, batch_id),
-        corrected(engine, batch_id),
-        _codes(engine, batch_id),
-        standing(engine, batch_id),
+        corrected(engine, batch_id) if entry.has_findings else 0,
+        _codes(engine, batch_id) if entry.has_findings else {},
+        standing(engine, entry),
     )
 
 
@@ -358,26 +404,22 @@ def close(
     batch_id: str,
     state: State,
     reason: str,
+    counts: Counted,
     *,
     duplicate_of: str | None = None,
     again: bool = False,
-    counts: Counted | None = None,
 ) -> Receipt:
     """Write the receipt of a batch: its final state, with the counts that the chunk ledger proves.
 
     Rows that were read but are neither loaded nor rejected are `unprocessed`, so that the conservation law
-    holds in every exit. The time at which it ended stays when the receipt is written `again`. Whoever has `counted`
-    already hands it over.
+    holds in every exit. The time at which it ended stays when the receipt is written `again`.
     """
-    counts = counts or counted(engine, batch_id)
     done = counts.done
-    row = _row(engine, batch_id)
-    without_rows = state in (State.UNREADABLE, State.DUPLICATE)
-    judged = Verdict(**row.verdict) if row.verdict and not without_rows else None
+    judged = None if state in (State.UNREADABLE, State.DUPLICATE) else counts.verdict
     rejected = (judged.rows_rejected if judged else 0) + done.refused
     read = judged.rows_read if judged else done.rows + rejected
     totals: dict[str, Any] = {
-        "read": judged.totals_read if judged else Totals().as_dict(),
+        "read": (judged.totals_read if judged else Totals()).as_dict(),
         "loaded": done.totals.as_dict(),
     }
     if counts.standing.rows:
@@ -402,16 +444,17 @@ def close(
     return as_receipt(closed)
 
 
+_CODES = (
+    sa.select(processing_errors.c.error_code, sa.func.count().label("findings"))
+    .where(processing_errors.c.batch_id == _OF_BATCH, ~processing_errors.c.is_resolved)
+    .group_by(processing_errors.c.error_code)
+    .order_by(sa.func.count().desc(), processing_errors.c.error_code)
+)
+
+
 def _codes(engine: sa.Engine, batch_id: str) -> dict[str, int]:
-    errors = processing_errors.c
-    query = (
-        sa.select(errors.error_code, sa.func.count().label("findings"))
-        .where(errors.batch_id == batch_id, ~errors.is_resolved)
-        .group_by(errors.error_code)
-        .order_by(sa.func.count().desc(), errors.error_code)
-    )
-    with engine.connect() as connection:
-        return {row.error_code: row.findings for row in connection.execute(query)}
+    with asking(engine) as connection:
+        return {row.error_code: row.findings for row in connection.execute(_CODES, {"of_batch": batch_id})}
 
 
 def receipt(engine: sa.Engine, batch_id: str) -> Receipt:
@@ -494,6 +537,9 @@ def _entry(row: sa.Row[Any]) -> Entry:
         Overrides(**(row.overrides or {})),
         None if row.verdict is None else verdict_of(row.verdict),
         as_receipt(row),
+        row.has_passed,
+        row.has_findings,
+        row.has_corrections,
     )
 
 
@@ -515,23 +561,22 @@ def _batch(row: sa.Row[Any]) -> Batch:
 
 
 def _row(engine: sa.Engine, batch_id: str) -> sa.Row[Any]:
-    query = sa.select(upload_batches).where(upload_batches.c.batch_id == batch_id)
-    with engine.connect() as connection:
-        row = connection.execute(query).one_or_none()
+    return _one(engine, _ROW, batch_id)
+
+
+def _one(engine: sa.Engine, query: sa.Select[Any], batch_id: str) -> sa.Row[Any]:
+    with asking(engine) as connection:
+        row = connection.execute(query, {"of_batch": batch_id}).one_or_none()
     if row is None:
         raise BatchNotFoundError(batch_id)
     return row
 
 
 def _update(engine: sa.Engine, batch_id: str, **values: Any) -> sa.Row[Any]:
-    statement = (
-        sa.update(upload_batches)
-        .where(upload_batches.c.batch_id == batch_id)
-        .values(**values)
-        .returning(upload_batches)
-    )
-    with engine.begin() as connection:
-        row = connection.execute(statement).one_or_none()
+    worked_out = {name: value for name, value in values.items() if isinstance(value, sa.ColumnElement)}
+    stated = {name: value for name, value in values.items() if name not in worked_out}
+    with asking(engine) as connection:
+        row = connection.execute(_UPDATE.values(worked_out), stated | {"of_batch": batch_id}).one_or_none()
     if row is None:
         raise BatchNotFoundError(batch_id)
     return row

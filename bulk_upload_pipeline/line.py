@@ -94,11 +94,16 @@ def silent(_: Progress) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """What every stage needs: where the files are, where the rows go, and who wants to hear of progress."""
+    """What every stage needs: where the files are, where the rows go, and who wants to hear of progress.
+
+    Attributes:
+        held: The batch that nobody else works on meanwhile, None outside of its stages.
+    """
 
     settings: Settings
     engine: sa.Engine
     on_progress: Callable[[Progress], None] = field(default=silent, compare=False)
+    held: str | None = field(default=None, compare=False)
 
     @property
     def home(self) -> Home:
@@ -157,8 +162,10 @@ def _alone(
 
     @wraps(stage)
     def alone(line: Line, batch_id: str, /, *args: Arguments.args, **named: Arguments.kwargs) -> Result:
-        with holding.alone(line.engine, batch_id), _naming_a_full_disk(line, batch_id):
+        if line.held == batch_id:
             return stage(line, batch_id, *args, **named)
+        with holding.alone(line.engine, batch_id), _naming_a_full_disk(line, batch_id):
+            return stage(replace(line, held=batch_id), batch_id, *args, **named)
 
     return alone
 
@@ -263,8 +270,6 @@ def _twin(line: Line, batch: Batch, stated: Overrides) -> str | None:
     """Return the batch that loaded the same bytes, unless this one did so itself or is to load anyway."""
     if batch.sha256 is None or stated.force:
         return None
-    if ledger.has_passed(line.engine, batch.batch_id):
-        return None
     return ledger.loaded_with(line.engine, batch.sha256, batch.batch_id)
 
 
@@ -297,48 +302,46 @@ def validate(line: Line, batch_id: str) -> Verdict:
     Raises:
         UnreadableError: Exit `unreadable`, met in the middle of the file; the receipt is written.
     """
-    batch = ledger.batch(line.engine, batch_id)
+    entry = ledger.entry(line.engine, batch_id)
+    batch = entry.batch
     path = archived_file(line, batch)
     with mending.one_at_a_time(line.engine, batch):
-        judging = _judging_of(line, batch)
+        judging = _judging_of(line, batch, is_corrected=entry.has_corrections)
         with (
             _ending_unreadable(line, batch_id),
             _returning_what_changes(line, batch),
             taking.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
         ):
-            verdict = _judged(line, batch, judging)
+            verdict = _judged(line, entry, judging)
         with line.engine.begin() as connection:
-            if batch.state is State.RECEIVED:
+            if batch.state is State.RECEIVED and entry.has_findings:
                 # Whoever takes a batch again wants what the database refused to be tried anew.
                 rejects.reopen_refused(connection, batch_id)
-            rejects.keep(connection, batch_id, line.staged(batch_id, verdict.plan))
+            rejects.keep(connection, batch_id, line.staged(batch_id, verdict.plan), entry.has_findings)
             ledger.keep_verdict(connection, batch_id, verdict)
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
-        _settle(line, batch)
+        _settle(line, entry)
         closing.rejected(line, batch, _now(line, batch_id, verdict))
     return verdict
 
 
-def _let_through(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
-    """Return the verdict on a batch that may have passed the gate before: what is loaded is no wrong file.
+def _judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
+    """Judge a file and stage what may load: a huge one together with whoever helps.
 
-    It is judged anew with more open rows than then when a correction of it was reverted, or rules are stricter.
+    A batch that has passed the gate before may have more open rows than then, when a correction of it was reverted
+    or rules are stricter: what is loaded is no wrong file.
     """
-    return replace(verdict, has_passed=ledger.has_passed(line.engine, batch_id))
-
-
-def _judged(line: Line, batch: Batch, judging: Judging) -> Verdict:
-    """Judge a file and stage what may load: a huge one together with whoever helps."""
+    batch = entry.batch
     parts = splitting.planned(judging, line.settings.part_bytes)
     if parts:
-        return _let_through(
-            line, batch.batch_id, splitting.judge(_shared(line, batch, judging, parts), parts)
-        )
+        verdict = splitting.judge(_shared(line, batch, judging, parts), parts)
+        return replace(verdict, has_passed=entry.has_passed)
     if batch.file_size >= line.settings.part_bytes:
         part_ledger.forget(line.engine, batch.batch_id)
     plan = plan_of(judging, batch.sha256)
-    verdict = _let_through(line, batch.batch_id, stage(judging, line.staged(batch.batch_id, plan), plan))
+    verdict = stage(judging, line.staged(batch.batch_id, plan), plan)
+    verdict = replace(verdict, has_passed=entry.has_passed)
     if not verdict.breaker_tripped:
         storage.publish(line.home, line.staging(batch.batch_id, plan))
     return verdict
@@ -366,15 +369,15 @@ def _bring(line: Line, place: Place) -> None:
     storage.folder_at_hand(line.home, place)
 
 
-def _judging_of(line: Line, batch: Batch) -> Judging:
-    """Return how the file of a batch is to be judged."""
+def _judging_of(line: Line, batch: Batch, *, is_corrected: bool = True) -> Judging:
+    """Return how the file of a batch is to be judged; rows of one that `is_corrected` may have been loaded since."""
     if batch.layout is None:
         raise NoVerdictError(batch.batch_id)
     path = archived_file(line, batch)
     plain = judging_by(line.settings, path, batch.layout, line.on_progress)
-    root = family.root_of(line.engine, batch.batch_id)
-    if root == batch.batch_id:
-        return replace(plain, corrected=family.standing(line.engine, root))
+    if batch.parent_batch_id is None:
+        standing = family.standing(line.engine, batch.batch_id) if is_corrected else {}
+        return replace(plain, corrected=standing)
     return mending.mending(plain, line.engine, batch.batch_id, lambda parent: archived_file(line, parent))
 
 
@@ -446,6 +449,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
                 profile.on_conflict,
                 on_rows=pace.advance,
                 share=share,
+                is_held=line.held == batch_id,
             )
 
 
@@ -515,6 +519,7 @@ def _staged_at_hand(line: Line, batch_id: str, plan: str) -> StagedBatch:
 # All stages at once
 
 
+@_alone
 def take(line: Line, batch_id: str, run_id: str | None = None) -> Receipt:
     """Take a batch down the whole line, from wherever it stands, and return its receipt.
 
@@ -548,8 +553,9 @@ def close(line: Line, batch_id: str) -> Receipt:
     entry = ledger.entry(line.engine, batch_id)
     if entry.batch.state is State.DUPLICATE:
         return entry.receipt
-    _complete_refusals(line, entry.batch)
-    for relative in _settle(line, entry.batch, loaded=batch_id):
+    if entry.has_findings:
+        _complete_refusals(line, entry.batch)
+    for relative in _settle(line, entry, loaded=batch_id):
         _close_again(line, relative)
     return _close_loaded(line, entry)
 
@@ -569,12 +575,14 @@ def _complete_refusals(line: Line, batch: Batch) -> None:
                 rejects.add_source(connection, batch.batch_id, rows)
 
 
-def _settle(line: Line, batch: Batch, **what: str) -> tuple[str, ...]:
+def _settle(line: Line, entry: Entry, **what: str) -> tuple[str, ...]:
     """Resolve or reopen the findings that corrections settle; return the other batches that have such."""
-    batch_id = batch.batch_id
-    with line.engine.begin() as connection:
-        rejects.forget_repeated(connection, batch_id)
-    if batch.parent_batch_id is None and not family.living(line.engine, batch_id):
+    batch_id = entry.batch.batch_id
+    if entry.has_findings:
+        with line.engine.begin() as connection:
+            rejects.forget_repeated(connection, batch_id)
+    is_corrected = entry.has_corrections and family.living(line.engine, batch_id)
+    if entry.batch.parent_batch_id is None and not is_corrected:
         return ()
     root = family.root_of(line.engine, batch_id)
     with family.locked(line.engine, root):
@@ -690,12 +698,12 @@ def revert(line: Line, batch_id: str) -> Receipt:
         RevertRefusedError: Later batches have changed or corrected the same rows since.
         BatchBusyError: A worker is loading the batch.
     """
-    batch = ledger.batch(line.engine, batch_id)
-    before = ledger.receipt(line.engine, batch_id)
+    entry = ledger.entry(line.engine, batch_id)
+    batch, before = entry.batch, entry.receipt
     is_undone = batch.state is State.REVERTED
     has_ended = is_undone and before.finished_at is not None
     reason = before.reason if is_undone else _undo(line, batch)
-    for relative in _settle(line, batch, gone=batch_id):
+    for relative in _settle(line, entry, gone=batch_id):
         _close_again(line, relative)
     receipt = closing.write(line, batch_id, State.REVERTED, reason, again=has_ended)
     if has_ended:

@@ -56,6 +56,7 @@ def load_staged(
     connections: int = 2,
     on_rows: Callable[[int], None] = lambda rows: None,
     share: Share | None = None,
+    is_held: bool = False,
 ) -> LoadResult:
     """Load the staged rows of a batch, but for chunks that the ledger names already.
 
@@ -71,6 +72,7 @@ def load_staged(
         on_rows: Called in this thread with the rows of each committed chunk, and once at the start with
             those that were committed earlier.
         share: Of a file that several workers load: which chunks are this one's. All are, when it is None.
+        is_held: Whether the caller holds the batch already.
 
     Returns:
         The sums over all chunks, those of earlier attempts included.
@@ -80,7 +82,8 @@ def load_staged(
         psycopg2.Error: The database failed. `database.is_transient` tells whether a retry may help; it goes
             on from the chunks that are committed.
     """
-    with holding(engine, batch_id) as owner:
+    with connected(engine) if is_held else holding(engine, batch_id) as owner:
+        owner.autocommit = True
         committed = _open_ledger(owner, batch_id, plan)
         if committed:
             on_rows(sum(committed.values()))
@@ -120,30 +123,27 @@ def load_chunks(
         _Load(engine, batch_id, staged, plan, on_conflict, share).run(pending, connections, on_rows)
 
 
+# Refusals are noted with their chunk: without a chunk they belong to another plan, and a row that is refused again
+# gets a new one.
+_OPEN_LEDGER = """
+DELETE FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s AND plan <> %(plan)s;
+UPDATE bulk_upload.processing_errors SET is_resolved = true, resolved_at = now(), resolved_by_batch = batch_id
+WHERE batch_id = %(batch_id)s AND error_code IN %(by_loader)s AND NOT is_resolved
+AND NOT EXISTS (SELECT FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s);
+SELECT chunk_index, rows FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s
+"""
+
+
 def _open_ledger(connection: Connection, batch_id: str, plan: str) -> dict[int, int]:
     """Return the rows of each chunk that this plan has loaded; what another plan loaded is forgotten."""
-    with connection, connection.cursor() as cursor:
-        cursor.execute(
-            "DELETE FROM bulk_upload.load_chunks WHERE batch_id = %s AND plan <> %s", (batch_id, plan)
-        )
-        cursor.execute(
-            "SELECT chunk_index, rows FROM bulk_upload.load_chunks WHERE batch_id = %s", (batch_id,)
-        )
-        committed = dict(cursor.fetchall())
-        if not committed:
-            # Refusals are noted with their chunk: without a chunk they belong to another plan, and a row that
-            # is refused again gets a new one.
-            cursor.execute(
-                "UPDATE bulk_upload.processing_errors "
-                "SET is_resolved = true, resolved_at = now(), resolved_by_batch = batch_id "
-                "WHERE batch_id = %s AND error_code IN (%s, %s) AND NOT is_resolved",
-                (batch_id, REFUSED, ALREADY_LOADED),
-            )
-    return committed
+    stated = {"batch_id": batch_id, "plan": plan, "by_loader": (REFUSED, ALREADY_LOADED)}
+    with connection.cursor() as cursor:
+        cursor.execute(_OPEN_LEDGER, stated)  # sent together, they are one transaction
+        return dict(cursor.fetchall())
 
 
 def _result(connection: Connection, batch_id: str) -> LoadResult:
-    with connection, connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(
             "SELECT coalesce(sum(inserted), 0)::bigint, coalesce(sum(updated), 0)::bigint, "
             "coalesce(sum(unchanged), 0)::bigint, coalesce(sum(refused), 0)::bigint, "

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from psycopg2 import sql
 
 from bulk_upload_pipeline.cells import unique_names
+from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.model import CodeCount, Severity, Sheet, place_in
 from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
 from bulk_upload_pipeline.overlap import in_order
@@ -46,21 +47,25 @@ _COPIED = (
 )
 
 
-def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch) -> None:
+def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch, has_findings: bool) -> None:
     """Replace the findings of a batch by those that are staged, in the caller's transaction.
 
     Errors of an earlier verdict that are no more are resolved by the batch itself. What the loader found stays
     as long as its chunks are loaded.
+
+    Args:
+        connection: The transaction.
+        batch_id: Whose findings they are.
+        staged: Where they lie.
+        has_findings: Whether the batch has any already.
     """
-    errors = processing_errors.c
-    judged_before = connection.scalar(sa.select(sa.exists().where(errors.batch_id == batch_id)))
-    if judged_before:
+    if has_findings:
         _settle_earlier(connection, batch_id)
     copy = f"COPY bulk_upload.processing_errors ({', '.join(_COPIED)}) FROM STDIN (FORMAT csv)"
     cursor = connection.connection.cursor()
     for text in _texts(batch_id, staged.finding_batches()):
         cursor.copy_expert(copy, text)
-    if judged_before:
+    if has_findings:
         forget_repeated(connection, batch_id)
 
 
@@ -121,7 +126,7 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
         "FROM bulk_upload.processing_errors WHERE batch_id = :batch_id AND NOT is_resolved "
         "GROUP BY error_code, severity ORDER BY severity, count(*) DESC, error_code"
     )
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         found: list[Any] = list(connection.execute(query, {"batch_id": batch_id}))
         if not found:
             return []
@@ -151,7 +156,7 @@ def without_source(engine: sa.Engine, batch_id: str) -> list[int]:
         .distinct()
         .where(errors.batch_id == batch_id, errors.error_code.in_(BY_DATABASE), errors.row_data.is_(None))
     )
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         return list(connection.scalars(query))
 
 

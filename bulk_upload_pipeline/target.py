@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.model import Totals
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def standing(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
 
 
 def _held(engine: sa.Engine, query: sa.TextClause, batch_ids: Collection[str]) -> dict[str, Held]:
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         rows = connection.execute(query, {"batch_ids": list(batch_ids)}).all()
     found = {row[0]: Held(row[1], Totals(row[2], row[3])) for row in rows}
     return {batch_id: found.get(batch_id, Held()) for batch_id in batch_ids}
@@ -98,13 +99,13 @@ def _held(engine: sa.Engine, query: sa.TextClause, batch_ids: Collection[str]) -
 def identity_is_kept(engine: sa.Engine) -> bool:
     """Return whether the database itself keeps the identity of a line unique, absent values included."""
     named = {"target": _TARGET, "identity": sorted(contract.IDENTITY)}
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         return bool(connection.scalar(_KEPT, named))
 
 
 def identities_held_twice(engine: sa.Engine, batch_id: str) -> int:
     """Return how many identities of a batch's invoices stand in the target more than once."""
-    with engine.connect() as connection:
+    with asking(engine) as connection:
         return int(connection.scalar(_TWICE, {"batch_id": batch_id}) or 0)
 
 

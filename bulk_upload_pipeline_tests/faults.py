@@ -166,23 +166,30 @@ def connection_class(faults):
 
     class Cursor(psycopg2.extensions.cursor):
         def execute(self, query, *args):
-            self._effect(query)
-            return super().execute(query, *args)
+            with self._effect(query):
+                return super().execute(query, *args)
 
         def executemany(self, query, *args):
-            self._effect(query)
-            return super().executemany(query, *args)
+            with self._effect(query):
+                return super().executemany(query, *args)
 
         def copy_expert(self, query, *args, **named):
-            self._effect(query)
-            return super().copy_expert(query, *args, **named)
+            with self._effect(query):
+                return super().copy_expert(query, *args, **named)
 
+        @contextmanager
         def _effect(self, query):
             text = query if isinstance(query, str) else query.as_string(self.connection)
             lock = next((name for name in LOCKS if name in text), None)
-            if lock or not text.lstrip().upper().startswith(READS):
-                self.connection.dirty = self.connection.dirty or not lock
+            writes = not lock and not text.lstrip().upper().startswith(READS)
+            if lock or writes:
                 faults.effect(lock or " ".join(text.split()[:3]), self.connection)
+            if writes and self.connection.autocommit:
+                yield
+                faults.effect("after COMMIT", self.connection)  # outside of a transaction it is one by itself
+            else:
+                self.connection.dirty = self.connection.dirty or writes
+                yield
 
     class Connection(psycopg2.extensions.connection):
         dirty = False

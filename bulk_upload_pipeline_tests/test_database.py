@@ -259,6 +259,26 @@ def test_errors_that_are_not_of_the_database_speak_for_themselves():
     assert not database.is_transient(psycopg2.ProgrammingError("x"))
 
 
+def test_questions_are_asked_outside_of_a_transaction_and_changes_within_one_again(engine):
+    with database.asking(engine) as connection:
+        first, second = (connection.scalar(sa.text("SELECT now()")) for _ in range(2))
+        process = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        connection.execute(sa.text("CREATE TABLE kept ()"))
+    assert first < second
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT pg_backend_pid()")) == process
+        connection.execute(sa.text("DROP TABLE kept"))
+        connection.rollback()
+        assert connection.scalar(sa.text("SELECT count(*) FROM kept")) == 0
+
+
+def test_a_connection_that_is_lost_while_it_asks_leaves_the_next_one_sound(engine):
+    with pytest.raises(sa.exc.OperationalError), database.asking(engine) as connection:
+        connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    with database.asking(engine) as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
 def test_the_rows_of_a_batch_are_found_among_those_of_runs_that_load_at_the_same_time(engine):
     names = ", ".join(
         ["invoice_number", "invoice_date", "quantity", "item_price", "upload_batch_id", "row_number"]

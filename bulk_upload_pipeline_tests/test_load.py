@@ -412,10 +412,10 @@ def test_a_batch_that_another_worker_holds_is_busy(engine, stage, monkeypatch):
 
 
 def cut(engine, which="application_name = 'bulk-upload'"):
-    """Cut connections of the load, as a restart of the server or a kill of the worker does."""
+    """Cut connections of the load, as a restart of the server or a kill of the worker does; they are gone then."""
     execute(
         engine,
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which} "
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {which} "
         "AND pid <> pg_backend_pid() AND datname = current_database()",
     )
 

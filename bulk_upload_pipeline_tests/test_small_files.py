@@ -14,6 +14,7 @@ from bulk_upload_pipeline import inspection, intake, ledger, processes, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
+from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.lanes import MOST_BYTES, MOST_FILES, SMALL_BYTES, share
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.benchmarks import flood
@@ -161,6 +162,35 @@ def assert_alike(shared, alone):
             k: v for k, v in facts.items() if k not in passing
         }, asset
         assert set(shared[0][asset]) == set(facts)
+
+
+def test_a_small_file_asks_the_database_little(line):
+    stages.take(line, drop(line, "first.csv", csv_of(good_row(n) for n in range(20))))
+    asked = []
+    sa.event.listen(line.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    account = stages.take(line, drop(line, "second.csv", csv_of(good_row(n) for n in range(20, 40))))
+    assert (account.state, account.rows_inserted) == (State.LOADED, 20)
+    asking, changing = (
+        [statement for statement in asked if statement.startswith(word)] for word in ("SELECT", "UPDATE")
+    )
+    # A file of a few rows takes as long as these do.
+    assert (len(asking), len(changing)) <= (9, 5)
+
+
+def test_nobody_else_comes_between_the_stages_of_a_small_file(line, monkeypatch):
+    monkeypatch.setattr("bulk_upload_pipeline.holding.BUSY_AFTER_S", 0.1)
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    really, refused = stages.load, []
+
+    def load_while_another_comes(taken, batch_id):
+        with pytest.raises(BatchBusyError):
+            stages.validate(line, batch_id)
+        refused.append(batch_id)
+        return really(taken, batch_id)
+
+    monkeypatch.setattr(stages, "load", load_while_another_comes)
+    assert stages.take(line, batch_id).state is State.LOADED
+    assert refused == [batch_id]
 
 
 def test_a_duplicate_has_its_receipt_and_nothing_else(line, instance):
