@@ -37,6 +37,11 @@ class Evidence:
         return ledger.committed_of(self.engine, self.batch_ids)
 
     @cached_property
+    def past(self) -> Mapping[str, list[Past]]:
+        """The files of its sender before each batch, the latest first."""
+        return history.before(self.engine, self.batch_ids)
+
+    @cached_property
     def held(self) -> Mapping[str, Held]:
         """What the target has of each batch."""
         return target.held(self.engine, self.batch_ids)
@@ -84,10 +89,10 @@ class Known:
             raise BatchNotFoundError(self.batch_id)
         return entry
 
-    @cached_property
+    @property
     def past(self) -> list[Past]:
         """The files of its sender before it, the latest first."""
-        return history.before(self._evidence.engine, self.batch_id)
+        return self._evidence.past[self.batch_id]
 
     @property
     def committed(self) -> LoadResult:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.model import LOADED_STATES
-from bulk_upload_pipeline.tables import upload_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 REMEMBERED = 20
 """How many files of a sender are looked back upon."""
@@ -33,13 +33,12 @@ of the usual rows, or two rejected rows of a hundred more than usual."""
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A file that was loaded before."""
+    """A file that was loaded before; of those of one sender only the latest has its header."""
 
     batch_id: str
     rows_read: int
     rows_rejected: int
     header: tuple[str, ...]
-    columns: frozenset[str]
 
     @property
     def rejected_rate(self) -> float:
@@ -47,41 +46,32 @@ class Past:
         return self.rows_rejected / self.rows_read if self.rows_read else 0.0
 
 
-def before(engine: sa.Engine, batch_id: str, limit: int = REMEMBERED) -> list[Past]:
-    """Return the files of the same profile that were loaded before a batch, the latest first.
+# What a file is compared with is read from the end of its sender's part of an index, for each file by itself.
+_BEFORE = sa.text(
+    "SELECT this.batch_id, past.batch_id, past.rows_read, past.rows_rejected, "
+    "CASE WHEN place = 1 THEN past.layout->'header' END "
+    "FROM bulk_upload.upload_batches AS this CROSS JOIN LATERAL ("
+    "SELECT b.batch_id, b.rows_read, b.rows_rejected, b.layout, "
+    "row_number() OVER (ORDER BY b.received_at DESC, b.batch_id DESC) AS place "
+    "FROM bulk_upload.upload_batches AS b WHERE b.profile = this.profile AND b.received_at <= this.received_at "
+    "AND b.batch_id <> this.batch_id AND b.state = ANY(:loaded) AND b.parent_batch_id IS NULL "
+    "AND b.layout IS NOT NULL ORDER BY b.received_at DESC, b.batch_id DESC LIMIT :most) AS past "
+    "WHERE this.batch_id = ANY(:batch_ids) ORDER BY this.batch_id, place"
+)
+
+
+def before(engine: sa.Engine, batch_ids: Collection[str], most: int = REMEMBERED) -> dict[str, list[Past]]:
+    """Return, for each of some batches, the files of its profile that were loaded before it, the latest first.
 
     Corrected rows that came back are no file of their own here.
     """
-    columns, this = upload_batches.c, upload_batches.alias("this")
-
-    def of_this(name: str) -> sa.ScalarSelect[Any]:
-        return sa.select(this.c[name]).where(this.c.batch_id == batch_id).scalar_subquery()
-
-    # No join: with both known beforehand, the latest are read from the end of the sender's part of an index.
-    query = (
-        sa.select(columns.batch_id, columns.rows_read, columns.rows_rejected, columns.layout)
-        .where(
-            columns.profile == of_this("profile"),
-            columns.received_at <= of_this("received_at"),
-            columns.batch_id != batch_id,
-            columns.state.in_(LOADED_STATES),
-            columns.parent_batch_id.is_(None),
-            columns.layout.is_not(None),
-        )
-        .order_by(columns.received_at.desc(), columns.batch_id.desc())
-        .limit(limit)
-    )
-    with engine.connect() as connection:
-        return [
-            Past(
-                row.batch_id,
-                row.rows_read,
-                row.rows_rejected,
-                tuple(row.layout["header"]),
-                frozenset(row.layout["mapping"]),
-            )
-            for row in connection.execute(query)
-        ]
+    stated = {"batch_ids": list(batch_ids), "loaded": [*map(str, LOADED_STATES)], "most": most}
+    found: dict[str, list[Past]] = {batch_id: [] for batch_id in batch_ids}
+    with asking(engine) as connection:
+        rows: Sequence[Any] = connection.execute(_BEFORE, stated).all()
+    for this, batch_id, rows_read, rows_rejected, header in rows:
+        found[this].append(Past(batch_id, rows_read, rows_rejected, tuple(header or ())))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

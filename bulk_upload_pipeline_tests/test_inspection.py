@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import evidence, inspection, ledger
+from bulk_upload_pipeline import evidence, history, inspection, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import checks
 from bulk_upload_pipeline.history import Past, usual
@@ -105,6 +105,17 @@ def test_a_file_much_larger_or_much_smaller_than_its_senders_others_stands_out(l
     assert not large.severe
 
 
+def test_the_past_of_files_that_are_asked_about_together_is_that_of_each_by_itself(line):
+    a_sender_with(line, 4)
+    batches = [batch.batch_id for batch in ledger.receipts(line.engine)]
+    together = history.before(line.engine, batches)
+    assert together == {batch: history.before(line.engine, [batch])[batch] for batch in batches}
+    latest, *_, first = batches
+    assert [past.batch_id for past in together[latest]] == batches[1:]
+    assert (together[latest][0].header, together[latest][0].rows_read) == (HEADER, 12)
+    assert together[first] == []
+
+
 def test_more_rejected_rows_than_usual_stand_out_even_when_the_file_is_not_loaded(line):
     a_sender_with(line, 5)
     found = inspected(inspection.usual_counts, line, through(line, "bad.csv", rows_from(9000, 12, bad=8)))
@@ -113,7 +124,7 @@ def test_more_rejected_rows_than_usual_stand_out_even_when_the_file_is_not_loade
 
 
 def test_a_sender_whose_files_differ_much_is_not_suspected_for_it():
-    past = [Past("b", rows, 0, (), frozenset()) for rows in (10, 100, 1_000, 40, 4_000, 400)]
+    past = [Past("b", rows, 0, ()) for rows in (10, 100, 1_000, 40, 4_000, 400)]
     assert usual(past).oddities(5_000, 0.01) == []
     assert usual(past[:4]) is None
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 import dagster as dg
 import sqlalchemy as sa
 from dagster_postgres import PostgresEventLogStorage
-from sqlalchemy.dialects.postgresql import insert
 
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import account
@@ -26,23 +25,18 @@ MOST_UNTOLD = 40
 
 _RECEIPTS = dg.AssetKey("upload_receipts")
 
-_checks = sa.table(
-    "asset_check_executions",
-    *map(
-        sa.column,
-        (
-            "asset_key",
-            "check_name",
-            "partition",
-            "run_id",
-            "execution_status",
-            "evaluation_event",
-            "evaluation_event_timestamp",
-            "evaluation_event_storage_id",
-        ),
-    ),
+_KEEP_RESULTS = sa.text(
+    "INSERT INTO asset_check_executions AS c (asset_key, check_name, partition, run_id, execution_status, "
+    "evaluation_event, evaluation_event_timestamp, evaluation_event_storage_id) "
+    "SELECT result.asset_key, check_name, result.partition, run_id, status, event, timestamp, id "
+    "FROM unnest(CAST(:ids AS bigint[]), CAST(:asset_keys AS text[]), CAST(:check_names AS text[]), "
+    "CAST(:partitions AS text[]), CAST(:statuses AS text[])) "
+    "AS result (id, asset_key, check_name, partition, status) JOIN event_logs USING (id) "
+    "ON CONFLICT (asset_key, check_name, run_id, partition) DO UPDATE SET "
+    "execution_status = excluded.execution_status, evaluation_event = excluded.evaluation_event, "
+    "evaluation_event_timestamp = excluded.evaluation_event_timestamp, "
+    "evaluation_event_storage_id = excluded.evaluation_event_storage_id"
 )
-_ONE_RESULT = ("asset_key", "check_name", "run_id", "partition")
 
 
 class Telling:
@@ -151,26 +145,14 @@ class _Drafts:
 
 def _store_evaluations(storage: PostgresEventLogStorage, entries: Sequence[dg.EventLogEntry]) -> None:
     stored = storage.prepare_insert_event_batch(entries)
-    columns = stored.table.c
+    events = [entry.get_dagster_event().event_specific_data for entry in entries]
+    evaluations = cast("list[dg.AssetCheckEvaluation]", events)
     with storage.index_transaction() as connection:
-        rows: Sequence[Any] = connection.execute(
-            stored.returning(columns.id, columns.event, columns.timestamp)
-        ).all()
-        results = [_result(entry, *row) for entry, row in zip(entries, rows, strict=True)]
-        insertion = insert(_checks).values(results)
-        again = {name: insertion.excluded[name] for name in results[0] if name not in _ONE_RESULT}
-        connection.execute(insertion.on_conflict_do_update(index_elements=_ONE_RESULT, set_=again))
-
-
-def _result(entry: dg.EventLogEntry, event_id: int, event: str, timestamp: object) -> dict[str, object]:
-    evaluation = cast("dg.AssetCheckEvaluation", entry.get_dagster_event().event_specific_data)
-    return {
-        "asset_key": evaluation.asset_key.to_string(),
-        "check_name": evaluation.check_name,
-        "partition": evaluation.partition,
-        "run_id": entry.run_id,
-        "execution_status": "SUCCEEDED" if evaluation.passed else "FAILED",
-        "evaluation_event": event,
-        "evaluation_event_timestamp": timestamp,
-        "evaluation_event_storage_id": event_id,
-    }
+        results = {
+            "ids": list(connection.scalars(stored.returning(stored.table.c.id))),
+            "asset_keys": [evaluation.asset_key.to_string() for evaluation in evaluations],
+            "check_names": [evaluation.check_name for evaluation in evaluations],
+            "partitions": [evaluation.partition for evaluation in evaluations],
+            "statuses": ["SUCCEEDED" if evaluation.passed else "FAILED" for evaluation in evaluations],
+        }
+        connection.execute(_KEEP_RESULTS, results)
