@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: 
         workers: Threads for `work`.
     """
     source = iter(items)
+    first = list(islice(source, 2))
+    if len(first) < 2:
+        yield from map(work, first)  # threads would take longer than the one chunk of a small file
+        return
+    source = chain(first, source)
     with ThreadPoolExecutor(1, "items") as reader, ThreadPoolExecutor(workers, "work") as pool:
         coming = reader.submit(_next, source)
         under_way: deque[Future[Result]] = deque()

@@ -151,7 +151,8 @@ class StagedBatch:
 
     @cached_property
     def _repeated(self) -> tuple[np.ndarray, np.ndarray]:
-        table = pq.read_table(self.occurrences_path)
+        with pq.ParquetFile(self.occurrences_path) as file:
+            table = file.read(use_threads=False)
         return table["row_number"].to_numpy(), table["line_occurrence"].to_numpy()
 
 

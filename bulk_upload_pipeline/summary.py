@@ -95,6 +95,7 @@ def _template() -> jinja2.Template:
     return environment.from_string(_text("summary.html.jinja"))
 
 
+@cache
 def _text(name: str) -> str:
     return resources.files("bulk_upload_pipeline").joinpath("pages", name).read_text("utf-8")
 

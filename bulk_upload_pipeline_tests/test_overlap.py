@@ -41,6 +41,14 @@ def test_never_more_items_are_held_than_workers_and_the_one_being_read():
     assert most <= 4
 
 
+@pytest.mark.parametrize("items", [[], ["only"]])
+def test_what_has_nothing_beside_it_is_worked_on_where_it_is_asked_for(items):
+    def work(item):
+        return item, threading.current_thread()
+
+    assert list(in_order(work, iter(items))) == [(item, threading.current_thread()) for item in items]
+
+
 def test_an_error_of_the_work_is_raised():
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda item: 1 // (5 - item), range(10)))
