@@ -8,8 +8,8 @@ rooms that know its details.
 * What is it? `recognise`, by its content: `formats`, `encodings`, `dialects`, `headers`; `unpack` and `archives`
   for packed files; `origin` and `corrections` for a file that corrects an earlier one.
 * `read`: file to chunks of text. `delimited` and `records` for CSV and its kin, `parts` for the largest of them;
-  `spreadsheets`, `sheet_blocks`, `sheet_parts`, `sheet_cutter`, `whole_sheets`, `sheet_trial`; `documents` for
-  JSON; `columnar` for Parquet; `figures` for their floats; `chunking` and `fragments` for all.
+  `spreadsheets`, `sheet_blocks`, `sheet_parts`, `sheet_cutter`, `shared_texts`, `whole_sheets`, `sheet_trial`;
+  `documents` for JSON; `columnar` for Parquet; `figures` for their floats; `chunking` and `fragments` for all.
 * `parse`: text to typed columns. `cells`, `decimals`, `numerals`, `dates`, `texts`.
 * `validate`: typed chunk to verdict, by the `rules` of the `contract`. `verbatim` keeps the row as it stood.
 * `stage`: verdicts to rows that load and findings, in the form of `staged` and `found`. `judging` is all of this for

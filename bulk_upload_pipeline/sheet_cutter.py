@@ -13,12 +13,18 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.headers import MOST_COLUMNS
+from bulk_upload_pipeline.unpack import refuse_bomb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bulk_upload_pipeline.shared_texts import SharedTexts
+
 ROWS_OF_PART = 16_000
 BYTES_OF_PART = 32 << 20
+TEXTS_OF_PART = 16 << 20
+"""Bytes of long texts that the rows of a part name, each as often as they do."""
+
 LONGEST_ROW = 16 << 20
 """Bytes of XML of one row; beyond it a cell holds more than any cell of an invoice."""
 
@@ -88,10 +94,14 @@ class Cutter:
     Args:
         stream: The XML.
         name: Of the sheet, for findings.
+        texts: Those that its cells may name.
+        packed: Bytes of the whole file.
     """
 
-    def __init__(self, stream: IO[bytes], name: str) -> None:
+    def __init__(self, stream: IO[bytes], name: str, texts: SharedTexts, packed: int) -> None:
         self._stream, self._name = stream, name
+        self._texts, self._packed = texts, packed
+        self._named = 0
         self._row = 1
         self._pending, self._ended = self._behind_opening()
 
@@ -159,11 +169,7 @@ class Cutter:
                 raise _damaged(f"the sheet {self._name!r} has no end")
             pending += block
             if len(pending) > LONGEST_ROW:
-                raise UnreadableError(
-                    file_finding(
-                        "LINE_TOO_LONG", f"a row of the sheet {self._name!r} below row {self._row - 1:,}"
-                    )
-                )
+                raise self._too_long()
 
     def _behind_opening(self) -> tuple[bytes, bool]:
         """Pass over what stands above the rows; return what follows, and whether there are none."""
@@ -232,7 +238,7 @@ class Cutter:
         if not pieces:
             return
         numbers = self._numbers(pieces)
-        cuts = self._cuts(numbers, rows)
+        cuts = sorted({*self._cuts(numbers, rows), *self._cuts_by_texts(pieces)})
         starts = self._starts(rows) if len(cuts) > 1 else [0]
         for at, until in zip(cuts, [*cuts[1:], None], strict=True):
             some = rows if len(cuts) == 1 else rows[starts[at] : starts[until] if until else len(rows)]
@@ -278,6 +284,30 @@ class Cutter:
             if wide_gap or number - numbers[cuts[-1]] >= room or at - cuts[-1] >= ROWS_OF_PART:
                 cuts.append(at)
         return cuts
+
+    def _cuts_by_texts(self, rows: list[bytes]) -> list[int]:
+        """Return where to cut so that no part names many bytes of texts.
+
+        Raises:
+            UnreadableError: A row names more than any row has, or all of them more than the file can explain.
+        """
+        weights = self._texts.weights(rows, TEXTS_OF_PART) or []
+        if weights and max(weights) > LONGEST_ROW:
+            raise self._too_long()
+        cuts, size = [], 0
+        for at, weight in enumerate(weights):
+            if size + weight > TEXTS_OF_PART:
+                cuts.append(at)
+                size = 0
+            size += weight
+        self._named += sum(weights)
+        refuse_bomb(self._named, self._packed)
+        return cuts
+
+    def _too_long(self) -> UnreadableError:
+        return UnreadableError(
+            file_finding("LINE_TOO_LONG", f"a row of the sheet {self._name!r} below row {self._row - 1:,}")
+        )
 
 
 def column_number(letters: bytes) -> int:

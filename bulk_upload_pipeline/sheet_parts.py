@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.shared_texts import SharedTexts
 from bulk_upload_pipeline.sheet_cutter import Cutter, refuse_entities
 from bulk_upload_pipeline.unpack import damage_as_finding
 
@@ -62,6 +63,8 @@ class XlsxParts:
         self._folder = TemporaryDirectory(prefix="bulk-upload-sheets-")
         self._base = Path(self._folder.name) / "base.xlsx"
         self.workbook = Path(self._folder.name) / "part.xlsx"
+        self._texts = SharedTexts()
+        self._packed = path.stat().st_size
         try:
             with damage_as_finding():
                 self._zip = zipfile.ZipFile(path)
@@ -108,7 +111,7 @@ class XlsxParts:
             if _TEXTS in self._names:
                 texts = self._zip.open(self._names[_TEXTS])
                 with texts as source, base.open("xl/sharedStrings.xml", "w") as target:
-                    _copy_texts(source, target)
+                    _copy_texts(source, target, self._texts)
 
     def _small(self, plain: str) -> bytes:
         name = self._names.get(plain)
@@ -171,7 +174,7 @@ class XlsxParts:
             UnreadableError: The sheet is damaged, or has a row too long or a column too many.
         """
         with damage_as_finding(), self._zip.open(sheet.part) as stream:
-            yield from Cutter(stream, sheet.name).parts()
+            yield from Cutter(stream, sheet.name, self._texts, self._packed).parts()
 
     def ends(self, sheet: SheetFile, rows: int) -> Ends:
         """Return up to `rows` rows from the top and from the bottom of a sheet, and the cells merged at the top.
@@ -180,7 +183,7 @@ class XlsxParts:
             UnreadableError: The sheet is damaged, as far as it is looked at.
         """
         with damage_as_finding(), self._zip.open(sheet.part) as stream:
-            return Cutter(stream, sheet.name).ends(rows)
+            return Cutter(stream, sheet.name, self._texts, self._packed).ends(rows)
 
     def laid(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Lay up to `PARTS_AT_ONCE` parts into `workbook`, as sheets named `1`, `2` ..., and yield each."""
@@ -193,7 +196,7 @@ class XlsxParts:
                 yield part
 
 
-def _copy_texts(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy_texts(source: IO[bytes], target: IO[bytes], known: SharedTexts) -> None:
     size = texts = 0
     while block := source.read(_BLOCK):
         if size == 0:
@@ -204,7 +207,9 @@ def _copy_texts(source: IO[bytes], target: IO[bytes]) -> None:
             raise UnreadableError(
                 file_finding("TOO_LARGE_INSIDE", "the texts of the workbook are more than any invoices have")
             )
+        known.learn(block)
         target.write(block)
+    known.close()
 
 
 def _plain(name: str) -> str:

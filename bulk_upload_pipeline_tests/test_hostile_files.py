@@ -45,9 +45,9 @@ def zipped(name, blocks, more=()):
     return sink.getvalue()
 
 
-def swollen(part, blocks):
-    """The small workbook with a part of its own size."""
-    with zipfile.ZipFile(io.BytesIO(SMALL)) as source:
+def swollen(part, blocks, workbook=SMALL):
+    """A workbook, the small one or another, with a part of its own size."""
+    with zipfile.ZipFile(io.BytesIO(workbook)) as source:
         others = [(name, source.read(name)) for name in source.namelist() if name != part]
     return zipped(part, blocks, others)
 
@@ -136,6 +136,30 @@ def parquet_of(rows, text, **named):
     return sink.getvalue()
 
 
+def naming(rows, size):
+    """A workbook of which each row names one text of that size, besides what makes it an invoice line."""
+    texts = list(dict.fromkeys([*HEADER, *good_row(1).values()]))
+    long = len(texts)
+    shared = b"".join(b"<si><t>%s</t></si>" % text.encode() for text in [*texts, "x" * size])
+    cells = [texts.index(value) for value in good_row(1).values()]
+    cells[list(HEADER).index("Item Name")] = long
+
+    def row(number, named):
+        inside = b"".join(
+            b'<c r="%c%d" t="s"><v>%d</v></c>' % (65 + at, number, text) for at, text in enumerate(named)
+        )
+        return b'<row r="%d">%s</row>' % (number, inside)
+
+    sheet = b"".join(row(number, cells) for number in range(2, rows + 2))
+    header = row(1, [texts.index(name) for name in HEADER])
+    with_texts = swollen("xl/sharedStrings.xml", [b"<sst>", shared, b"</sst>"])
+    return swollen(
+        "xl/worksheets/sheet1.xml",
+        [b"<worksheet><sheetData>", header, sheet, b"</sheetData></worksheet>"],
+        with_texts,
+    )
+
+
 def with_moved_list(content):
     """A .zip that says it begins before the file does."""
     at = content.rindex(b"PK\5\6") + 16
@@ -210,6 +234,8 @@ HOSTILE = {
         lambda: b"[%s%s]" % (json.dumps(good_row(1)).encode(), b",{}" * 200_000),
         "MOSTLY_FRAGMENTS",
     ),
+    "a text that 30,000 rows name.xlsx": (lambda: naming(30_000, 30_000), "TOO_LARGE_INSIDE"),
+    "a text of 100 KB that 300 rows name.xlsx": (lambda: naming(300, 100_000), "TEXT_TOO_LONG"),
     "a text that 100,000 rows share.parquet": (lambda: parquet_of(100_000, "x" * 9_000), "TOO_LARGE_INSIDE"),
     "a text of a megabyte, 300 times.parquet": (
         lambda: parquet_of(300, "x" * (1 << 20), use_dictionary=False),
