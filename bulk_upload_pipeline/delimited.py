@@ -25,6 +25,7 @@ from bulk_upload_pipeline.fragments import counted_stretches, filled_records
 from bulk_upload_pipeline.model import DamagedRow
 from bulk_upload_pipeline.parts import PartStream, bytes_in_file
 from bulk_upload_pipeline.records import (
+    count_lines,
     fits,
     line_starts,
     next_line,
@@ -140,7 +141,7 @@ class _Reader:
     def _split(self, stretch: Stretch) -> tuple[_Rows, list[_Damage]]:
         if stretch.apart is not None:
             return self._split_apart(stretch.data, stretch.apart)
-        filled = filled_records(stretch.data, self._delimiter, self.columns)
+        filled = filled_records(stretch.data, stretch.lines, self._delimiter, self.columns)
         table, odd = self._parse(filled.data)
         # Where records begin matters only beside others that Arrow did not take; else their order is enough.
         starts = filled.of(record_starts(stretch.data)) if odd else np.arange(table.num_rows)
@@ -153,7 +154,7 @@ class _Reader:
             [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(data)], strict=True
         )
         plain = b"".join(data[start:end] for start, end in between)
-        filled = filled_records(plain, self._delimiter, self.columns)
+        filled = filled_records(plain, count_lines(plain), self._delimiter, self.columns)
         table, odd = self._parse(filled.data, quoting=False)
         rows, damage = self._settled(table, filled.of(starts_outside(data, spans)), odd)
         good = [one for one in apart if one.cells is not None and fits(one.cells, self.columns)]

@@ -25,7 +25,7 @@ import numpy as np
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.records import count_lines, line_starts, record_starts, starts_outside
+from bulk_upload_pipeline.records import line_starts, record_starts, starts_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,7 +107,7 @@ class Filled(NamedTuple):
         return starts if self.stayed is None else starts[self.stayed]
 
 
-def filled_records(data: bytes, delimiter: str, columns: int) -> Filled:
+def filled_records(data: bytes, lines: int, delimiter: str, columns: int) -> Filled:
     """Leave empty records out of a text at once, where there may be many: one by one, millions take minutes.
 
     They are those that a look at each cell would leave out: too few cells with nothing but blanks in them, or cells
@@ -115,10 +115,11 @@ def filled_records(data: bytes, delimiter: str, columns: int) -> Filled:
 
     Args:
         data: Text of which every quotation mark is in its place.
+        lines: How many line ends are in it.
         delimiter: One ASCII character.
         columns: Cells of a record that is whole.
     """
-    if not _is_thin(data, count_lines(data), columns):
+    if not _is_thin(data, lines, columns):
         return Filled(data)
     starts = record_starts(data)
     if not len(starts):
@@ -159,9 +160,9 @@ def _is_thin(data: bytes, lines: int, columns: int) -> bool:
 
 def _weighed(stretch: Stretch, delimiter: str, columns: int) -> tuple[int, int]:
     """Return how many records with anything in them a stretch has, and the bytes of their content."""
-    data, lines = stretch.data, count_lines(stretch.data)
-    if not _is_thin(data, lines, columns):
-        return lines, len(data)
+    data = stretch.data
+    if not _is_thin(data, stretch.lines, columns):
+        return stretch.lines, len(data)
     starts = _starts(stretch)
     if not len(starts):
         return 0, 0

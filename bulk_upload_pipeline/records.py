@@ -52,6 +52,7 @@ class Stretch:
     Attributes:
         data: UTF-8 text.
         line: Number of the physical line at which it begins, from 1.
+        lines: How many line ends are in it.
         bytes_done: Bytes of text up to its end.
         apart: None when every quotation mark stands where RFC 4180 wants it. Otherwise the records of all
             lines with a quotation mark, split one by one; the other lines are records as they stand.
@@ -59,6 +60,7 @@ class Stretch:
 
     data: bytes
     line: int
+    lines: int
     bytes_done: int
     apart: tuple[Record, ...] | None = None
 
@@ -174,15 +176,16 @@ def stretches(blocks: Iterable[bytes], delimiter: str, columns: int, *, line: in
         if cut.end:
             done += cut.end
             data = pending[: cut.end]
-            yield Stretch(data, line, done, cut.apart)
-            line += count_lines(data)
+            lines = count_lines(data)
+            yield Stretch(data, line, lines, done, cut.apart)
+            line += lines
             pending = pending[cut.end :]
         elif len(pending) > LONGEST_LINE:
             raise too_long(line)
     done += len(pending)
     pending = _without_end_mark(pending)
     if pending:
-        yield Stretch(pending, line, done, cutter.rest(pending).apart)
+        yield Stretch(pending, line, count_lines(pending), done, cutter.rest(pending).apart)
 
 
 def _without_end_mark(text: bytes) -> bytes:
@@ -307,9 +310,9 @@ class _Cutter:
 
         One that has not is none, see `split_apart`: then any of its lines may open what goes on behind `codes`.
         """
-        begins, ends = _over_several_lines(line_starts(data[: len(codes)]), quotes, len(codes))
-        if not len(begins):
+        if not _breaks_in_cells(codes, quotes):
             return True
+        begins, ends = _over_several_lines(line_starts(data[: len(codes)]), quotes, len(codes))
         marks = np.flatnonzero(codes == ord(self._delimiter))
         quoted = np.searchsorted(marks, quotes[1::2]) - np.searchsorted(marks, quotes[0::2])
         quoted_before = np.append(0, np.cumsum(quoted))[np.searchsorted(quotes, (begins, ends)) // 2]
@@ -319,6 +322,19 @@ class _Cutter:
         return bool((cells >= self._columns).all()) and all(
             fits(record.cells or (), self._columns) for record in more
         )
+
+
+def _breaks_in_cells(codes: np.ndarray, quotes: np.ndarray) -> bool:
+    """Return whether a line ends within a quoted cell; where few cells are quoted, by a look at those only."""
+    opening, closing = quotes[0::2], quotes[1::2]
+    lengths = closing - opening
+    if 8 * int(lengths.sum()) > len(codes):
+        quoted = codes[opening[0] :]
+        breaks = np.flatnonzero((quoted == _LF) | (quoted == _CR)) + opening[0]
+        return bool((np.searchsorted(quotes, breaks) % 2).any())
+    behind = np.cumsum(lengths)
+    quoted = codes[np.arange(behind[-1]) + np.repeat(opening - behind + lengths, lengths)]
+    return bool(((quoted == _LF) | (quoted == _CR)).any())
 
 
 def _over_several_lines(starts: np.ndarray, quotes: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:

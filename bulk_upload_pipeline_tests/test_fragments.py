@@ -123,7 +123,7 @@ def test_a_text_that_several_workers_would_share_is_refused_before_they_do(few, 
 
 def test_nobody_looks_whether_lines_as_long_as_invoices_are_fragments():
     with patch.object(fragments, "_held", side_effect=AssertionError):
-        assert fragments.filled_records(body(500).encode(), ",", len(HEADER)).stayed is None
+        assert fragments.filled_records(body(500).encode(), 500, ",", len(HEADER)).stayed is None
 
 
 LINE = st.sampled_from(
