@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline import findings as catalogue
+from bulk_upload_pipeline.chunking import LONG_ROW, MOST_TEXT
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.overlap import in_order
 from bulk_upload_pipeline.pace import Pace
@@ -101,7 +102,8 @@ def already_corrected(standing: Mapping[int, str]) -> pa.Table | None:
 def plan_of(judging: Judging, sha256: str | None) -> str:
     """Return a digest of all that decides which rows are staged in which chunk."""
     layout, profile = asdict(judging.layout), asdict(judging.profile)
-    decisive: list[object] = [sha256, layout, profile, contract.RULES_VERSION, judging.chunk_rows]
+    cut = (judging.chunk_rows, MOST_TEXT, LONG_ROW)
+    decisive: list[object] = [sha256, layout, profile, contract.RULES_VERSION, cut]
     if judging.corrected:
         decisive.append(sorted(judging.corrected))
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
