@@ -21,6 +21,16 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 
+LONGEST = ("test_up", "test_faults", "test_local", "test_benchmarks", "test_three_weeks", "test_formats")
+"""Rooms that take longest, since they wait for other processes: the last of several workers must not start with one."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest rooms; each is given to a worker as a whole (`--dist=loadfile`)."""
+    order = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session")
 def postgres_url():
     """URL of database `postgres` on an embedded server of this session."""
