@@ -31,6 +31,8 @@ from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, lin
 
 PROFILES = load_profiles()
 LINES = 5_000
+PACKED_LINES = 500
+"""All of them go through every packing in `test_same_lines`, which takes longer."""
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +114,13 @@ def test_the_same_lines_come_out_of_the_encodings_of_one_byte(table, tmp_path, k
 
 @pytest.mark.parametrize("kind", ["csv", "utf-16", "json", "jsonl", "parquet", "xlsx", "xlsb", "xls", "ods"])
 def test_the_same_lines_come_out_of_every_packing(table, expected, tmp_path, kind):
-    for ending, content in writers.packed(DOCUMENTS[kind](table)).items():
+    for ending, content in writers.packed(DOCUMENTS[kind](table[: PACKED_LINES + 1])).items():
         path = tmp_path / f"a wrong name.pdf{ending}"
         path.write_bytes(content)
         valid, findings, layout = judged(path)
         assert layout.compression == {"": None, ".gz": "gzip", ".zip": "zip"}[ending]
         assert findings == []
-        assert valid.equals(expected)
+        assert valid.equals(expected.slice(0, PACKED_LINES))
 
 
 def test_lines_that_came_in_one_format_stay_unchanged_when_they_come_in_another(
