@@ -21,8 +21,8 @@ VALUES: tuple[str, ...] = (*contract.NAMES, "extra")
 ROW: tuple[str, ...] = (*VALUES, "line_occurrence", "upload_batch_id", "row_number")
 """What the loader writes. `id`, `created_at` and `updated_at` are PostgreSQL's own."""
 
-SLICE_ROWS = 10_000
-"""Rows encoded at once: about 4 MB of text, so that the server works while the next are encoded."""
+SLICE_ROWS = 5_000
+"""Rows encoded at once: about 2 MB of text, so that the server works while the next are encoded."""
 
 READ_BYTES = 1 << 20
 

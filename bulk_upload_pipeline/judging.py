@@ -17,7 +17,7 @@ from bulk_upload_pipeline import contract
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.chunking import LONG_ROW, MOST_TEXT
 from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.overlap import in_order
+from bulk_upload_pipeline.overlap import ahead
 from bulk_upload_pipeline.pace import Pace
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def give_memory_back_soon() -> None:
 
 def judged_chunks(judging: Judging) -> Iterator[tuple[ChunkVerdict, int]]:
     """Yield the verdict on each chunk in file order, and the bytes of the file up to its end."""
-    return in_order(judging.judge, judging.chunks())
+    return map(judging.judge, ahead(judging.chunks()))
 
 
 def stage(judging: Judging, staged: StagedBatch, plan: str) -> Verdict:

@@ -6,8 +6,7 @@ import codecs
 import csv
 import io
 from dataclasses import replace
-from functools import partial
-from itertools import accumulate, chain, islice
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,12 +19,12 @@ from bulk_upload_pipeline.cells import unique_names
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.model import CodeCount, Severity, Sheet, place_in
 from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
-from bulk_upload_pipeline.overlap import in_order
+from bulk_upload_pipeline.overlap import ahead
 from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
 from bulk_upload_pipeline.verbatim import row_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from bulk_upload_pipeline.model import Finding
@@ -63,7 +62,8 @@ def keep(connection: sa.Connection, batch_id: str, staged: StagedBatch, has_find
         _settle_earlier(connection, batch_id)
     copy = f"COPY bulk_upload.processing_errors ({', '.join(_COPIED)}) FROM STDIN (FORMAT csv)"
     cursor = connection.connection.cursor()
-    for text in _texts(batch_id, staged.finding_batches()):
+    # The next are written as CSV while PostgreSQL takes some.
+    for text in ahead(_as_csv(batch_id, batch) for batch in staged.finding_batches()):
         cursor.copy_expert(copy, text)
     if has_findings:
         forget_repeated(connection, batch_id)
@@ -303,13 +303,6 @@ def _write_csv(engine: sa.Engine, query: sql.Composable, header: Sequence[str], 
         copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(query)
         cursor.copy_expert(copy.as_string(connection.connection.driver_connection), file)
     unfinished.replace(path)
-
-
-def _texts(batch_id: str, batches: Iterator[pa.RecordBatch]) -> Iterator[io.BytesIO]:
-    """Return findings as CSV for COPY; of many, the next are made while PostgreSQL takes one."""
-    few = list(islice(batches, 2))
-    as_csv = partial(_as_csv, batch_id)
-    return map(as_csv, few) if len(few) < 2 else in_order(as_csv, chain(few, batches), workers=1)
 
 
 def _as_csv(batch_id: str, batch: pa.RecordBatch) -> io.BytesIO:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 IDENTITIES, IDENTITY_ROWS = "identities.u64", "identity_rows.i64"
 
-IDENTITIES_AT_ONCE = 2_000_000
+IDENTITIES_AT_ONCE = 500_000
 """Identities that are sorted in memory at once: 16 bytes each."""
 
 IDENTITIES_READ_AT_ONCE = 500_000

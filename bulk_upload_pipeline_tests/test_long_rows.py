@@ -50,7 +50,7 @@ WRITERS = {
 
 def judging_of(path):
     layout = recognise(path, PROFILES)
-    return Judging(path, layout, PROFILES[layout.profile], 12_500, 0.5, lambda progress: None)
+    return Judging(path, layout, PROFILES[layout.profile], 10_000, 0.5, lambda progress: None)
 
 
 @pytest.mark.parametrize("kind", WRITERS)

@@ -1,4 +1,4 @@
-"""Stages beside each other: in order, bounded, and with their errors."""
+"""What is made ahead comes in order, bounded and with its errors; and progress is told."""
 
 from __future__ import annotations
 
@@ -7,60 +7,50 @@ import threading
 import pytest
 
 from bulk_upload_pipeline import pace
-from bulk_upload_pipeline.overlap import in_order
+from bulk_upload_pipeline.overlap import ahead
 from bulk_upload_pipeline.pace import Pace, in_words
 
 
-def test_results_come_in_the_order_of_the_items_whichever_is_done_first():
-    second_done = threading.Event()
-
-    def work(item):
-        if item == 0:
-            second_done.wait(10)
-        if item == 1:
-            second_done.set()
-        return item
-
-    assert list(in_order(work, range(20))) == list(range(20))
-
-
-def test_never_more_items_are_held_than_workers_and_the_one_being_read():
-    held, most, lock = 0, 0, threading.Lock()
+def test_the_next_item_is_made_while_the_caller_has_one():
+    made = [threading.Event() for _ in range(20)]
 
     def items():
-        nonlocal held, most
-        for item in range(50):
-            with lock:
-                held += 1
-                most = max(most, held)
+        for item, done in enumerate(made):
+            done.set()
             yield item
 
-    for _ in in_order(lambda item: item, items(), workers=2):
-        with lock:
-            held -= 1
-    assert most <= 4
+    for expected, item in enumerate(ahead(items())):
+        assert item == expected
+        assert all(done.wait(10) for done in made[: item + 2])
 
 
-@pytest.mark.parametrize("items", [[], ["only"]])
-def test_what_has_nothing_beside_it_is_worked_on_where_it_is_asked_for(items):
-    def work(item):
-        return item, threading.current_thread()
+def test_never_more_than_one_item_waits_for_the_caller():
+    made = 0
 
-    assert list(in_order(work, iter(items))) == [(item, threading.current_thread()) for item in items]
-
-
-def test_an_error_of_the_work_is_raised():
-    with pytest.raises(ZeroDivisionError):
-        list(in_order(lambda item: 1 // (5 - item), range(10)))
-
-
-def test_an_error_of_the_items_is_raised():
     def items():
-        yield 1
+        nonlocal made
+        for item in range(50):
+            made += 1
+            yield item
+
+    assert all(made <= taken + 1 for taken, _ in enumerate(ahead(items()), start=1))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_has_nothing_beside_it_is_made_where_it_is_asked_for(count):
+    makers = ahead(threading.current_thread() for _ in range(count))
+    assert list(makers) == [threading.current_thread()] * count
+
+
+def test_an_error_of_the_items_is_raised_behind_those_before_it():
+    def items():
+        yield from range(3)
         raise KeyError("gone")
 
+    coming = ahead(items())
+    assert [next(coming) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError):
-        list(in_order(lambda item: item, items()))
+        next(coming)
 
 
 @pytest.fixture

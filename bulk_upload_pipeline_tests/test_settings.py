@@ -14,7 +14,7 @@ from bulk_upload_pipeline.settings import Keeping, read_settings
 def test_an_empty_environment_means_the_defaults():
     settings = read_settings({})
     assert settings.home.root == Path("data").absolute()
-    assert (settings.database_url, settings.max_error_rate, settings.chunk_rows) == (None, 0.5, 12_500)
+    assert (settings.database_url, settings.max_error_rate, settings.chunk_rows) == (None, 0.5, 10_000)
 
 
 def test_every_variable_is_read(tmp_path):
