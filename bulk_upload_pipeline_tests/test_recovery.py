@@ -462,13 +462,13 @@ def test_a_file_that_changes_while_it_is_judged_goes_back_to_waiting(line, batch
     whole = csv_of(good_row(n) for n in range(30))
     stages.upload(line, batch_id)
     archived = stages.archived_file(line, stages.ledger.batch(line.engine, batch_id))
-    really = judging.in_order
+    really = judging.ahead
 
     def judged_while_somebody_writes(*arguments):
         archived.write_text(whole)
         return really(*arguments)
 
-    monkeypatch.setattr(judging, "in_order", judged_while_somebody_writes)
+    monkeypatch.setattr(judging, "ahead", judged_while_somebody_writes)
     with pytest.raises(FileStillChangingError):
         stages.validate(line, batch_id)
     assert receipt(line, batch_id).state is State.WAITING
