@@ -22,6 +22,7 @@ def test_a_load_is_measured_beside_what_postgresql_does_by_hand():
     assert outcome.details["peak_mb"] > 50
 
 
+@pytest.mark.scale
 def test_files_that_are_dropped_at_once_share_runs_and_each_has_its_own_account():
     """A real `up` takes them; the measure itself refuses a batch without all of its events."""
     (outcome,) = benchmarks.run(SMOKE, ("S8",))
