@@ -78,7 +78,7 @@ def judge(chunk: TypedChunk, layout: Layout, profile: Profile, today: date) -> C
 
 @cache
 def prepare() -> None:
-    """Load pandera and let it register what it validates with; call it before judging in several threads.
+    """Load pandera and let it register what it validates with; call it before another thread works beside.
 
     It does so at its first use, by imports that lock each other out when two threads come first at once.
     """
