@@ -11,6 +11,7 @@ they were before, and it locks and dirties every row that is equal. Here a row t
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -22,7 +23,7 @@ from bulk_upload_pipeline.model import LoadResult, Severity, Totals
 from bulk_upload_pipeline.stale import TOUCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pyarrow as pa
     from psycopg2.extensions import cursor as Cursor
@@ -40,9 +41,6 @@ _ROUNDS = 3
 """Attempts to place a row that others insert or delete between our looking for it and our inserting it."""
 
 _NULLABLE = contract.IDENTITY[:3]
-_ORDER = ", ".join(f's.{name} COLLATE "C"' for name in _NULLABLE) + ", s.line_occurrence"
-"""The order in which every merge takes its locks, so that two merges of the same invoices seldom deadlock.
-Rows are copied in it, so that inserting needs no sort; it is Arrow's order of text, too."""
 
 
 def _staged_type(name: str) -> str:
@@ -64,6 +62,15 @@ _CREATE = (
     f"({', '.join(f'{name} {_staged_type(name)}' for name in ROW)}) ON COMMIT DELETE ROWS"
 )
 
+
+def _gone(placed: str) -> str:
+    """Return SQL by which rows leave, as long as others stay: the last ones go with the transaction."""
+    return (
+        f"DELETE FROM {_STAGED} AS s USING {placed} WHERE s.row_number = {placed}.row_number "  # noqa: S608
+        f"AND (SELECT count(*) FROM {placed}) < %(remaining)s"
+    )
+
+
 _INSERT = f"""
 WITH placed AS (
     INSERT INTO {TARGET} ({", ".join(ROW)})
@@ -71,7 +78,7 @@ WITH placed AS (
     ON CONFLICT ({", ".join(contract.IDENTITY)}) DO NOTHING
     RETURNING row_number, invoice_date, quantity, item_total
 ), gone AS (
-    DELETE FROM {_STAGED} AS s USING placed WHERE s.row_number = placed.row_number
+    {_gone("placed")}
 ), touched AS (
     {TOUCH} SELECT DISTINCT invoice_date FROM placed WHERE invoice_date IS NOT NULL
 )
@@ -79,78 +86,81 @@ SELECT count(*), 0, 0, 0, coalesce(sum(quantity), 0), coalesce(sum(item_total), 
 """  # noqa: S608 - names of the contract only, here and below
 
 
-def _matches() -> Iterable[str]:
-    """Return one query for each way in which an identity can lack values.
+def _matches(lacking: Iterable[str]) -> Iterable[str]:
+    """Return one query for each way in which an identity can lack values of the columns `lacking`.
 
     `IS NOT DISTINCT FROM` would say it in one, but cannot use the index.
     """
     differs = (
         f"({', '.join(f't.{name}' for name in VALUES)}) IS DISTINCT FROM ({', '.join(map(_staged, VALUES))})"
     )
-    for absent in itertools.product((False, True), repeat=len(_NULLABLE)):
+    for absent in itertools.product(*((False, True) if name in lacking else (False,) for name in _NULLABLE)):
         pairs = list(zip(_NULLABLE, absent, strict=True))
         on = " AND ".join(f"t.{n} IS NULL" if null else f"t.{n} = s.{n}" for n, null in pairs)
         where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
         yield (
-            f"SELECT s.row_number, s.line_occurrence, t.id, t.quantity, t.item_total, {differs} AS differs, "  # noqa: S608
+            "SELECT s.row_number, s.ctid AS place, t.id, t.quantity, t.item_total, "  # noqa: S608
+            f"{differs} AS differs, "
             "t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
             f"WHERE {where}"
         )
 
 
-_MATCHED = f"""WITH found AS MATERIALIZED ({" UNION ALL ".join(_matches())}), later AS MATERIALIZED (
+def _matched(lacking: Iterable[str]) -> str:
+    """Return the rows that stand in the target.
+
+    `place` is where a row lies in the temporary table: the order in which they were copied, and the way back to it.
+    `yields`: the line stands as a file says it that came later. The later file wins, whichever is loaded last:
+    so a batch that is taken again, or late, undoes nothing that came after it.
+    """
+    return f"""WITH found AS MATERIALIZED ({" UNION ALL ".join(_matches(lacking))}), later AS MATERIALIZED (
     SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > (
         SELECT received_at, batch_id FROM bulk_upload.upload_batches WHERE batch_id = %(batch_id)s
     )
 ), matched AS MATERIALIZED (
     SELECT found.*, coalesce(owner IN (TABLE later), false) AS yields FROM found
 )"""  # noqa: S608
-"""`yields`: the line stands as a file says it that came later. The later file wins, whichever is loaded last:
-so a batch that is taken again, or late, undoes nothing that came after it."""
+
 
 _SUMS = "coalesce(sum(quantity), 0), coalesce(sum(item_total), 0)"
 
 
 def _update(which: str) -> str:
-    """Return the statement that settles the matched rows `which` (SQL) by giving them the new values.
+    """Return what settles the matched rows `which` (SQL) by giving them the new values, behind `_matched`.
 
     A row that the batch brought in or took over itself, before it was judged anew, counts as what it was then:
     so the counts of a batch always say what became of the table by it. A row that a batch has changed which
     was received later stays as it is, whenever this one is taken again.
     """
-    return f"""{_MATCHED}, locked AS MATERIALIZED (
-    SELECT t.id, s.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former FROM matched
-    JOIN {_STAGED} AS s ON s.row_number = matched.row_number JOIN {TARGET} AS t ON t.id = matched.id
+    return f""", locked AS MATERIALIZED (
+    SELECT t.id, matched.place, matched.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former
+    FROM matched JOIN {TARGET} AS t ON t.id = matched.id
     WHERE matched.differs AND {which} AND (t.upload_batch_id IN (TABLE later)) IS NOT TRUE
-    ORDER BY {_ORDER} FOR UPDATE OF t
+    ORDER BY matched.place FOR UPDATE OF t
 ), changed AS (
     UPDATE {TARGET} AS t SET
         {", ".join(f"{name} = {_staged(name)}" for name in (*VALUES, "upload_batch_id", "row_number"))},
         updated_at = now()
-    FROM locked JOIN {_STAGED} AS s ON s.row_number = locked.row_number WHERE t.id = locked.id
-    RETURNING t.id, s.row_number, t.invoice_date, t.quantity, t.item_total,
-        locked.former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own
-), dates AS (
-    SELECT invoice_date FROM changed
-    UNION SELECT (former ->> 'invoice_date')::date FROM locked
-    JOIN changed ON changed.row_number = locked.row_number
+    FROM locked JOIN {_STAGED} AS s ON s.ctid = locked.place WHERE t.id = locked.id
+    RETURNING t.id, s.row_number, t.invoice_date, t.quantity, t.item_total, former_batch_id, former
 ), touched AS (
-    {TOUCH} SELECT invoice_date FROM dates WHERE invoice_date IS NOT NULL
+    {TOUCH} SELECT invoice_date FROM changed WHERE invoice_date IS NOT NULL
+    UNION SELECT (former ->> 'invoice_date')::date FROM changed WHERE former ->> 'invoice_date' IS NOT NULL
 ), kept AS (
     INSERT INTO {FORMER} AS f (batch_id, target_id, former_batch_id, former)
-    SELECT %(batch_id)s, locked.id, former_batch_id, former
-    FROM locked JOIN changed ON changed.row_number = locked.row_number
+    SELECT %(batch_id)s, id, former_batch_id, former FROM changed
     WHERE former_batch_id IS DISTINCT FROM %(batch_id)s
     ON CONFLICT (batch_id, target_id) DO UPDATE
     SET former_batch_id = excluded.former_batch_id, former = excluded.former
 ), settled AS (
-    SELECT id, row_number, quantity, item_total, own, true AS updated FROM changed
+    SELECT id, row_number, quantity, item_total, former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own,
+        true AS updated FROM changed
     UNION ALL SELECT id, row_number, quantity, item_total, own OR yields AND EXISTS (
         SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = matched.id
     ), false FROM matched WHERE (yields OR NOT differs) AND {which}
 ), gone AS (
-    DELETE FROM {_STAGED} AS s USING settled WHERE s.row_number = settled.row_number
+    {_gone("settled")}
 ), told AS (
     SELECT quantity, item_total, CASE
         WHEN NOT own AND updated THEN 'updated' WHEN NOT own THEN 'unchanged'
@@ -163,20 +173,20 @@ SELECT count(*) FILTER (WHERE outcome = 'inserted'), count(*) FILTER (WHERE outc
 """  # noqa: S608
 
 
-_SKIP = f"""{_MATCHED}, gone AS (
-    DELETE FROM {_STAGED} AS s USING matched WHERE s.row_number = matched.row_number
+_SKIP = f""", gone AS (
+    {_gone("matched")}
 )
 SELECT 0, 0, count(*), 0, {_SUMS} FROM matched
 """  # noqa: S608
 
 _ERROR_COLUMNS = "batch_id, row_number, line_occurrence, column_name, error_code, severity, error_message"
 
-_REJECT = f"""{_MATCHED}, refused AS (
+_REJECT = f""", refused AS (
     INSERT INTO bulk_upload.processing_errors ({_ERROR_COLUMNS})
-    SELECT %(batch_id)s, row_number, line_occurrence, NULL, %(code)s, %(severity)s, %(message)s
-    FROM matched WHERE differs ORDER BY row_number
+    SELECT %(batch_id)s, s.row_number, s.line_occurrence, NULL, %(code)s, %(severity)s, %(message)s
+    FROM matched JOIN {_STAGED} AS s ON s.ctid = matched.place WHERE differs ORDER BY s.row_number
 ), gone AS (
-    DELETE FROM {_STAGED} AS s USING matched WHERE s.row_number = matched.row_number
+    {_gone("matched")}
 ), kept AS (
     SELECT quantity, item_total FROM matched WHERE NOT differs
 )
@@ -190,6 +200,13 @@ _SETTLE: dict[OnConflict, tuple[str, ...]] = {
     "skip": (_OWN, _SKIP),
     "reject": (_OWN, _REJECT),
 }
+
+
+@cache
+def _settling(on_conflict: OnConflict, lacking: frozenset[str]) -> tuple[str, ...]:
+    """Return the statements that settle what stands in the target, of rows that lack values of these columns."""
+    return tuple(_matched(lacking) + settle for settle in _SETTLE[on_conflict])
+
 
 _REFUSE = f"""
 WITH gone AS (DELETE FROM {_STAGED} RETURNING row_number, line_occurrence), refused AS (
@@ -212,7 +229,8 @@ class Merge:
         self, cursor: Cursor, batch_id: str, on_conflict: OnConflict, check: Callable[[], None]
     ) -> None:
         self._cursor, self._batch_id, self._check = cursor, batch_id, check
-        self._settle = _SETTLE[on_conflict]
+        self._on_conflict: OnConflict = on_conflict
+        self._holds_rows = False
         cursor.execute(_CREATE)
 
     def place(self, rows: pa.Table) -> LoadResult:
@@ -236,24 +254,30 @@ class Merge:
     def _try(self, rows: pa.Table) -> LoadResult | psycopg2.Error:
         """Place `rows` if the database refuses none of them, else nothing, and return why."""
         self._check()
+        if self._holds_rows:
+            self._cursor.execute(f"DELETE FROM {_STAGED}")  # noqa: S608
         self._cursor.execute("SAVEPOINT before_rows")
         try:
+            # In this order every merge takes its locks, so that two merges of the same invoices seldom deadlock.
             copy(self._cursor, _STAGED, Text(rows, self._batch_id, self._check))
-            result = self._place_copied(rows.num_rows)
+            lacking = frozenset(name for name in _NULLABLE if rows[name].null_count)
+            result = self._place_copied(rows.num_rows, _settling(self._on_conflict, lacking))
         except psycopg2.Error as error:
             if not lies_in_a_row(error):
                 raise
             self._cursor.execute("ROLLBACK TO SAVEPOINT before_rows")
             return error
         self._cursor.execute("RELEASE SAVEPOINT before_rows")
+        self._holds_rows = True
         return result
 
-    def _place_copied(self, count: int) -> LoadResult:
+    def _place_copied(self, count: int, settling: Sequence[str]) -> LoadResult:
         result = LoadResult()
         for _ in range(_ROUNDS):
             # What exists is settled first: it shall not be refused for a rule that only new rows must meet.
-            for statement in (*self._settle, _INSERT):
-                result = together(result, self._run(statement, ALREADY_LOADED))
+            for statement in (*settling, _INSERT):
+                remaining = count - result.rows - result.refused
+                result = together(result, self._run(statement, ALREADY_LOADED, remaining=remaining))
                 if result.rows + result.refused == count:
                     return result
         # It is not found, and inserting it leaves nothing behind.
@@ -268,8 +292,8 @@ class Merge:
         )
         return LoadResult(refused=1)
 
-    def _run(self, statement: str, code: str, value: str = "") -> LoadResult:
-        self._cursor.execute(statement, self._stated(code, value))
+    def _run(self, statement: str, code: str, value: str = "", *, remaining: int = 0) -> LoadResult:
+        self._cursor.execute(statement, self._stated(code, value) | {"remaining": remaining})
         row = self._cursor.fetchone()
         assert row is not None
         inserted, updated, unchanged, refused, quantity, item_total = row

@@ -3,6 +3,8 @@
 Nothing here may start a thread or open a connection: a fork would have half of it.
 """
 
+import gc
+
 import dagster_postgres
 import pandera.pandas
 import pyarrow.csv
@@ -39,3 +41,6 @@ __all__ = [
 
 # pandera fills its registries at the first schema: a tenth of a second.
 validate.prepare()
+# What is imported lives as long as the process: a run shall not look for garbage in it, nor write to its pages, which
+# would no longer be shared then.
+gc.freeze()
