@@ -98,6 +98,13 @@ def test_the_run_of_a_load_is_in_dagsters_storage_for_the_ui_to_show(at_terminal
         assert receipt["batch_id"] in instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
 
 
+def test_a_run_keeps_no_files_of_its_output(at_terminal, home, tmp_path):
+    """To catch it, Dagster starts four processes a run; what a run has to say is in its log."""
+    assert at_terminal("load", a_file(tmp_path, GOOD)).exit_code == 0
+    assert (home / "dagster" / "dagster.yaml").exists()
+    assert not list((home / "dagster").rglob("compute_logs"))
+
+
 def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(at_terminal, tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "SECONDS_APART", 0.0)
     result = at_terminal("load", a_file(tmp_path, GOOD))
