@@ -63,10 +63,13 @@ _CREATE = (
 )
 
 
-def _gone(placed: str) -> str:
-    """Return SQL by which rows leave, as long as others stay: the last ones go with the transaction."""
+def _gone(placed: str, key: str = "ctid = {}.place") -> str:
+    """Return SQL by which rows leave, as long as others stay: the last ones go with the transaction.
+
+    They are found by where they lie: the planner takes `placed` for a single row, and would compare each with each.
+    """
     return (
-        f"DELETE FROM {_STAGED} AS s USING {placed} WHERE s.row_number = {placed}.row_number "  # noqa: S608
+        f"DELETE FROM {_STAGED} AS s USING {placed} WHERE s.{key.format(placed)} "  # noqa: S608
         f"AND (SELECT count(*) FROM {placed}) < %(remaining)s"
     )
 
@@ -78,7 +81,7 @@ WITH placed AS (
     ON CONFLICT ({", ".join(contract.IDENTITY)}) DO NOTHING
     RETURNING row_number, invoice_date, quantity, item_total
 ), gone AS (
-    {_gone("placed")}
+    {_gone("placed", "row_number = {}.row_number")}
 ), touched AS (
     {TOUCH} SELECT DISTINCT invoice_date FROM placed WHERE invoice_date IS NOT NULL
 )
@@ -99,7 +102,7 @@ def _matches(lacking: Iterable[str]) -> Iterable[str]:
         on = " AND ".join(f"t.{n} IS NULL" if null else f"t.{n} = s.{n}" for n, null in pairs)
         where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
         yield (
-            "SELECT s.row_number, s.ctid AS place, t.id, t.quantity, t.item_total, "  # noqa: S608
+            "SELECT s.ctid AS place, t.id, t.quantity, t.item_total, "  # noqa: S608
             f"{differs} AS differs, "
             "t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
@@ -134,7 +137,7 @@ def _update(which: str) -> str:
     was received later stays as it is, whenever this one is taken again.
     """
     return f""", locked AS MATERIALIZED (
-    SELECT t.id, matched.place, matched.row_number, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former
+    SELECT t.id, matched.place, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former
     FROM matched JOIN {TARGET} AS t ON t.id = matched.id
     WHERE matched.differs AND {which} AND (t.upload_batch_id IN (TABLE later)) IS NOT TRUE
     ORDER BY matched.place FOR UPDATE OF t
@@ -143,7 +146,7 @@ def _update(which: str) -> str:
         {", ".join(f"{name} = {_staged(name)}" for name in (*VALUES, "upload_batch_id", "row_number"))},
         updated_at = now()
     FROM locked JOIN {_STAGED} AS s ON s.ctid = locked.place WHERE t.id = locked.id
-    RETURNING t.id, s.row_number, t.invoice_date, t.quantity, t.item_total, former_batch_id, former
+    RETURNING t.id, locked.place, t.invoice_date, t.quantity, t.item_total, former_batch_id, former
 ), touched AS (
     {TOUCH} SELECT invoice_date FROM changed WHERE invoice_date IS NOT NULL
     UNION SELECT (former ->> 'invoice_date')::date FROM changed WHERE former ->> 'invoice_date' IS NOT NULL
@@ -154,9 +157,9 @@ def _update(which: str) -> str:
     ON CONFLICT (batch_id, target_id) DO UPDATE
     SET former_batch_id = excluded.former_batch_id, former = excluded.former
 ), settled AS (
-    SELECT id, row_number, quantity, item_total, former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own,
+    SELECT id, place, quantity, item_total, former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own,
         true AS updated FROM changed
-    UNION ALL SELECT id, row_number, quantity, item_total, own OR yields AND EXISTS (
+    UNION ALL SELECT id, place, quantity, item_total, own OR yields AND EXISTS (
         SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = matched.id
     ), false FROM matched WHERE (yields OR NOT differs) AND {which}
 ), gone AS (
