@@ -118,21 +118,16 @@ def keep_file_finding(engine: sa.Engine, batch_id: str, finding: Finding) -> Non
         )
 
 
-# The first finding of each code is found by its place, so that nothing has to be sorted.
-_BY_CODE = sa.text(
-    "WITH codes AS MATERIALIZED (SELECT error_code, severity, count(*) AS findings, "
-    "min(ARRAY[row_number, id]) AS first FROM bulk_upload.processing_errors "
-    "WHERE batch_id = :batch_id AND NOT is_resolved GROUP BY error_code, severity) "
-    "SELECT codes.error_code, codes.severity, findings, column_name, row_number, error_message "
-    "FROM codes JOIN bulk_upload.processing_errors AS e ON e.id = first[2] "
-    "ORDER BY codes.severity, findings DESC, codes.error_code"
-)
-
-
 def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
     """Return the unresolved findings of a batch by code, the most frequent first."""
+    query = sa.text(
+        "SELECT error_code, severity, count(*), (array_agg(column_name ORDER BY row_number, id))[1], "
+        "min(row_number), (array_agg(error_message ORDER BY row_number, id))[1] "
+        "FROM bulk_upload.processing_errors WHERE batch_id = :batch_id AND NOT is_resolved "
+        "GROUP BY error_code, severity ORDER BY severity, count(*) DESC, error_code"
+    )
     with asking(engine) as connection:
-        found: list[Any] = list(connection.execute(_BY_CODE, {"batch_id": batch_id}))
+        found: list[Any] = list(connection.execute(query, {"batch_id": batch_id}))
         if not found:
             return []
         sheets = _sheets(connection, batch_id)
