@@ -24,8 +24,8 @@ from bulk_upload_pipeline.commands import (
 )
 from bulk_upload_pipeline.commands.frame import Commands
 
-# A load imports a million objects that live as long as it does. Looking for garbage among them at every 700, as
-# Python does by itself, is a sixth of the time until its first row.
+# A load imports a quarter of a million objects that live as long as it does. Looking for garbage among them at every
+# 700, as Python does by itself, is a sixth of the time until its first row.
 gc.set_threshold(50_000)
 
 
