@@ -97,12 +97,14 @@ class Line:
     """What every stage needs: where the files are, where the rows go, and who wants to hear of progress.
 
     Attributes:
+        is_helped: Whether other workers may come to help with a huge file.
         held: The batch that nobody else works on meanwhile, None outside of its stages.
     """
 
     settings: Settings
     engine: sa.Engine
     on_progress: Callable[[Progress], None] = field(default=silent, compare=False)
+    is_helped: bool = True
     held: str | None = field(default=None, compare=False)
 
     @property
@@ -332,19 +334,29 @@ def _judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
     A batch that has passed the gate before may have more open rows than then, when a correction of it was reverted
     or rules are stricter: what is loaded is no wrong file.
     """
-    batch = entry.batch
-    parts = splitting.planned(judging, line.settings.part_bytes)
+    batch, plan = entry.batch, plan_of(judging, entry.batch.sha256)
+    parts = splitting.planned(judging, line.settings.part_bytes) if _is_parted(line, entry, plan) else ()
     if parts:
         verdict = splitting.judge(_shared(line, batch, judging, parts), parts)
         return replace(verdict, has_passed=entry.has_passed)
     if batch.file_size >= line.settings.part_bytes:
         part_ledger.forget(line.engine, batch.batch_id)
-    plan = plan_of(judging, batch.sha256)
     verdict = stage(judging, line.staged(batch.batch_id, plan), plan)
     verdict = replace(verdict, has_passed=entry.has_passed)
     if not verdict.breaker_tripped:
         storage.publish(line.home, line.staging(batch.batch_id, plan))
     return verdict
+
+
+def _is_parted(line: Line, entry: Entry, plan: str) -> bool:
+    """Return whether a file is judged in parts, if it is huge: to plan them takes a reading, which help must be worth.
+
+    What was begun in parts goes on so, and what was judged as a whole by this plan is again: else the chunk ledger
+    would know nothing of what is loaded.
+    """
+    if entry.verdict is not None:
+        return entry.verdict.plan != plan
+    return line.is_helped or bool(part_ledger.rows(line.engine, entry.batch.batch_id))
 
 
 def _shared(line: Line, batch: Batch, judging: Judging, parts: Sequence[Part]) -> Shared:

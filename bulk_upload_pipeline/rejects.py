@@ -118,16 +118,30 @@ def keep_file_finding(engine: sa.Engine, batch_id: str, finding: Finding) -> Non
         )
 
 
+# The example of a code is sought in its first row: to sort all findings for it would take longer than to count them.
+_BY_CODE = sa.text("""
+    WITH open AS NOT MATERIALIZED (
+        SELECT id, row_number, column_name, error_code, severity, error_message
+        FROM bulk_upload.processing_errors WHERE batch_id = :batch_id AND NOT is_resolved
+    ), counted AS (
+        SELECT error_code, severity, count(*) AS findings, min(row_number) AS first_row
+        FROM open GROUP BY error_code, severity
+    )
+    SELECT error_code, severity, findings, column_name, first_row, error_message
+    FROM counted CROSS JOIN LATERAL (
+        SELECT column_name, error_message FROM open
+        WHERE open.error_code = counted.error_code AND open.severity = counted.severity
+        AND (open.row_number = first_row OR first_row IS NULL AND open.row_number IS NULL)
+        ORDER BY id LIMIT 1
+    ) AS example
+    ORDER BY severity, findings DESC, error_code
+""")
+
+
 def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
     """Return the unresolved findings of a batch by code, the most frequent first."""
-    query = sa.text(
-        "SELECT error_code, severity, count(*), (array_agg(column_name ORDER BY row_number, id))[1], "
-        "min(row_number), (array_agg(error_message ORDER BY row_number, id))[1] "
-        "FROM bulk_upload.processing_errors WHERE batch_id = :batch_id AND NOT is_resolved "
-        "GROUP BY error_code, severity ORDER BY severity, count(*) DESC, error_code"
-    )
     with asking(engine) as connection:
-        found: list[Any] = list(connection.execute(query, {"batch_id": batch_id}))
+        found: list[Any] = list(connection.execute(_BY_CODE, {"batch_id": batch_id}))
         if not found:
             return []
         sheets = _sheets(connection, batch_id)

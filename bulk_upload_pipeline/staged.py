@@ -36,11 +36,6 @@ LOADED_SCHEMA = contract.STAGED_SCHEMA.append(pa.field("line_occurrence", pa.int
 """What a chunk is when it is read back: complete but for the batch's own columns."""
 
 
-FINDINGS_AT_ONCE = 10_000
-FINDINGS_BYTES = 8 << 20
-"""Findings that are read at once, and their bytes, as far as they can be known before."""
-
-
 class StagedPart(NamedTuple):
     """A part of a batch, as `parts.json` has it.
 
@@ -154,15 +149,6 @@ class StagedBatch:
         with pq.ParquetFile(self.occurrences_path) as file:
             table = file.read(use_threads=False)
         return table["row_number"].to_numpy(), table["line_occurrence"].to_numpy()
-
-
-def _found(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """Yield findings, never of two chunks at once: a chunk is bounded in its bytes, and rows can be megabytes long."""
-    for group in range(file.num_row_groups):
-        stated = file.metadata.row_group(group)
-        a_row = stated.total_byte_size // max(stated.num_rows, 1) + 1
-        at_once = min(FINDINGS_AT_ONCE, max(1, FINDINGS_BYTES // a_row))
-        yield from file.iter_batches(batch_size=at_once, row_groups=[group])
 
 
 def valid_writer(file: pa.NativeFile) -> pa.ipc.RecordBatchFileWriter:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
@@ -156,6 +157,7 @@ processing_errors = Table(
     Column("resolved_by_batch", String(100)),
     Index("processing_errors_batch", "batch_id", "row_number"),
     Index("processing_errors_code", "error_code"),
+    Index("processing_errors_resolved", "batch_id", postgresql_where=text("is_resolved")),
     schema=SCHEMA,
 )
 """One row a finding, with the whole source row as it stood in the file."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._daemon.types import DaemonHeartbeat
 
 from bulk_upload_pipeline import dialects, encodings, ledger, part_ledger
 from bulk_upload_pipeline import line as stages
@@ -12,12 +16,14 @@ from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import helping
 from bulk_upload_pipeline.defs.helping import HELPS_TAG, config_of, help_with_parts, parts_sensor
+from bulk_upload_pipeline.defs.session import Session
+from bulk_upload_pipeline.judging import plan_of
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline_tests.test_splitting import PART, announce
 from bulk_upload_pipeline_tests.upped import database_url as url_of
 from bulk_upload_pipeline_tests.upped import upped, wait_until
-from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, ephemeral, good_row, line_at
+from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, ephemeral, good_row, line_at, rows
 
 ROWS = 2_000
 
@@ -116,6 +122,53 @@ def test_a_helper_with_other_settings_fails_in_one_sentence(line, batch_id, monk
     assert "Give all workers the same" in failure.step_failure_data.error.message
 
 
+def beat(instance, seconds_ago):
+    """Let the daemon of the sensors have written its heartbeat then."""
+    at = datetime.now(UTC).timestamp() - seconds_ago
+    instance.add_daemon_heartbeat(DaemonHeartbeat(at, "SENSOR", "some-daemon"))
+
+
+def in_parts(line, batch_id):
+    """Whether a batch was judged in parts."""
+    batch, verdict = ledger.batch(line.engine, batch_id), ledger.verdict(line.engine, batch_id)
+    return verdict.plan != plan_of(stages._judging_of(line, batch), batch.sha256)
+
+
+@pytest.mark.parametrize(("seconds_ago", "parted"), [(None, False), (0, True), (3_600, False)])
+def test_a_command_judges_a_huge_file_in_parts_only_while_a_daemon_lives_that_sends_help(
+    line, batch_id, seconds_ago, parted
+):
+    stages.upload(line, batch_id)
+    with ephemeral() as instance:
+        if seconds_ago is not None:
+            beat(instance, seconds_ago)
+        receipt = Session(instance, line).run(batch_id, lambda _: None)
+    assert (receipt.state, receipt.rows_inserted) == (State.LOADED, ROWS)
+    assert in_parts(line, batch_id) is parted
+
+
+@pytest.mark.parametrize("helped_first", [True, False])
+def test_a_huge_file_that_is_taken_again_is_known_to_the_chunk_ledger_whoever_could_help_then(
+    line, batch_id, helped_first
+):
+    first, second = (replace(line, is_helped=helped) for helped in (helped_first, not helped_first))
+    stages.take(first, batch_id)
+    chunks = rows(line, "SELECT * FROM bulk_upload.load_chunks ORDER BY chunk_index")
+    again = stages.take(second, batch_id)
+    assert in_parts(line, batch_id) is helped_first
+    assert rows(line, "SELECT * FROM bulk_upload.load_chunks ORDER BY chunk_index") == chunks
+    assert (again.state, again.rows_inserted) == (State.LOADED, ROWS)
+
+
+def test_what_was_begun_in_parts_goes_on_so_when_nobody_can_help_any_more(line, batch_id):
+    announce(line, batch_id)
+    stages.help_along(line, batch_id, iter([True, False]).__next__)
+    staged = [row.staged for row in part_ledger.rows(line.engine, batch_id) if row.staged]
+    stages.validate(replace(line, is_helped=False), batch_id)
+    assert len(staged) == 1
+    assert staged[0] in {row.staged for row in part_ledger.rows(line.engine, batch_id)}
+
+
 _HELPERS = """
 query { runsOrError(filter: {pipelineName: "help_with_parts"}) { ... on Runs { results { runId status } } } }
 """
@@ -123,8 +176,8 @@ query { runsOrError(filter: {pipelineName: "help_with_parts"}) { ... on Runs { r
 
 @pytest.mark.scale
 def test_a_dropped_huge_file_is_shared_by_two_processes(tmp_path):
-    rows = 120_000
-    write_sample(tmp_path / "huge.csv", rows=rows, dirty=0.01, seed=7)
+    lines = 120_000
+    write_sample(tmp_path / "huge.csv", rows=lines, dirty=0.01, seed=7)
     size = (tmp_path / "huge.csv").stat().st_size
     environment = {"BULK_UPLOAD_PART_MB": "1"}
     with upped(tmp_path / "home", environment=environment) as world:
@@ -150,4 +203,4 @@ def test_a_dropped_huge_file_is_shared_by_two_processes(tmp_path):
     assert {run["status"] for run in told} == {"SUCCESS"}
     assert words
     assert any("It worked on 0 parts" not in event for event in words)
-    assert loaded == [(rows - rows // 100,)]
+    assert loaded == [(lines - lines // 100,)]

@@ -1,5 +1,6 @@
 """Huge files: while parts of one wait, runs that help the run which took it, wherever there is a place for them."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,12 +14,16 @@ from bulk_upload_pipeline.exceptions import BulkUploadError
 from bulk_upload_pipeline.line import Line
 
 OP = "work_on_parts"
+SENSOR_DAEMON = "SENSOR"
 HELPS_TAG = "bulk_upload/helps"
 MOST_FAILED = 5
 """Helpers of a batch that failed, after which no more are sent: who took it meets the same fault and tells it."""
 
 WAITS_TOO_LONG = timedelta(seconds=10)
 """A run that waits for so long has no place: a helper gives up its own."""
+
+LATE_HEARTBEAT_S = 120.0
+"""The daemon that sends helpers writes a heartbeat every 30 seconds; one that has been silent for so long is gone."""
 
 BEFORE_START = (
     dg.DagsterRunStatus.QUEUED,
@@ -60,6 +65,12 @@ def _others_wait(instance: dg.DagsterInstance) -> bool:
 def help_with_parts() -> None:
     """A job of one op, which leaves when there is nothing left to do."""
     work_on_parts()
+
+
+def may_come(instance: dg.DagsterInstance) -> bool:
+    """Return whether a daemon is alive that would send helpers to a huge file."""
+    last = instance.get_daemon_heartbeats().get(SENSOR_DAEMON)
+    return last is not None and time.time() - last.timestamp < LATE_HEARTBEAT_S
 
 
 def config_of(batch_id: str) -> dict[str, Any]:

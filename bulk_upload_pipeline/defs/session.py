@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -82,13 +82,15 @@ class Session:
     def run(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
         """Run `load_batch` for a batch and return its receipt, whatever the exit was."""
         from bulk_upload_pipeline.definitions import defs
+        from bulk_upload_pipeline.defs import helping
 
+        line = replace(self.line, is_helped=helping.may_come(self.instance)).listening(listener)
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         file_name = ledger.batch(self.line.engine, batch_id).file_name
         defs.resolve_job_def("load_batch").execute_in_process(
             instance=self.instance,
             partition_key=batch_id,
-            resources={"line": living(self.line.listening(listener))},
+            resources={"line": living(line)},
             run_config=QUIET,
             tags={"file": file_name[:200]},
             raise_on_error=False,
