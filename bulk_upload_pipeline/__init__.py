@@ -4,7 +4,8 @@ The tour. First the rooms in which a file is on its way, in the order in which i
 rooms that know its details.
 
 * It is dropped. `inbox`: settled files. `intake`: which of them become batches now; `lanes`: which share a run.
-  `taking`: into the archive. `members`: the files in a .zip. `holding`: one worker at a time touches a batch.
+  `archiving` and `taking`: into the archive. `members`: the files in a .zip. `holding`: one worker at a time touches
+  a batch.
 * What is it? `recognise`, by its content: `formats`, `encodings`, `dialects`, `headers`; `unpack` and `archives`
   for packed files; `origin` and `corrections` for a file that corrects an earlier one.
 * `read`: file to chunks of text. `delimited` and `records` for CSV and its kin, `parts` for the largest of them;
@@ -13,10 +14,11 @@ rooms that know its details.
 * `parse`: text to typed columns. `cells`, `decimals`, `numerals`, `dates`, `texts`.
 * `validate`: typed chunk to verdict, by the `rules` of the `contract`. `verbatim` keeps the row as it stood.
 * `stage`: verdicts to rows that load and findings, in the form of `staged` and `found`. `judging` is all of this for
-  one file, side by side (`overlap`) and telling how far it is (`pace`).
+  one file, side by side (`overlap`) and telling how far it is (`pace`); `terms` says by which profile.
 * `load`: staged chunks to the target, exactly once. `copying`, `merging`; `former` is what rows were before.
 * `rejects`, `rejected_sheet`, `report` and its page, `summary`: what the clerk reads and corrects.
-* `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part.
+* `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part, and
+  `sharing` decides whether it is worth it.
 * `line` strings all of it together, and `closing` writes the receipt of each exit; `mending` does so for corrections,
   with `family`: who corrected whom. `checking` is a verdict without a load.
 

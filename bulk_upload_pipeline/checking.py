@@ -11,10 +11,11 @@ from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline import inbox
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.judging import stage
-from bulk_upload_pipeline.line import judging_by, recognised, silent
+from bulk_upload_pipeline.line import silent
 from bulk_upload_pipeline.model import Layout, Overrides, Progress, Verdict
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.staged import StagedBatch
+from bulk_upload_pipeline.terms import judging_by, recognised
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,16 +6,15 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 
 from __future__ import annotations
 
-import errno
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bulk_upload_pipeline import (
+    archiving,
     closing,
     family,
     holding,
@@ -25,22 +24,20 @@ from bulk_upload_pipeline import (
     mending,
     part_ledger,
     rejects,
-    report,
+    sharing,
     splitting,
     storage,
     taking,
+    terms,
 )
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     BatchRejectedError,
-    DiskFullError,
-    FileStillChangingError,
     NothingToRevertError,
     NoVerdictError,
     RevertRefusedError,
     SeveralFilesError,
     UnreadableError,
-    WorkersDifferError,
 )
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.judging import Judging, plan_of, stage
@@ -54,20 +51,17 @@ from bulk_upload_pipeline.model import (
 )
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
-from bulk_upload_pipeline.places import Key, lies_in, named
+from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.profiles import GENERIC
-from bulk_upload_pipeline.splitting import LoadShare, Shared
 from bulk_upload_pipeline.staged import StagedBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator
 
     import sqlalchemy as sa
 
     from bulk_upload_pipeline.ledger import Entry
     from bulk_upload_pipeline.model import Batch, Progress, Receipt
-    from bulk_upload_pipeline.parts import Part
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.profiles import Profiles
     from bulk_upload_pipeline.settings import Home, Settings
@@ -80,9 +74,6 @@ NOT_READ_AGAIN = "It was to be read again and could not, so that nothing was cha
 
 SWEPT_AFTER_S = 3600.0
 """An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
-
-WORTH_A_THREAD = 64 << 20
-"""Bytes of a file whose hashing takes about as long as the imports beside it, or longer."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -114,7 +105,7 @@ class Line:
 
     def profiles(self) -> Profiles:
         """Return the profiles as they are now: a new one needs no restart."""
-        return _profiles(self.settings)
+        return terms.profiles(self.settings)
 
     def listening(self, listener: Callable[[Progress], None]) -> Line:
         """Return the same line with one more to hear of its progress."""
@@ -143,12 +134,6 @@ class Line:
         return self.home.reports / batch_id
 
 
-def _profiles(settings: Settings) -> Profiles:
-    from bulk_upload_pipeline.profile_files import load_profiles
-
-    return load_profiles(storage.profiles_at_hand(settings.home))
-
-
 @dataclass(frozen=True, slots=True)
 class Uploaded:
     """What `upload` found out: the batch and, if the line already ends here, its receipt."""
@@ -166,20 +151,10 @@ def _alone(
     def alone(line: Line, batch_id: str, /, *args: Arguments.args, **named: Arguments.kwargs) -> Result:
         if line.held == batch_id:
             return stage(line, batch_id, *args, **named)
-        with holding.alone(line.engine, batch_id), _naming_a_full_disk(line, batch_id):
+        with holding.alone(line.engine, batch_id), storage.naming_a_full_disk(line.home, batch_id):
             return stage(replace(line, held=batch_id), batch_id, *args, **named)
 
     return alone
-
-
-@contextmanager
-def _naming_a_full_disk(line: Line, batch_id: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise DiskFullError(batch_id, storage.disk_of(line.home)) from error
 
 
 # Stage 1: upload
@@ -195,7 +170,7 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     """
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
-    path, sha256 = _take(line, batch)
+    path, sha256 = archiving.take_in(line, batch)
     received = ledger.received(line.engine, batch_id, sha256, run_id)
     earlier = _twin(line, received, entry.stated)
     if earlier is not None:
@@ -203,7 +178,7 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     parent = None
     with _ending_unreadable(line, batch_id):
         try:
-            layout = recognised(line.settings, path, batch.folder, entry.stated)
+            layout = terms.recognised(line.settings, path, batch.folder, entry.stated)
         except SeveralFilesError:
             return Uploaded(batch, _close_unpacked(line, batch, path))
         if layout.profile == CORRECTION:
@@ -211,85 +186,11 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     return Uploaded(ledger.recognised(line.engine, batch_id, layout, parent))
 
 
-def _take(line: Line, batch: Batch) -> tuple[Path, str]:
-    """Return where the file of a batch is archived, and its SHA-256."""
-    place = archived(line, batch)
-    ours = _is_ours(line, batch)
-    with _returning_what_changes(line, batch):
-        if batch.sha256 is None or not storage.exists(place):
-            with _taking_alone(line, batch.source):
-                taking.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
-        path = archived_file(line, batch)
-        return path, _hashed(path, batch.file_size if ours else None)
-
-
-def _hashed(path: Path, size: int | None) -> str:
-    """Return the SHA-256 of a file. A long one is hashed beside the imports of what judges it, most of a second."""
-    if path.stat().st_size < WORTH_A_THREAD:
-        return taking.content_hash(path, size)
-    from bulk_upload_pipeline.validate import prepare
-
-    with ThreadPoolExecutor(1, "hash") as beside:
-        hashed = beside.submit(taking.content_hash, path, size)
-        prepare()
-        return hashed.result()
-
-
-def _taking_alone(line: Line, source: Place) -> AbstractContextManager[None]:
-    """Let one batch at a time take an object: who comes second finds that it is gone, as after a rename."""
-    return queued(line.engine, f"source.{source}") if isinstance(source, Key) else nullcontext()
-
-
-def _is_ours(line: Line, batch: Batch) -> bool:
-    """Return whether a file came by the inbox; another one was named on a command line and stays where it is."""
-    return lies_in(batch.source, line.home.inbox)
-
-
-@contextmanager
-def _returning_what_changes(line: Line, batch: Batch) -> Iterator[None]:
-    """Put a file that somebody still writes back into the inbox, from which it is taken again later."""
-    try:
-        yield
-    except FileStillChangingError as error:
-        if _is_ours(line, batch):
-            taking.put_back(line.home.archive / batch.batch_id, batch.source)
-            storage.let_go(line.home, [line.home.archive / batch.batch_id])
-            ledger.put_back(line.engine, batch.batch_id, str(error))
-            _withdraw_report(line, batch.batch_id)
-        raise
-
-
-def _withdraw_report(line: Line, batch_id: str) -> None:
-    """Remove what an attempt has reported of a file that turned out to be still written."""
-    place = line.reports(batch_id)
-    if isinstance(place, Path):
-        report.withdraw(place)
-    else:
-        storage.remove(line.home, place)
-
-
 def _twin(line: Line, batch: Batch, stated: Overrides) -> str | None:
     """Return the batch that loaded the same bytes, unless this one did so itself or is to load anyway."""
     if batch.sha256 is None or stated.force:
         return None
     return ledger.loaded_with(line.engine, batch.sha256, batch.batch_id)
-
-
-def recognised(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:
-    """Return how a file is to be read, by the profiles as they are now."""
-    from bulk_upload_pipeline.recognise import recognise
-
-    return recognise(path, _profiles(settings), folder=folder, overrides=stated)
-
-
-def archived(line: Line, batch: Batch) -> Place:
-    """Return where the file of a batch lies in the archive."""
-    return named(line.home.archive / batch.batch_id, batch.source.name)
-
-
-def archived_file(line: Line, batch: Batch) -> Path:
-    """Return where the archived file of a batch can be read on this machine."""
-    return storage.file_at_hand(line.home, archived(line, batch))
 
 
 # Stage 2: validate
@@ -306,13 +207,13 @@ def validate(line: Line, batch_id: str) -> Verdict:
     """
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
-    path = archived_file(line, batch)
+    path = archiving.archived_file(line, batch)
     with mending.one_at_a_time(line.engine, batch):
-        judging = _judging_of(line, batch, is_corrected=entry.has_corrections)
+        judging = terms.judging_of(line, batch, is_corrected=entry.has_corrections)
         with (
             _ending_unreadable(line, batch_id),
-            _returning_what_changes(line, batch),
-            taking.unchanging(path, batch.file_size if _is_ours(line, batch) else None),
+            archiving.returning_what_changes(line, batch),
+            taking.unchanging(path, batch.file_size if archiving.is_ours(line, batch) else None),
         ):
             verdict = _judged(line, entry, judging)
         with line.engine.begin() as connection:
@@ -335,9 +236,11 @@ def _judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
     or rules are stricter: what is loaded is no wrong file.
     """
     batch, plan = entry.batch, plan_of(judging, entry.batch.sha256)
-    parts = splitting.planned(judging, line.settings.part_bytes) if _is_parted(line, entry, plan) else ()
+    parts = (
+        splitting.planned(judging, line.settings.part_bytes) if sharing.is_parted(line, entry, plan) else ()
+    )
     if parts:
-        verdict = splitting.judge(_shared(line, batch, judging, parts), parts)
+        verdict = splitting.judge(sharing.shared(line, batch, judging, parts), parts)
         return replace(verdict, has_passed=entry.has_passed)
     if batch.file_size >= line.settings.part_bytes:
         part_ledger.forget(line.engine, batch.batch_id)
@@ -346,60 +249,6 @@ def _judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
     if not verdict.breaker_tripped:
         storage.publish(line.home, line.staging(batch.batch_id, plan))
     return verdict
-
-
-def _is_parted(line: Line, entry: Entry, plan: str) -> bool:
-    """Return whether a file is judged in parts, if it is huge: to plan them takes a reading, which help must be worth.
-
-    What was begun in parts goes on so, and what was judged as a whole by this plan is again: else the chunk ledger
-    would know nothing of what is loaded.
-    """
-    if entry.verdict is not None:
-        return entry.verdict.plan != plan
-    return line.is_helped or bool(part_ledger.rows(line.engine, entry.batch.batch_id))
-
-
-def _shared(line: Line, batch: Batch, judging: Judging, parts: Sequence[Part]) -> Shared:
-    plan = splitting.plan_in_parts(plan_of(judging, batch.sha256), parts)
-    return _shared_by_plan(line, batch, judging, plan)
-
-
-def _shared_by_plan(line: Line, batch: Batch, judging: Judging, plan: str) -> Shared:
-    place = line.staging(batch.batch_id, plan)
-    return Shared(
-        line.engine,
-        batch.batch_id,
-        judging,
-        line.staged(batch.batch_id, plan),
-        plan,
-        publish=lambda folder: storage.publish(line.home, place / folder),
-        bring=lambda folder: _bring(line, place / folder),
-    )
-
-
-def _bring(line: Line, place: Place) -> None:
-    storage.folder_at_hand(line.home, place)
-
-
-def _judging_of(line: Line, batch: Batch, *, is_corrected: bool = True) -> Judging:
-    """Return how the file of a batch is to be judged; rows of one that `is_corrected` may have been loaded since."""
-    if batch.layout is None:
-        raise NoVerdictError(batch.batch_id)
-    path = archived_file(line, batch)
-    plain = judging_by(line.settings, path, batch.layout, line.on_progress)
-    if batch.parent_batch_id is None:
-        standing = family.standing(line.engine, batch.batch_id) if is_corrected else {}
-        return replace(plain, corrected=standing)
-    return mending.mending(plain, line.engine, batch.batch_id, lambda parent: archived_file(line, parent))
-
-
-def judging_by(
-    settings: Settings, path: Path, layout: Layout, on_progress: Callable[[Progress], None]
-) -> Judging:
-    """Return how a file is to be judged, by the profiles as they are now."""
-    profile = _profiles(settings)[layout.profile]
-    limit = profile.max_error_rate or settings.max_error_rate
-    return Judging(path, layout, profile, settings.chunk_rows, limit, on_progress)
 
 
 # The gate between validating and loading
@@ -452,7 +301,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
             closing.duplicate(line, batch_id, earlier)
             return LoadResult()
         ledger.loading(line.engine, batch_id)
-        with _share_of(line, batch, staged, verdict.plan, pace) as share:
+        with sharing.share_of(line, batch, staged, verdict.plan, pace) as share:
             return load_staged(
                 line.engine,
                 batch_id,
@@ -463,61 +312,6 @@ def load(line: Line, batch_id: str) -> LoadResult:
                 share=share,
                 is_held=line.held == batch_id,
             )
-
-
-@contextmanager
-def _share_of(
-    line: Line, batch: Batch, staged: StagedBatch, plan: str, pace: Pace
-) -> Iterator[LoadShare | None]:
-    """Yield what is loaded here of a huge file, so that others can load the rest; None means all of it."""
-    if not staged.parts:
-        yield None
-        return
-    shared = _shared_by_plan(line, batch, _judging_of(line, batch), plan)
-    if len(shared.rows()) != len(staged.parts):
-        for part in staged.parts:
-            shared.bring(part.folder)
-        yield None
-        return
-    with part_ledger.leases(line.engine) as leases:
-        yield LoadShare(shared, leases, pace.advance)
-
-
-def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: True) -> int:
-    """Work on the parts of a huge file that another worker has taken, until nothing is left to do.
-
-    Args:
-        line: Of this worker.
-        batch_id: Whose file it is; one that is not shared, or has ended, needs no help.
-        stays: Asked before each part; the helper leaves when it answers no.
-
-    Returns:
-        How many parts it has worked on.
-
-    Raises:
-        WorkersDifferError: This worker would judge the file by other rules.
-    """
-    rows = part_ledger.rows(line.engine, batch_id)
-    if not rows:
-        return 0
-    batch = ledger.batch(line.engine, batch_id)
-    assert batch.layout is not None
-    judging = _judging_of(line, batch)
-    shared = _shared(line, batch, judging, [row.place for row in rows])
-    if shared.plan != rows[0].plan:
-        raise WorkersDifferError(batch_id)
-    with _naming_a_full_disk(line, batch_id):
-        return splitting.help_along(shared, judging.profile.on_conflict, stays)
-
-
-def parts_without_worker(line: Line) -> dict[str, int]:
-    """Return how many parts of each huge file on its way could be worked on now, but nobody does."""
-    found: dict[str, int] = {}
-    for batch_id in part_ledger.shared(line.engine):
-        found[batch_id] = part_ledger.free(
-            line.engine, batch_id, splitting.open_parts(part_ledger.rows(line.engine, batch_id))
-        )
-    return found
 
 
 def _staged_at_hand(line: Line, batch_id: str, plan: str) -> StagedBatch:
@@ -580,7 +374,7 @@ def _complete_refusals(line: Line, batch: Batch) -> None:
 
     wanted = rejects.without_source(line.engine, batch.batch_id)
     if wanted:
-        judging = _judging_of(line, batch)
+        judging = terms.judging_of(line, batch)
         with line.engine.begin() as connection:
             for chunk in judging.chunks():
                 rows = source_rows(chunk, judging.layout.header, pa.array(wanted, pa.int64()))
@@ -647,7 +441,7 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
 
 
 def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
-    released = members.release(line.engine, line.home, batch, path, watched=_is_ours(line, batch))
+    released = members.release(line.engine, line.home, batch, path, watched=archiving.is_ours(line, batch))
     names = tuple(member.batch_id for member in released)
     layout = Layout("zip", (), {}, GENERIC, compression="zip", members=names)
     ledger.recognised(line.engine, batch.batch_id, layout)

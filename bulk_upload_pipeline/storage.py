@@ -7,6 +7,7 @@ process left there, the next one on the same machine removes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import objects
+from bulk_upload_pipeline.exceptions import DiskFullError
 from bulk_upload_pipeline.places import Key, Place
 
 if TYPE_CHECKING:
@@ -173,3 +175,18 @@ def let_go(home: Home, places: Iterable[Place]) -> None:
 def disk_of(home: Home) -> Path:
     """Return a folder on the disk that a home fills on this machine."""
     return home.root if isinstance(home.root, Path) else Path(tempfile.gettempdir())
+
+
+@contextmanager
+def naming_a_full_disk(home: Home, batch_id: str) -> Generator[None]:
+    """Say which disk it is that is full while a batch is worked on.
+
+    Raises:
+        DiskFullError: It was full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DiskFullError(batch_id, disk_of(home)) from error

@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.dialects import postgresql
 
-from bulk_upload_pipeline import database, family, former, sales, stale, trace
+from bulk_upload_pipeline import database, family, former, ledger, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -296,3 +297,19 @@ def test_the_rows_of_a_batch_are_found_among_those_of_runs_that_load_at_the_same
         plan = json.dumps(connection.exec_driver_sql(find).scalar())
     removed = [int(n) for n in re.findall(r'"Rows Removed by (?:Index Recheck|Filter)": (\d+)', plan)]
     assert sum(removed) < 40_000, plan
+
+
+def test_that_no_finding_of_a_batch_is_resolved_is_known_without_reading_those_that_are_open(engine):
+    findings = "SELECT 'batch', i, 'AMOUNT_INVALID', 'error', 'x' FROM generate_series(1, 20000) AS i"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO bulk_upload.processing_errors (batch_id, row_number, error_code, severity, error_message) "
+            + findings
+        )
+    asked = ledger._CORRECTED.params(of_batch="batch")
+    query = asked.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE bulk_upload.processing_errors")
+        plan = json.dumps(connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}").scalar())
+    removed = [int(n) for n in re.findall(r'"Rows Removed by (?:Index Recheck|Filter)": (\d+)', plan)]
+    assert sum(removed) == 0, plan

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import intake, ledger
+from bulk_upload_pipeline import archiving, intake, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.assets import mangalam_invoices
 from bulk_upload_pipeline.exceptions import BatchRejectedError, NoVerdictError
@@ -314,7 +314,7 @@ def test_a_file_that_still_grows_goes_back_to_the_inbox_and_loads_when_it_is_com
     line, instance, monkeypatch, long
 ):
     if long:
-        monkeypatch.setattr(stages, "WORTH_A_THREAD", 0)
+        monkeypatch.setattr(archiving, "WORTH_A_THREAD", 0)
     path = line.home.inbox / "growing.csv"
     path.write_text(csv_of(good_row(n) for n in range(5)))
     batch_id = intake.announce(line, path)

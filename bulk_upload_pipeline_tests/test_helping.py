@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._daemon.types import DaemonHeartbeat
 
-from bulk_upload_pipeline import dialects, encodings, ledger, part_ledger
+from bulk_upload_pipeline import dialects, encodings, ledger, part_ledger, sharing, terms
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
@@ -77,11 +77,11 @@ def test_a_huge_file_gets_one_helper_at_a_time_as_long_as_parts_wait(line, batch
 def test_parts_that_somebody_has_need_no_helper(line, batch_id):
     announce(line, batch_id)
     parts = part_ledger.rows(line.engine, batch_id)
-    assert stages.parts_without_worker(line) == {batch_id: len(parts)}
+    assert sharing.parts_without_worker(line) == {batch_id: len(parts)}
     with part_ledger.leases(line.engine) as leases, leases.one_of(batch_id, parts) as taken:
         assert taken == parts[0]
-        assert stages.parts_without_worker(line) == {batch_id: len(parts) - 1}
-    assert stages.parts_without_worker(line) == {batch_id: len(parts)}
+        assert sharing.parts_without_worker(line) == {batch_id: len(parts) - 1}
+    assert sharing.parts_without_worker(line) == {batch_id: len(parts)}
 
 
 def help_in_process(line, batch_id, instance):
@@ -131,7 +131,7 @@ def beat(instance, seconds_ago):
 def in_parts(line, batch_id):
     """Whether a batch was judged in parts."""
     batch, verdict = ledger.batch(line.engine, batch_id), ledger.verdict(line.engine, batch_id)
-    return verdict.plan != plan_of(stages._judging_of(line, batch), batch.sha256)
+    return verdict.plan != plan_of(terms.judging_of(line, batch), batch.sha256)
 
 
 @pytest.mark.parametrize(("seconds_ago", "parted"), [(None, False), (0, True), (3_600, False)])
@@ -162,7 +162,7 @@ def test_a_huge_file_that_is_taken_again_is_known_to_the_chunk_ledger_whoever_co
 
 def test_what_was_begun_in_parts_goes_on_so_when_nobody_can_help_any_more(line, batch_id):
     announce(line, batch_id)
-    stages.help_along(line, batch_id, iter([True, False]).__next__)
+    sharing.help_along(line, batch_id, iter([True, False]).__next__)
     staged = [row.staged for row in part_ledger.rows(line.engine, batch_id) if row.staged]
     stages.validate(replace(line, is_helped=False), batch_id)
     assert len(staged) == 1

@@ -27,7 +27,7 @@ VERBS = {
 }
 VERBS |= {"corrections", "revert"}
 COMPOSERS = {"line", "intake", "alerts", "inspection", "again", "drafting", "mending", "judging", "splitting"}
-COMPOSERS |= {"closing", "checking"}
+COMPOSERS |= {"closing", "checking", "archiving", "terms", "sharing"}
 KNOW_DAGSTER = {"definitions.py", "cli.py"}
 
 

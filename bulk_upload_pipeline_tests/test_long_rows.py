@@ -16,7 +16,7 @@ from bulk_upload_pipeline.judging import Judging, stage
 from bulk_upload_pipeline.profile_files import shipped_profiles
 from bulk_upload_pipeline.profiles import Profiles
 from bulk_upload_pipeline.recognise import recognise
-from bulk_upload_pipeline.staged import FINDINGS_BYTES, StagedBatch
+from bulk_upload_pipeline.staged import StagedBatch
 from bulk_upload_pipeline_tests.world import csv_of, good_row
 
 PROFILES = Profiles(shipped_profiles())
@@ -72,7 +72,7 @@ def test_findings_on_long_rows_are_read_back_some_at_a_time_with_their_whole_row
     staged = StagedBatch(tmp_path / "staged")
     assert stage(judging_of(path), staged, "plan").rows_rejected == len(LONG)
     batches = list(staged.finding_batches())
-    assert max(batch.nbytes for batch in batches) < 2 * FINDINGS_BYTES
+    assert max(batch.nbytes for batch in batches) < 2 * chunking.MOST_TEXT
     found = {n for batch in batches for n in batch["row_number"].to_pylist()}
     assert found == LONG
     sources = [json.loads(text) for batch in batches for text in batch["row_data"].to_pylist()]

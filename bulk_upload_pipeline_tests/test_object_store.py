@@ -28,6 +28,7 @@ from bulk_upload_pipeline import (
     metrics,
     objects,
     part_ledger,
+    sharing,
     splitting,
     storage,
     taking,
@@ -431,12 +432,12 @@ def test_a_huge_file_is_judged_and_loaded_by_machines_that_share_nothing_but_the
         plan = announce(one, batch_id, shape["part_bytes"]).plan
         parts = len(part_ledger.rows(one.engine, batch_id))
         assert parts > 3
-        assert stages.help_along(two, batch_id) == parts
+        assert sharing.help_along(two, batch_id) == parts
         assert stages.validate(one, batch_id).rows_read == 1_000
         staged = one.staged(batch_id, plan)
         ledger.loading(one.engine, batch_id)
         part_ledger.let_load(one.engine, batch_id, plan, staged.parts)
-        assert stages.help_along(two, batch_id) == parts
+        assert sharing.help_along(two, batch_id) == parts
         assert count(one, TARGET) == 999
         with line_at(root, database_url, **shape) as three:
             stages.load(three, batch_id)

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import evidence, inspection, judging, liveness, rejects, report
+from bulk_upload_pipeline import archiving, evidence, inspection, judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import exits, recovery
 from bulk_upload_pipeline.defs.session import Session
@@ -461,7 +461,7 @@ def test_a_full_disk_ends_a_run_with_a_receipt_even_when_its_files_cannot_be_wri
 def test_a_file_that_changes_while_it_is_judged_goes_back_to_waiting(line, batch_id, monkeypatch):
     whole = csv_of(good_row(n) for n in range(30))
     stages.upload(line, batch_id)
-    archived = stages.archived_file(line, stages.ledger.batch(line.engine, batch_id))
+    archived = archiving.archived_file(line, stages.ledger.batch(line.engine, batch_id))
     really = judging.ahead
 
     def judged_while_somebody_writes(*arguments):

@@ -17,7 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import dialects, encodings, ledger, load, part_ledger, records, splitting
+from bulk_upload_pipeline import (
+    dialects,
+    encodings,
+    ledger,
+    load,
+    part_ledger,
+    records,
+    sharing,
+    splitting,
+    terms,
+)
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import BatchBusyError, UnreadableError, WorkersDifferError
@@ -36,8 +46,7 @@ TARGET = "mangalam_invoices"
 WORKER = """
 import sys
 from pathlib import Path
-from bulk_upload_pipeline import dialects, encodings, part_ledger
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import dialects, encodings, part_ledger, sharing
 from bulk_upload_pipeline_tests.world import line_at
 
 root, url, batch_id, block, part = sys.argv[1:]
@@ -46,7 +55,7 @@ dialects.TOP_BYTES = 1 << 12
 with line_at(Path(root), url, chunk_rows=200, part_bytes=int(part)) as line:
     print("ready", flush=True)
     sys.stdin.readline()
-    print(stages.help_along(line, batch_id), flush=True)
+    print(sharing.help_along(line, batch_id), flush=True)
 """
 
 
@@ -105,9 +114,9 @@ def announce(line, batch_id, part_bytes=PART):
     """Do what a run does that is killed when it has just planned the parts."""
     stages.upload(line, batch_id)
     batch = ledger.batch(line.engine, batch_id)
-    judging = stages._judging_of(line, batch)
+    judging = terms.judging_of(line, batch)
     parts = splitting.planned(judging, part_bytes)
-    shared = stages._shared(line, batch, judging, parts)
+    shared = sharing.shared(line, batch, judging, parts)
     part_ledger.announce(line.engine, batch_id, shared.plan, parts)
     shared.staged.folder.mkdir(parents=True, exist_ok=True)
     return shared
@@ -267,7 +276,7 @@ def test_a_file_of_which_half_the_rows_are_wrong_is_rejected_as_a_whole(line):
     assert stages.take(line, batch_id).state is State.REJECTED
     assert account(line, batch_id) == expected
     assert count(line, TARGET) == 0
-    assert stages.help_along(line, batch_id) == 0
+    assert sharing.help_along(line, batch_id) == 0
 
 
 def test_a_date_in_the_last_part_says_how_those_of_the_first_are_read(line):
@@ -298,7 +307,7 @@ def test_what_a_helper_could_judge_is_not_judged_again_by_who_takes_the_batch(li
     batch_id = drop(line, "dirty.csv", dirty)
     announce(line, batch_id)
     with patch.object(splitting, "PATIENCE_S", 0.5):
-        assert stages.help_along(line, batch_id) == len(parts_in(line, batch_id))
+        assert sharing.help_along(line, batch_id) == len(parts_in(line, batch_id))
     with patch.object(splitting, "_judge_part", side_effect=AssertionError):
         stages.validate(line, batch_id)
     verdict = ledger.verdict(line.engine, batch_id)
@@ -311,7 +320,7 @@ def test_a_part_whose_folder_is_gone_is_judged_again(line, dirty):
     batch_id = drop(line, "dirty.csv", dirty)
     announce(line, batch_id)
     with patch.object(splitting, "PATIENCE_S", 0.5):
-        stages.help_along(line, batch_id)
+        sharing.help_along(line, batch_id)
     lost = line.home.staging / batch_id / parts_in(line, batch_id)[3].staged
     lost.rename(line.home.root / "elsewhere")
     stages.take(line, batch_id)
@@ -322,7 +331,7 @@ def test_a_helper_leaves_when_it_is_not_to_stay(line, dirty):
     batch_id = drop(line, "dirty.csv", dirty)
     announce(line, batch_id)
     answers = iter([True, True, False])
-    assert stages.help_along(line, batch_id, lambda: next(answers)) == 2
+    assert sharing.help_along(line, batch_id, lambda: next(answers)) == 2
     assert sum(row.staged is not None for row in parts_in(line, batch_id)) == 2
 
 
@@ -331,7 +340,7 @@ def test_a_worker_with_other_settings_does_not_help(line, dirty):
     announce(line, batch_id)
     other = dataclasses.replace(line, settings=dataclasses.replace(line.settings, chunk_rows=99))
     with pytest.raises(WorkersDifferError, match="Give all workers the same"):
-        stages.help_along(other, batch_id)
+        sharing.help_along(other, batch_id)
     assert all(row.staged is None for row in parts_in(line, batch_id))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import sharing
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.exceptions import BulkUploadError
@@ -43,7 +43,7 @@ class Helped(dg.Config):
 def work_on_parts(context: dg.OpExecutionContext, config: Helped, line: dg.ResourceParam[Line]) -> None:
     """A helper has no outcome of its own: the run that took the file tells of it."""
     try:
-        done = stages.help_along(line, config.batch_id, lambda: not _others_wait(context.instance))
+        done = sharing.help_along(line, config.batch_id, lambda: not _others_wait(context.instance))
     except BulkUploadError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     context.log.info(f"It worked on {done:,} parts of batch {config.batch_id}.")
@@ -88,7 +88,7 @@ def parts_sensor(
     context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
 ) -> dg.SensorResult | dg.SkipReason:
     """A helper that still waits for its place shows that there is none: then no other one is sent."""
-    waiting = stages.parts_without_worker(line)
+    waiting = sharing.parts_without_worker(line)
     requests = [
         request
         for batch_id, parts in waiting.items()

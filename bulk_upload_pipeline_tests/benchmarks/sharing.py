@@ -23,14 +23,14 @@ from bulk_upload_pipeline_tests.world import drop, line_at
 WORKER = """
 import sys, time
 from pathlib import Path
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import sharing
 from bulk_upload_pipeline_tests.world import line_at
 
 root, url, batch_id, part_bytes = sys.argv[1:]
 with line_at(Path(root), url, part_bytes=int(part_bytes)) as line:
-    while not stages.parts_without_worker(line):
+    while not sharing.parts_without_worker(line):
         time.sleep(0.2)
-    print(stages.help_along(line, batch_id))
+    print(sharing.help_along(line, batch_id))
 """
 
 
