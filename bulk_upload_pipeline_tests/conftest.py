@@ -40,6 +40,9 @@ def postgres_url():
         tempfile.TemporaryDirectory(prefix="bulk-upload-tests-") as folder,
         embedded.in_use(Path(folder) / "postgres") as url,
     ):
+        # Nothing here lives through a power cut, and most of a test's time would be waiting for the disk.
+        _administer(url, "ALTER SYSTEM SET fsync = off")
+        _administer(url, "SELECT pg_reload_conf()")
         yield url
 
 
