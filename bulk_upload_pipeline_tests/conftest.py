@@ -21,7 +21,10 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 
-LONGEST = ("test_up", "test_faults", "test_local", "test_benchmarks", "test_three_weeks", "test_formats")
+LONGEST = (
+    *("test_up", "test_local", "test_faults", "test_retention", "test_three_weeks"),
+    *("test_cli", "test_hostile_files", "test_benchmarks", "test_formats"),
+)
 """Rooms that take longest, since they wait for other processes: the last of several workers must not start with one."""
 
 
