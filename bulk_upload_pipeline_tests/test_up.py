@@ -11,10 +11,14 @@ import urllib.request
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import cluster, processes
+from bulk_upload_pipeline.defs import helping
+from bulk_upload_pipeline.local import dagster_environment, postgres
+from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline_tests import real_files
 from bulk_upload_pipeline_tests.test_alerts import TOLD, hooked, posted
 from bulk_upload_pipeline_tests.test_metrics import scraped
@@ -174,6 +178,17 @@ def test_the_other_commands_work_beside_it(up):
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
     assert "already runs" in second.stderr
+
+
+def test_a_command_beside_it_may_count_on_help_with_a_huge_file(up, monkeypatch):
+    settings = Settings(up.home)
+    with postgres(settings) as urls:
+        for name, value in dagster_environment(settings, urls).items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.get() as instance:
+            assert helping.may_come(instance)
+            monkeypatch.setattr(helping, "LATE_HEARTBEAT_S", 0)
+            assert not helping.may_come(instance)
 
 
 LAUNCH = """

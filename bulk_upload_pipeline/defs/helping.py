@@ -15,6 +15,8 @@ from bulk_upload_pipeline.line import Line
 
 OP = "work_on_parts"
 SENSOR_DAEMON = "SENSOR"
+"""What Dagster calls the daemon that runs sensors."""
+
 HELPS_TAG = "bulk_upload/helps"
 MOST_FAILED = 5
 """Helpers of a batch that failed, after which no more are sent: who took it meets the same fault and tells it."""
