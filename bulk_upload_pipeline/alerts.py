@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bulk_upload_pipeline import ledger, messages, rejects, silence, storage
+from bulk_upload_pipeline import ledger, rejects, silence, storage
+from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.tables import alerts, upload_batches
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from bulk_upload_pipeline.again import Night
-    from bulk_upload_pipeline.channels import Channel
+    from bulk_upload_pipeline.alerting.channels import Channel
+    from bulk_upload_pipeline.alerting.messages import Alert
     from bulk_upload_pipeline.line import Line
-    from bulk_upload_pipeline.messages import Alert
     from bulk_upload_pipeline.model import Receipt
 
 DIGEST_AFTER = timedelta(minutes=10)

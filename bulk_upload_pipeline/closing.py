@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import findings as catalogue
-from bulk_upload_pipeline import ledger, part_ledger, rejected_sheet, rejects, report, storage
+from bulk_upload_pipeline import ledger, part_ledger, rejects, report, storage
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.reporting import rejected_sheet
 
 if TYPE_CHECKING:
     from bulk_upload_pipeline.ledger import Counted, Entry

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.cells import BLANKS, as_text, unique_names
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import CATALOGUE, file_finding, row_findings
 from bulk_upload_pipeline.model import DamagedRow, TextChunk
 from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, OWN_COLUMNS, ROW_NUMBER, restored
-from bulk_upload_pipeline.records import splitter
+from bulk_upload_pipeline.parsing.cells import BLANKS, as_text, unique_names
+from bulk_upload_pipeline.reading.records import splitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

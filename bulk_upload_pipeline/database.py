@@ -200,7 +200,7 @@ def _upgrade(connection: sa.Connection, shown: str) -> None:
     """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind."""
     from alembic import command
 
-    from bulk_upload_pipeline import adoption
+    from bulk_upload_pipeline.upgrading import adoption
 
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
     known = revision(connection)

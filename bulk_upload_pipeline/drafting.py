@@ -13,16 +13,16 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.cells import as_text
 from bulk_upload_pipeline.contract import Kind
-from bulk_upload_pipeline.headers import HeaderFinder
 from bulk_upload_pipeline.inbox import found_file
 from bulk_upload_pipeline.model import Overrides
-from bulk_upload_pipeline.numerals import Notation, read_number
 from bulk_upload_pipeline.parse import date_order_of
+from bulk_upload_pipeline.parsing.cells import as_text
+from bulk_upload_pipeline.parsing.numerals import Notation, read_number
 from bulk_upload_pipeline.profiles import lay_over, normalised
 from bulk_upload_pipeline.read import read_chunks
 from bulk_upload_pipeline.recognise import recognise_by
+from bulk_upload_pipeline.recognising.headers import HeaderFinder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

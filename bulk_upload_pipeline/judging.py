@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline import findings as catalogue
-from bulk_upload_pipeline.chunking import LONG_ROW, MOST_TEXT
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.overlap import ahead
 from bulk_upload_pipeline.pace import Pace
+from bulk_upload_pipeline.reading.chunking import LONG_ROW, MOST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

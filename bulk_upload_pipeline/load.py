@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg2
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.copying import Text, copy
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import CONTENTION, connected, holding
-from bulk_upload_pipeline.merging import (
+from bulk_upload_pipeline.loading.copying import Text, copy
+from bulk_upload_pipeline.loading.merging import (
     ALREADY_LOADED,
     REFUSED,
     TARGET,

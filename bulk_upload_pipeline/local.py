@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from bulk_upload_pipeline import embedded
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.database import create_database_if_absent, make_engine, normalised_url
+from bulk_upload_pipeline.serving import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from bulk_upload_pipeline import inbox, ledger, objects, storage
-from bulk_upload_pipeline.archives import Archive
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.formats import is_archive
 from bulk_upload_pipeline.model import Batch, State
 from bulk_upload_pipeline.places import Key
+from bulk_upload_pipeline.recognising.archives import Archive
+from bulk_upload_pipeline.recognising.formats import is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

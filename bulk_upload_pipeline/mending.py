@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from bulk_upload_pipeline import corrections, family, ledger
-from bulk_upload_pipeline.cells import unique_names
 from bulk_upload_pipeline.contract import IDENTITY
 from bulk_upload_pipeline.exceptions import BatchNotFoundError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
 from bulk_upload_pipeline.model import State, TextChunk
+from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.cells import as_text
+from bulk_upload_pipeline.parsing.cells import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

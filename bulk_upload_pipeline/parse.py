@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline import contract, dates, findings, rules
-from bulk_upload_pipeline.cells import as_text, bytes_of, cells_at, storable
+from bulk_upload_pipeline import contract, findings, rules
 from bulk_upload_pipeline.contract import Kind
-from bulk_upload_pipeline.decimals import even_decimals
 from bulk_upload_pipeline.model import TypedChunk
-from bulk_upload_pipeline.numerals import PLAIN, TOO_LARGE, Notation, read_number
-from bulk_upload_pipeline.texts import read_texts
+from bulk_upload_pipeline.parsing import dates
+from bulk_upload_pipeline.parsing.cells import as_text, bytes_of, cells_at, storable
+from bulk_upload_pipeline.parsing.decimals import even_decimals
+from bulk_upload_pipeline.parsing.numerals import PLAIN, TOO_LARGE, Notation, read_number
+from bulk_upload_pipeline.parsing.texts import read_texts
 from bulk_upload_pipeline.verbatim import as_json
 
 if TYPE_CHECKING:

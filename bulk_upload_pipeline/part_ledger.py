@@ -19,7 +19,7 @@ from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import connect_alone
 from bulk_upload_pipeline.ledger import stated_verdict, verdict_of
 from bulk_upload_pipeline.model import State
-from bulk_upload_pipeline.parts import Part
+from bulk_upload_pipeline.reading.parts import Part
 from bulk_upload_pipeline.tables import file_parts, load_chunks, upload_batches
 
 if TYPE_CHECKING:

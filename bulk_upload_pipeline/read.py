@@ -25,17 +25,17 @@ def read_chunks(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChu
         UnreadableError: In the middle of the file it turns out that it cannot be read to its end.
     """
     if layout.file_format == "csv":
-        from bulk_upload_pipeline.delimited import read_delimited
+        from bulk_upload_pipeline.reading.delimited import read_delimited
 
         return read_delimited(path, layout, chunk_rows)
     if layout.file_format == "parquet":
-        from bulk_upload_pipeline.columnar import read_parquet
+        from bulk_upload_pipeline.reading.columnar import read_parquet
 
         return read_parquet(path, layout, chunk_rows)
     if layout.file_format in ("json", "jsonl"):
-        from bulk_upload_pipeline.documents import read_documents
+        from bulk_upload_pipeline.reading.documents import read_documents
 
         return read_documents(path, layout, chunk_rows)
-    from bulk_upload_pipeline.spreadsheets import read_sheets
+    from bulk_upload_pipeline.reading.spreadsheets import read_sheets
 
     return read_sheets(path, layout, chunk_rows)

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import encodings
-from bulk_upload_pipeline.dialects import TOP_BYTES, TOP_RECORDS, delimiter_of, top_of, top_records
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.formats import SPREADSHEETS, identify
-from bulk_upload_pipeline.headers import HeaderFinder
 from bulk_upload_pipeline.model import Layout, Overrides
 from bulk_upload_pipeline.origin import ROW_NUMBER
-from bulk_upload_pipeline.unpack import opened
+from bulk_upload_pipeline.recognising import encodings
+from bulk_upload_pipeline.recognising.dialects import (
+    TOP_BYTES,
+    TOP_RECORDS,
+    delimiter_of,
+    top_of,
+    top_records,
+)
+from bulk_upload_pipeline.recognising.formats import SPREADSHEETS, identify
+from bulk_upload_pipeline.recognising.headers import HeaderFinder
+from bulk_upload_pipeline.recognising.unpack import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bulk_upload_pipeline.dialects import TopRecord
-    from bulk_upload_pipeline.encodings import Encoding
-    from bulk_upload_pipeline.formats import Identified
     from bulk_upload_pipeline.profiles import Profiles
+    from bulk_upload_pipeline.recognising.dialects import TopRecord
+    from bulk_upload_pipeline.recognising.encodings import Encoding
+    from bulk_upload_pipeline.recognising.formats import Identified
 
 
 def recognise(
@@ -126,7 +132,7 @@ def _states_otherwise(encoding: str | None, codec: str, wanted: str | None, deli
 
 
 def _spreadsheet(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
-    from bulk_upload_pipeline.spreadsheets import recognise_sheets
+    from bulk_upload_pipeline.reading.spreadsheets import recognise_sheets
 
     sheet = stated.sheet or (finder.stated.sheet if finder.stated else None)
     found = recognise_sheets(path, identified, finder, sheet)
@@ -148,13 +154,13 @@ def _spreadsheet(path: Path, identified: Identified, finder: HeaderFinder, state
 
 
 def _parquet(path: Path, identified: Identified, finder: HeaderFinder) -> Layout:
-    from bulk_upload_pipeline.columnar import parquet_header
+    from bulk_upload_pipeline.reading.columnar import parquet_header
 
     return _named(identified, parquet_header(path, identified), finder, None)
 
 
 def _documents(path: Path, identified: Identified, finder: HeaderFinder, stated: Overrides) -> Layout:
-    from bulk_upload_pipeline.documents import document_header
+    from bulk_upload_pipeline.reading.documents import document_header
 
     profile = finder.stated
     encoding = _encoding(path, identified, stated.encoding or (profile.encoding if profile else None))

@@ -15,11 +15,11 @@ import pyarrow.csv as pacsv
 import sqlalchemy as sa
 from psycopg2 import sql
 
-from bulk_upload_pipeline.cells import unique_names
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.model import CodeCount, Severity, Sheet, place_in
 from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
 from bulk_upload_pipeline.overlap import ahead
+from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
 from bulk_upload_pipeline.verbatim import row_data
 

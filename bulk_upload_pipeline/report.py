@@ -16,10 +16,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from bulk_upload_pipeline import summary
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.formats import SPREADSHEETS
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.recognising.formats import SPREADSHEETS
+from bulk_upload_pipeline.reporting import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

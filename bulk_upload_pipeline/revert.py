@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.copying import VALUES
 from bulk_upload_pipeline.exceptions import RevertRefusedError
-from bulk_upload_pipeline.former import former_rows
 from bulk_upload_pipeline.holding import holding
+from bulk_upload_pipeline.loading.copying import VALUES
+from bulk_upload_pipeline.loading.former import former_rows
 from bulk_upload_pipeline.stale import TOUCH
 
 if TYPE_CHECKING:

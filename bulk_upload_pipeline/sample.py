@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.sample_draws import Draws
-from bulk_upload_pipeline.sample_faults import plan_faults
-from bulk_upload_pipeline.sample_invoices import invoice_sizes, invoices
-from bulk_upload_pipeline.sample_layouts import LAYOUTS
+from bulk_upload_pipeline.sampling.draws import Draws
+from bulk_upload_pipeline.sampling.faults import plan_faults
+from bulk_upload_pipeline.sampling.invoices import invoice_sizes, invoices
+from bulk_upload_pipeline.sampling.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from bulk_upload_pipeline.sample_faults import FaultPlan
-    from bulk_upload_pipeline.sample_layouts import Cells, SampleLayout
+    from bulk_upload_pipeline.sampling.faults import FaultPlan
+    from bulk_upload_pipeline.sampling.layouts import Cells, SampleLayout
 
 INVOICES_AT_ONCE = 6_000
 """About 30,000 rows or 12 MB of text. The bytes of a file do not depend on it."""

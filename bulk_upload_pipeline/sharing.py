@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Batch
     from bulk_upload_pipeline.pace import Pace
-    from bulk_upload_pipeline.parts import Part
     from bulk_upload_pipeline.places import Place
+    from bulk_upload_pipeline.reading.parts import Part
     from bulk_upload_pipeline.staged import StagedBatch
 
 

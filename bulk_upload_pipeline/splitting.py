@@ -29,12 +29,13 @@ from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import encodings, part_ledger
 from bulk_upload_pipeline import findings as catalogue
+from bulk_upload_pipeline import part_ledger
 from bulk_upload_pipeline.exceptions import BatchBusyError, UnreadableError
 from bulk_upload_pipeline.judging import Judging, give_memory_back_soon, judged_chunks
 from bulk_upload_pipeline.pace import Pace
-from bulk_upload_pipeline.parts import Part, may_be_parted, parts_of
+from bulk_upload_pipeline.reading.parts import Part, may_be_parted, parts_of
+from bulk_upload_pipeline.recognising import encodings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -214,7 +215,7 @@ class _PartJudging(Judging):
 
     def chunks(self) -> Iterator[TextChunk]:
         """Read the part; its rows count from 1."""
-        from bulk_upload_pipeline.delimited import read_part
+        from bulk_upload_pipeline.reading.delimited import read_part
 
         return read_part(self.path, self.layout, self.part, self.chunk_rows)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from bulk_upload_pipeline.findings import Entry
-    from bulk_upload_pipeline.misfits import Misfit
     from bulk_upload_pipeline.model import CodeCount, Progress, Receipt
+    from bulk_upload_pipeline.upgrading.misfits import Misfit
 
 COLOURS = {
     State.LOADED: "green",

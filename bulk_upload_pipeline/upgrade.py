@@ -10,10 +10,11 @@ import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from bulk_upload_pipeline import adoption, database
+from bulk_upload_pipeline import database
 from bulk_upload_pipeline.exceptions import AdoptionRefusedError, DatabaseUnavailableError
 from bulk_upload_pipeline.patience import LOCK_TIMEOUT, patiently
 from bulk_upload_pipeline.tables import SCHEMA
+from bulk_upload_pipeline.upgrading import adoption
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.cells import REPLACEMENT, as_text, bytes_of, unique_names
+from bulk_upload_pipeline.parsing.cells import REPLACEMENT, as_text, bytes_of, unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import ledger, services, storage, terminal
+from bulk_upload_pipeline import ledger, storage, terminal
 from bulk_upload_pipeline.database import address, make_engine, migrate
 from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.serving import services
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 import yaml
 
 import bulk_upload_pipeline
-from bulk_upload_pipeline.cluster import cluster_in
+from bulk_upload_pipeline.serving.cluster import cluster_in
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent.parent
 DOCKER = ROOT / "docker"

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def postgres_url():
     """URL of database `postgres` on an embedded server of this session."""
-    from bulk_upload_pipeline import embedded
+    from bulk_upload_pipeline.serving import embedded
 
     with (
         tempfile.TemporaryDirectory(prefix="bulk-upload-tests-") as folder,

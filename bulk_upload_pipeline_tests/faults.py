@@ -251,7 +251,7 @@ def warm(order):
 
 def work(order):
     """Take one batch through the line as `order` says; returns what is to be told of it."""
-    from bulk_upload_pipeline import dialects, encodings
+    from bulk_upload_pipeline.recognising import dialects, encodings
 
     if order["small_parts"]:
         encodings.BLOCK_BYTES = dialects.TOP_BYTES = 256

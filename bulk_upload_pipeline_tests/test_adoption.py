@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from bulk_upload_pipeline import adoption, contract, database, misfits, patience, upgrade
+from bulk_upload_pipeline import contract, database, patience, upgrade
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.exceptions import (
     AdoptionRefusedError,
@@ -20,6 +20,7 @@ from bulk_upload_pipeline.exceptions import (
     OldDatabaseError,
 )
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.upgrading import adoption, misfits
 from bulk_upload_pipeline_tests import old_system
 from bulk_upload_pipeline_tests.world import drop, ephemeral, line_at, receipt, run
 

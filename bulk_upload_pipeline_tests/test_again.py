@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import again, alerts, contract
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.channels import Channel
+from bulk_upload_pipeline.alerting.channels import Channel
 from bulk_upload_pipeline.defs import alerts as alert_sensors
 from bulk_upload_pipeline.defs.nightly import nightly_backfill
 from bulk_upload_pipeline.model import State

@@ -17,9 +17,10 @@ from aiosmtpd.controller import Controller
 from click.testing import CliRunner
 from dagster import DagsterRunStatus, RunsFilter
 
-from bulk_upload_pipeline import alerts, messages
+from bulk_upload_pipeline import alerts
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.channels import channels_of
+from bulk_upload_pipeline.alerting import messages
+from bulk_upload_pipeline.alerting.channels import channels_of
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import alerts as sensors

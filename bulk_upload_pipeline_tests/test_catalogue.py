@@ -13,12 +13,12 @@ from click.testing import CliRunner
 import bulk_upload_pipeline
 from bulk_upload_pipeline import contract, markdown
 from bulk_upload_pipeline.cli import main
-from bulk_upload_pipeline.dates import read_date
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Severity
-from bulk_upload_pipeline.numerals import read_number
+from bulk_upload_pipeline.parsing.dates import read_date
+from bulk_upload_pipeline.parsing.numerals import read_number
+from bulk_upload_pipeline.parsing.texts import looks_encoded_twice
 from bulk_upload_pipeline.profile_files import shipped_profiles
-from bulk_upload_pipeline.texts import looks_encoded_twice
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import encodings
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.delimited import read_delimited
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.model import Layout, State
 from bulk_upload_pipeline.profile_files import load_profiles
+from bulk_upload_pipeline.reading.delimited import read_delimited
 from bulk_upload_pipeline.recognise import recognise
+from bulk_upload_pipeline.recognising import encodings
 from bulk_upload_pipeline_tests.scripts import codec_of, encoded, writable
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, line_at, rows
 

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 
-from bulk_upload_pipeline import database, family, former, ledger, sales, stale, trace
+from bulk_upload_pipeline import database, family, ledger, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -19,6 +19,7 @@ from bulk_upload_pipeline.exceptions import (
     DatabaseUnavailableError,
     SettingInvalidError,
 )
+from bulk_upload_pipeline.loading import former
 from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
 
 

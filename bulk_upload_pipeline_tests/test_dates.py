@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline.dates import AMBIGUOUS, INVALID, order_shown_by, read_date
 from bulk_upload_pipeline.model import Layout, TextChunk
 from bulk_upload_pipeline.parse import date_order_of
+from bulk_upload_pipeline.parsing.dates import AMBIGUOUS, INVALID, order_shown_by, read_date
 
 FIRST, LAST = date(1990, 1, 1), date(2030, 12, 31)
 DAYS = [FIRST + timedelta(days=n) for n in range((LAST - FIRST).days + 1)]

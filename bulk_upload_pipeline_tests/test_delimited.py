@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import encodings, records
-from bulk_upload_pipeline.delimited import read_delimited
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.model import Layout
+from bulk_upload_pipeline.reading import records
+from bulk_upload_pipeline.reading.delimited import read_delimited
+from bulk_upload_pipeline.recognising import encodings
 
 HEADER = ("a", "b", "c")
 

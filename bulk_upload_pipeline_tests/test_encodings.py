@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import encodings
-from bulk_upload_pipeline.encodings import detect, stated_encoding, utf8_blocks
 from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.recognising import encodings
+from bulk_upload_pipeline.recognising.encodings import detect, stated_encoding, utf8_blocks
 
 TEXT = "Rechnung;Kunde\n1;Café Müller, Zürich\n2;Ca' d’Oro – 12 €\n" * 20
 

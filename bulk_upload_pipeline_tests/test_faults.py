@@ -451,7 +451,7 @@ def test_the_points_are_those_that_the_line_promises(points):
         "received": "ledger._update after COMMIT",
         "a chunk is staged": "stage.Stage.add staging",
         "verdict kept": "line.validate before COMMIT",
-        "COPY": "copying.copy COPY public.mangalam_invoices (invoice_number,",
+        "COPY": "loading.copying.copy COPY public.mangalam_invoices (invoice_number,",
         "ledger row": "load._Load._note INSERT INTO bulk_upload.load_chunks",
         "before COMMIT": "load._Load._copied before COMMIT",
         "after COMMIT": "load._Load._copied after COMMIT",

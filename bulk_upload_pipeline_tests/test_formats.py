@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.formats import identify
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.parse import date_order_of, parse_chunk
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks
 from bulk_upload_pipeline.recognise import recognise
+from bulk_upload_pipeline.recognising.formats import identify
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline.validate import judge
 from bulk_upload_pipeline_tests import writers
@@ -342,7 +342,7 @@ def test_json_that_is_nested_without_end_is_refused(tmp_path):
     block=st.sampled_from([8, 100, 1 << 20]),
 )
 def test_json_is_read_as_the_standard_library_reads_it(tmp_path_factory, values, kind, block):
-    from bulk_upload_pipeline import encodings
+    from bulk_upload_pipeline.recognising import encodings
 
     path = tmp_path_factory.getbasetemp() / "values.json"
     if kind in ("json", "pretty", "utf-16"):

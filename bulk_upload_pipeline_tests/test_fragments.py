@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import dialects, encodings, fragments
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.judging import Judging
 from bulk_upload_pipeline.profile_files import shipped_profiles
 from bulk_upload_pipeline.profiles import Profiles
 from bulk_upload_pipeline.read import read_chunks
+from bulk_upload_pipeline.reading import fragments
 from bulk_upload_pipeline.recognise import recognise
+from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline.splitting import planned
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, good_row

@@ -14,8 +14,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from bulk_upload_pipeline.guard import SESSION_SECONDS, Guard, Lock
-from bulk_upload_pipeline.readiness import LOCATION
-from bulk_upload_pipeline.services import up
+from bulk_upload_pipeline.serving.readiness import LOCATION
+from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline_tests.test_local import LAUNCH, STATUS, end_world, free_port, make_world, wait_until
 

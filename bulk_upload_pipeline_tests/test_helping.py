@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._daemon.types import DaemonHeartbeat
 
-from bulk_upload_pipeline import dialects, encodings, ledger, part_ledger, sharing, terms
+from bulk_upload_pipeline import ledger, part_ledger, sharing, terms
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
@@ -19,6 +19,7 @@ from bulk_upload_pipeline.defs.helping import HELPS_TAG, config_of, help_with_pa
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.judging import plan_of
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline_tests.test_splitting import PART, announce
 from bulk_upload_pipeline_tests.upped import database_url as url_of

@@ -28,6 +28,8 @@ VERBS = {
 VERBS |= {"corrections", "revert"}
 COMPOSERS = {"line", "intake", "alerts", "inspection", "again", "drafting", "mending", "judging", "splitting"}
 COMPOSERS |= {"closing", "checking", "archiving", "terms", "sharing"}
+FOLDERS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - {"defs", "commands"}
+"""Each holds the details of one room: `reading` those of `read`."""
 KNOW_DAGSTER = {"definitions.py", "cli.py"}
 
 
@@ -45,8 +47,15 @@ def imports(path):
 
 
 def rooms_imported(path):
-    names = (name.split(".") for name in imports(path) if name.startswith("bulk_upload_pipeline."))
-    return {parts[1] for parts in names if len(parts) > 1}
+    """Return the rooms that a room imports; those of a folder as `folder.room`."""
+    names = (
+        name.removeprefix("bulk_upload_pipeline.").split(".")
+        for name in imports(path)
+        if name.startswith("bulk_upload_pipeline.")
+    )
+    return {
+        ".".join(parts[:2]) if parts[0] in FOLDERS and len(parts) > 1 else parts[0] for parts in names
+    } - FOLDERS
 
 
 def is_dagster(name):
@@ -85,11 +94,17 @@ def test_nouns_import_nouns_only():
         "staged",
         "found",
         "verbatim",
-        "cells",
+        "parsing.cells",
         "places",
     }
     for noun in nouns:
-        assert rooms_imported(ROOT / f"{noun}.py") <= nouns, noun
+        assert rooms_imported(ROOT.joinpath(*noun.split(".")).with_suffix(".py")) <= nouns, noun
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_the_details_of_a_room_know_nothing_of_the_line(folder):
+    for path in (ROOT / folder).glob("*.py"):
+        assert not rooms_imported(path) & (VERBS | COMPOSERS | {"defs", "cli", "commands"}), path.name
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=room)
@@ -146,4 +161,11 @@ def test_the_top_level_is_as_the_design_draws_it():
 def test_the_tour_passes_every_room_and_none_that_is_not_there():
     told = set(re.findall(r"`([a-z_]+)/?`", bulk_upload_pipeline.__doc__))
     rooms = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "definitions"}
-    assert told == rooms | {"defs", "commands"}
+    assert told == rooms | FOLDERS | {"defs", "commands"}
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_the_tour_of_a_folder_passes_every_room_of_it(folder):
+    words = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text("utf-8")))
+    rooms = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    assert rooms <= set(re.findall(r"`([a-z_]+)`", words))

@@ -20,7 +20,6 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import cluster, embedded, processes
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import (
     DatabaseUnavailableError,
@@ -31,8 +30,9 @@ from bulk_upload_pipeline.exceptions import (
     ServiceFailedError,
 )
 from bulk_upload_pipeline.local import dagster_environment, postgres
-from bulk_upload_pipeline.readiness import LOCATION
-from bulk_upload_pipeline.services import up
+from bulk_upload_pipeline.serving import cluster, embedded, processes
+from bulk_upload_pipeline.serving.readiness import LOCATION
+from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Home, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -301,7 +301,7 @@ defs = dg.Definitions(
 UP = """
 import sys
 from pathlib import Path
-from bulk_upload_pipeline.services import up
+from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Home, Settings
 root, port, definitions = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 with up(Settings(Home(root)), port, prepare=print, on_event=print, definitions=definitions):

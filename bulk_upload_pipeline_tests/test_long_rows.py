@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bulk_upload_pipeline import chunking
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.judging import Judging, stage
 from bulk_upload_pipeline.profile_files import shipped_profiles
 from bulk_upload_pipeline.profiles import Profiles
+from bulk_upload_pipeline.reading import chunking
 from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline.staged import StagedBatch
 from bulk_upload_pipeline_tests.world import csv_of, good_row

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline.decimals import even_decimals
-from bulk_upload_pipeline.numerals import INVALID, TOO_LARGE, TOO_PRECISE, Notation, read_number
+from bulk_upload_pipeline.parsing.decimals import even_decimals
+from bulk_upload_pipeline.parsing.numerals import INVALID, TOO_LARGE, TOO_PRECISE, Notation, read_number
 
 DIGITS = {
     "ascii": "0123456789",

@@ -20,8 +20,6 @@ from s3fs import S3FileSystem
 
 from bulk_upload_pipeline import (
     alerts,
-    dialects,
-    encodings,
     inbox,
     intake,
     ledger,
@@ -43,6 +41,7 @@ from bulk_upload_pipeline.exceptions import (
 )
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.places import Key, is_usable, lies_in, named, place_of
+from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline.settings import Home, read_settings
 from bulk_upload_pipeline_tests.buckets import BUCKET, object_store
 from bulk_upload_pipeline_tests.test_splitting import announce

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.contract import Kind
-from bulk_upload_pipeline.dates import AMBIGUOUS, read_date
 from bulk_upload_pipeline.model import Layout, TextChunk
-from bulk_upload_pipeline.numerals import Notation, read_number
 from bulk_upload_pipeline.parse import parse_chunk
+from bulk_upload_pipeline.parsing.dates import AMBIGUOUS, read_date
+from bulk_upload_pipeline.parsing.numerals import Notation, read_number
 from bulk_upload_pipeline.profiles import Profile
 
 FAST = ["0", "-0", "7", "007", "12.50", "-3.0001", "99999999999.9999", "12345678901", None, ""]

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import dialects, encodings, records
-from bulk_upload_pipeline.delimited import read_delimited, read_part
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.model import Layout
-from bulk_upload_pipeline.parts import may_be_parted, parts_of
+from bulk_upload_pipeline.reading import records
+from bulk_upload_pipeline.reading.delimited import read_delimited, read_part
+from bulk_upload_pipeline.reading.parts import may_be_parted, parts_of
+from bulk_upload_pipeline.recognising import dialects, encodings
 
 HEADER = ("a", "b", "c")
 

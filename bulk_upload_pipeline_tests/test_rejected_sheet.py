@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline import rejected_sheet, rejects, report
+from bulk_upload_pipeline import rejects, report
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.origin import OWN_COLUMNS
+from bulk_upload_pipeline.reporting import rejected_sheet
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_corrections import TARGET, in_target, load, resolutions
 from bulk_upload_pipeline_tests.test_senders import dropped, profile

@@ -5,10 +5,11 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from dagster_postgres.run_storage import PostgresRunStorage
 
-from bulk_upload_pipeline import database, embedded, revert, roles, sales
+from bulk_upload_pipeline import database, revert, roles, sales
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.exceptions import UpgradeForbiddenError
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.serving import embedded
 from bulk_upload_pipeline_tests import old_system
 from bulk_upload_pipeline_tests.world import csv_of, drop, ephemeral, good_row, line_at, receipt, run
 

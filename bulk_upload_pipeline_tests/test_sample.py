@@ -12,12 +12,13 @@ from itertools import groupby
 
 import pytest
 
-from bulk_upload_pipeline import contract, findings, goods, sample
+from bulk_upload_pipeline import contract, findings, sample
 from bulk_upload_pipeline.parse import parse_chunk
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks
 from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline.sample import write_sample
+from bulk_upload_pipeline.sampling import goods
 from bulk_upload_pipeline.validate import judge
 
 LAYOUTS = ("zoho", "distributor")

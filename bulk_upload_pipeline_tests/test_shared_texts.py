@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline.shared_texts import LONG, SharedTexts
+from bulk_upload_pipeline.reading.shared_texts import LONG, SharedTexts
 
 AROUND = 64
 """Bytes of XML around a text, at the most."""

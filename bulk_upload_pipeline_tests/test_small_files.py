@@ -10,13 +10,14 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import inspection, intake, ledger, processes, report
+from bulk_upload_pipeline import inspection, intake, ledger, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.lanes import MOST_BYTES, MOST_FILES, SMALL_BYTES, share
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.serving import processes
 from bulk_upload_pipeline_tests.benchmarks import flood
 from bulk_upload_pipeline_tests.upped import upped, wait_until
 from bulk_upload_pipeline_tests.world import (

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import cluster, processes
 from bulk_upload_pipeline.database import make_engine
+from bulk_upload_pipeline.serving import cluster, processes
 from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, database_url, upped, wait_until
 from bulk_upload_pipeline_tests.world import HEADER
 

@@ -17,24 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import (
-    dialects,
-    encodings,
-    ledger,
-    load,
-    part_ledger,
-    records,
-    sharing,
-    splitting,
-    terms,
-)
+from bulk_upload_pipeline import ledger, load, part_ledger, sharing, splitting, terms
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import BatchBusyError, UnreadableError, WorkersDifferError
 from bulk_upload_pipeline.judging import Judging, stage
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.profile_files import load_profiles
+from bulk_upload_pipeline.reading import records
 from bulk_upload_pipeline.recognise import recognise
+from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline.splitting import Shared
 from bulk_upload_pipeline.staged import StagedBatch
@@ -46,7 +38,8 @@ TARGET = "mangalam_invoices"
 WORKER = """
 import sys
 from pathlib import Path
-from bulk_upload_pipeline import dialects, encodings, part_ledger, sharing
+from bulk_upload_pipeline import part_ledger, sharing
+from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline_tests.world import line_at
 
 root, url, batch_id, block, part = sys.argv[1:]

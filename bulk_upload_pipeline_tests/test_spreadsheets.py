@@ -14,11 +14,11 @@ import xlsxwriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import sheet_cutter
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.model import Overrides, Sheet
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks
+from bulk_upload_pipeline.reading import sheet_cutter
 from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_formats import judged, recognise_loosely

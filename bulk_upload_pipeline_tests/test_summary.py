@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline import report, summary
+from bulk_upload_pipeline import report
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import CodeCount, Receipt, State
+from bulk_upload_pipeline.reporting import summary
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, receipt
 
 THEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)

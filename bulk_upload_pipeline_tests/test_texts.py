@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline.cells import SPREADSHEET_ERRORS
-from bulk_upload_pipeline.texts import looks_encoded_twice, read_texts
+from bulk_upload_pipeline.parsing.cells import SPREADSHEET_ERRORS
+from bulk_upload_pipeline.parsing.texts import looks_encoded_twice, read_texts
 
 KEPT = "\t\n\r"
 EDGES = ["", " ", "\t", "\n", "\u00a0", "\u3000", "\u200b", "\ufeff", "\u2028", "\x1f", "\0", "\x85"]

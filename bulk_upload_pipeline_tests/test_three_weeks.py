@@ -14,9 +14,10 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import alerts, contract, ledger, messages, retention, sales
+from bulk_upload_pipeline import alerts, contract, ledger, retention, sales
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.channels import channels_of
+from bulk_upload_pipeline.alerting import messages
+from bulk_upload_pipeline.alerting.channels import channels_of
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import alerts as alert_sensors
 from bulk_upload_pipeline.defs import retention as nightly

@@ -15,9 +15,9 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import cluster, processes
 from bulk_upload_pipeline.defs import helping
 from bulk_upload_pipeline.local import dagster_environment, postgres
+from bulk_upload_pipeline.serving import cluster, processes
 from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline_tests import real_files
 from bulk_upload_pipeline_tests.test_alerts import TOLD, hooked, posted

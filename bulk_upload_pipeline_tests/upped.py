@@ -17,8 +17,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import cluster, processes
 from bulk_upload_pipeline.database import make_engine
+from bulk_upload_pipeline.serving import cluster, processes
 from bulk_upload_pipeline.settings import Home
 
 ROOT = Path(__file__).parent.parent

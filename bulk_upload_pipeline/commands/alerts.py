@@ -20,8 +20,8 @@ def group() -> None:
 @as_json
 def alerts_test(as_json: bool) -> None:
     """Send a test to every channel of BULK_UPLOAD_ALERT_URLS, and say which of them took it."""
-    from bulk_upload_pipeline.channels import channels_of
-    from bulk_upload_pipeline.messages import TEST
+    from bulk_upload_pipeline.alerting.channels import channels_of
+    from bulk_upload_pipeline.alerting.messages import TEST
 
     channels = channels_of(read_settings().alert_urls)
     if not channels:

@@ -43,7 +43,8 @@ def errors(batch: str, csv_path: Path | None, xlsx_path: Path | None, as_json: b
     """Show the findings of BATCH by code, with an example each."""
     import dataclasses
 
-    from bulk_upload_pipeline import ledger, rejected_sheet, rejects
+    from bulk_upload_pipeline import ledger, rejects
+    from bulk_upload_pipeline.reporting import rejected_sheet
 
     with open_line() as line:
         receipt = ledger.receipt(line.engine, batch)

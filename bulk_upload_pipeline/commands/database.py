@@ -66,7 +66,7 @@ def db_check(as_json: bool) -> None:
     """List what in the database does not fit the contract; exit code 1 when there is any. Changes nothing."""
     import dataclasses
 
-    from bulk_upload_pipeline import misfits
+    from bulk_upload_pipeline.upgrading import misfits
 
     with _invoices() as url:
         found = misfits.find(url)

@@ -4,13 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import again, alerts, ledger, messages
+from bulk_upload_pipeline import again, alerts, ledger
 from bulk_upload_pipeline.again import Night
-from bulk_upload_pipeline.channels import channels_of
+from bulk_upload_pipeline.alerting import messages
+from bulk_upload_pipeline.alerting.channels import channels_of
+from bulk_upload_pipeline.alerting.messages import Alert
 from bulk_upload_pipeline.defs.nightly import night_of, nights
 from bulk_upload_pipeline.defs.recovery import WILL_RETRY_TAG, batches_of, batches_under_way
 from bulk_upload_pipeline.line import Line
-from bulk_upload_pipeline.messages import Alert
 
 NO_CHANNEL = "Nobody is told: BULK_UPLOAD_ALERT_URLS names no channel."
 FAILURE_REASON_TAG = "dagster/failure_reason"

@@ -18,10 +18,10 @@ from bulk_upload_pipeline import (
     read,
     recognise,
     stage,
-    summary,
     validate,
     verbatim,
 )
+from bulk_upload_pipeline.reporting import summary
 
 __all__ = [
     "dagster_postgres",

@@ -20,8 +20,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from bulk_upload_pipeline.copying import Text
 from bulk_upload_pipeline.judging import give_memory_back_soon
+from bulk_upload_pipeline.loading.copying import Text
 from bulk_upload_pipeline.parse import parse_chunk
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks

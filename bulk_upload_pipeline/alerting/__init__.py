@@ -1,0 +1,1 @@
+"""How `alerts` reach somebody: `messages` puts them into words, `channels` sends them."""

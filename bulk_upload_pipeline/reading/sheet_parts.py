@@ -1,0 +1,220 @@
+"""An XLSX file as small workbooks of some thousand rows each, so that memory does not grow with a sheet.
+
+Calamine reads a sheet as a whole, with room for every cell between the first and the last. So the XML of a
+sheet is cut between its rows, and each part is put into a workbook of its own, beside the texts and styles of
+the original. Rows and cells without a value are left out on the way: formatted emptiness costs nothing.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, NamedTuple
+from xml.etree import ElementTree
+
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.reading.shared_texts import SharedTexts
+from bulk_upload_pipeline.reading.sheet_cutter import Cutter, refuse_entities
+from bulk_upload_pipeline.recognising.unpack import damage_as_finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from bulk_upload_pipeline.reading.sheet_cutter import Ends, Part
+
+MOST_TEXTS_BYTES = 200 << 20
+MOST_TEXTS = 6_000_000
+"""Texts that a workbook's cells share, which have to be held in memory."""
+
+_BLOCK = 1 << 20
+_SMALL_PART = 16 << 20
+_STYLES = "xl/styles.xml"
+_TEXTS = "xl/sharedstrings.xml"
+
+PARTS_AT_ONCE = 8
+"""Parts that are laid into one workbook, since the texts of the original are read anew for each workbook."""
+
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+
+
+class SheetFile(NamedTuple):
+    """A visible sheet, and the name of its XML in the archive."""
+
+    name: str
+    part: str
+
+
+class XlsxParts:
+    """The sheets of an XLSX file, in parts.
+
+    Raises:
+        UnreadableError: It is damaged, or its shared parts are larger than any workbook's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = TemporaryDirectory(prefix="bulk-upload-sheets-")
+        self._base = Path(self._folder.name) / "base.xlsx"
+        self.workbook = Path(self._folder.name) / "part.xlsx"
+        self._texts = SharedTexts()
+        self._packed = path.stat().st_size
+        try:
+            with damage_as_finding():
+                self._zip = zipfile.ZipFile(path)
+                self._names = {_plain(name): name for name in self._zip.namelist()}
+                self._copy_shared()
+                self.sheets = self._find_sheets()
+                self.percent_styles = self._find_percent_styles()
+        except BaseException:  # nobody can close what was never opened, whatever stopped it
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> XlsxParts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._zip.close()
+        self._folder.cleanup()
+
+    def _copy_shared(self) -> None:
+        """Lay what all sheets share into a workbook whose sheets are still missing."""
+        names = range(1, PARTS_AT_ONCE + 1)
+        sheets = "".join(f'<sheet name="{n}" sheetId="{n}" r:id="s{n}"/>' for n in names)
+        links = "".join(
+            f'<Relationship Id="s{n}" Type="{_OFFICE}/worksheet" Target="worksheets/{n}.xml"/>' for n in names
+        )
+        first = "<workbookPr date1904='1'/>" if self.starts_in_1904 else ""
+        workbook = (
+            f'<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}">{first}<sheets>{sheets}</sheets></workbook>'
+        )
+        with zipfile.ZipFile(self._base, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as base:
+            base.writestr("xl/workbook.xml", workbook)
+            base.writestr(
+                "_rels/.rels",
+                f'<Relationships xmlns="{_PACKAGE}"><Relationship Id="b" Type="{_OFFICE}/officeDocument" '
+                'Target="xl/workbook.xml"/></Relationships>',
+            )
+            base.writestr(
+                "xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{_PACKAGE}">{links}</Relationships>'
+            )
+            if _STYLES in self._names:
+                base.writestr(_STYLES, self._small(_STYLES))
+            if _TEXTS in self._names:
+                texts = self._zip.open(self._names[_TEXTS])
+                with texts as source, base.open("xl/sharedStrings.xml", "w") as target:
+                    _copy_texts(source, target, self._texts)
+
+    def _small(self, plain: str) -> bytes:
+        name = self._names.get(plain)
+        if name is None:
+            raise _damaged(f"its part {plain} is missing")
+        with self._zip.open(name) as file:
+            content = file.read(_SMALL_PART + 1)
+        if len(content) > _SMALL_PART:
+            raise UnreadableError(file_finding("TOO_LARGE_INSIDE", f"its part {plain} is of absurd size"))
+        refuse_entities(content)
+        return content
+
+    def _tree(self, plain: str) -> ElementTree.Element:
+        try:
+            # Entities, by which XML can grow without bounds, are refused before it is parsed.
+            return ElementTree.fromstring(self._small(plain))  # noqa: S314
+        except ElementTree.ParseError:
+            raise _damaged(f"its part {plain} is no XML") from None
+
+    def _find_sheets(self) -> list[SheetFile]:
+        targets = {
+            link.get("Id"): link.get("Target", "")
+            for link in self._tree("xl/_rels/workbook.xml.rels")
+            if link.get("Type", "").endswith("/worksheet")
+        }
+        sheets = []
+        for sheet in self._tree("xl/workbook.xml").iterfind("{*}sheets/{*}sheet"):
+            link = next((value for key, value in sheet.attrib.items() if key.endswith("}id")), None)
+            part = _plain(posixpath.join("xl", targets.get(link, "")))
+            if part in self._names and sheet.get("state", "visible") == "visible":
+                sheets.append(SheetFile(sheet.get("name", ""), self._names[part]))
+        return sheets
+
+    @property
+    def starts_in_1904(self) -> bool:
+        """Return whether the workbook counts its days from 1904."""
+        stated = self._tree("xl/workbook.xml").find("{*}workbookPr")
+        return stated is not None and stated.get("date1904", "0").lower() in {"1", "true"}
+
+    def _find_percent_styles(self) -> frozenset[int]:
+        """Return the numbers of the cell styles that show a share as a percentage."""
+        if _STYLES not in self._names:
+            return frozenset()
+        styles = self._tree(_STYLES)
+        formats = {"9", "10"} | {
+            own.get("numFmtId", "")
+            for own in styles.iterfind("{*}numFmts/{*}numFmt")
+            if "%" in re.sub(r'"[^"]*"|\\.', "", own.get("formatCode", ""))
+        }
+        return frozenset(
+            at
+            for at, style in enumerate(styles.iterfind("{*}cellXfs/{*}xf"))
+            if style.get("numFmtId") in formats
+        )
+
+    def parts(self, sheet: SheetFile) -> Iterator[Part]:
+        """Yield the rows of a sheet in their order, without those that hold no value.
+
+        Raises:
+            UnreadableError: The sheet is damaged, or has a row too long or a column too many.
+        """
+        with damage_as_finding(), self._zip.open(sheet.part) as stream:
+            yield from Cutter(stream, sheet.name, self._texts, self._packed).parts()
+
+    def ends(self, sheet: SheetFile, rows: int) -> Ends:
+        """Return up to `rows` rows from the top and from the bottom of a sheet, and the cells merged at the top.
+
+        Raises:
+            UnreadableError: The sheet is damaged, as far as it is looked at.
+        """
+        with damage_as_finding(), self._zip.open(sheet.part) as stream:
+            return Cutter(stream, sheet.name, self._texts, self._packed).ends(rows)
+
+    def laid(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Lay up to `PARTS_AT_ONCE` parts into `workbook`, as sheets named `1`, `2` ..., and yield each."""
+        shutil.copyfile(self._base, self.workbook)
+        with zipfile.ZipFile(self.workbook, "a") as archive:
+            for number, part in enumerate(parts, start=1):
+                with archive.open(f"xl/worksheets/{number}.xml", "w") as file:
+                    for some in (part.opening, part.rows, part.closing):
+                        file.write(some)
+                yield part
+
+
+def _copy_texts(source: IO[bytes], target: IO[bytes], known: SharedTexts) -> None:
+    size = texts = 0
+    while block := source.read(_BLOCK):
+        if size == 0:
+            refuse_entities(block)
+        size += len(block)
+        texts += block.count(b"<si")
+        if size > MOST_TEXTS_BYTES or texts > MOST_TEXTS:
+            raise UnreadableError(
+                file_finding("TOO_LARGE_INSIDE", "the texts of the workbook are more than any invoices have")
+            )
+        known.learn(block)
+        target.write(block)
+    known.close()
+
+
+def _plain(name: str) -> str:
+    return posixpath.normpath(name.replace("\\", "/")).lstrip("/").lower()
+
+
+def _damaged(what: str) -> UnreadableError:
+    return UnreadableError(file_finding("DAMAGED_FILE", what))

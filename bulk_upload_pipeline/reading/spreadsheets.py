@@ -1,0 +1,256 @@
+"""Spreadsheets: which sheets hold the records, where the header stands and what is no record; and their rows.
+
+Rows are numbered as they stand: the first row below the header is 1, blank rows count, and the numbers go on
+from one sheet to the next. So `Layout.place` finds the sheet and the row of each record again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.findings import CATALOGUE, file_finding
+from bulk_upload_pipeline.model import DamagedRow, Sheet
+from bulk_upload_pipeline.parsing.cells import BLANKS
+from bulk_upload_pipeline.reading.chunking import Piece, in_chunks
+from bulk_upload_pipeline.reading.figures import texts_of
+from bulk_upload_pipeline.reading.fragments import counted_pieces
+from bulk_upload_pipeline.reading.sheet_blocks import cell_text, open_book
+from bulk_upload_pipeline.recognising.dialects import TOP_RECORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bulk_upload_pipeline.model import Layout, TextChunk
+    from bulk_upload_pipeline.reading.sheet_blocks import Block, Book
+    from bulk_upload_pipeline.reading.sheet_cutter import Merged
+    from bulk_upload_pipeline.recognising.formats import Identified
+    from bulk_upload_pipeline.recognising.headers import Header, HeaderFinder
+
+_TOTAL = re.compile(
+    r"\W*(?:(?:grand|sub|net|page|overall)[\s-]*)?(?:totals?|sum|gesamt|summe)\b", re.IGNORECASE
+)
+_LONGEST_NOTE = 200
+_LAST_ROWS = 30
+"""Rows at the bottom among which totals and notes are looked for."""
+
+
+class Recognised(NamedTuple):
+    """What a spreadsheet turned out to be; see `Layout` for the attributes."""
+
+    header: Header
+    sheets: tuple[Sheet, ...]
+    left_out: tuple[str, ...]
+    excel_serials: bool
+
+
+class _Top(NamedTuple):
+    """The first rows of a sheet as text, with merged headers laid out; the number of each in the sheet."""
+
+    name: str
+    numbers: list[int]
+    rows: list[list[str]]
+    merged: list[Merged]
+    bottom: dict[int, list[str]]
+
+    def header_row(self, at: int) -> int:
+        """Return the last row of the header of which row `at` of the first rows is a part."""
+        number = self.numbers[at]
+        return max([number, *(m.bottom for m in self.merged if m.top <= number < m.bottom)])
+
+
+def recognise_sheets(
+    path: Path, identified: Identified, finder: HeaderFinder, wanted: str | None
+) -> Recognised:
+    """Find the sheets that hold the records: the one with most known column names, and those laid out alike.
+
+    Args:
+        path: The file.
+        identified: Its format.
+        finder: Knows the names of columns.
+        wanted: The only sheet to look at, where somebody stated one.
+
+    Raises:
+        UnreadableError: No sheet has a header, or the file is damaged or refused.
+    """
+    packing = identified.compression, identified.member
+    with open_book(path, identified.file_format, *packing, tried=False) as book:
+        names = [name for name in book.names() if wanted in (None, name)]
+        if not names:
+            what = "it has no sheet" if wanted is None else f"it has no sheet named {wanted!r}"
+            raise UnreadableError(file_finding("NOT_A_TABLE", what))
+        tops = [_top(book, name, finder) for name in names]
+        best = max(tops, key=lambda top: max(map(finder.known, top.rows), default=-1))
+        header = finder.find(best.rows)
+        sheets: list[Sheet] = []
+        left_out: list[str] = []
+        for top in tops:
+            at = header.at if top is best else _same_header(top, header, finder)
+            if at is not None:
+                sheet, notes = _sheet(top, top.header_row(at), header)
+                sheets.append(sheet)
+                left_out += notes
+        if all(sheet.last_row == sheet.header_row for sheet in sheets):
+            raise UnreadableError(file_finding("NO_DATA_ROWS"))
+        return Recognised(header, tuple(sheets), tuple(left_out), book.serials_are_days)
+
+
+def _same_header(top: _Top, header: Header, finder: HeaderFinder) -> int | None:
+    try:
+        found = finder.find(top.rows)
+    except UnreadableError:
+        return None
+    return found.at if found.names == header.names else None
+
+
+def _top(book: Book, name: str, finder: HeaderFinder) -> _Top:
+    first, last, merged = book.ends(name, TOP_RECORDS)
+    if first is None or last is None:
+        return _Top(name, [], [], [], {})
+    texts = first.texts()
+    merged = [cell for cell in merged if cell.top <= max(texts, default=0)]
+    numbers = sorted(texts)
+    _lay_out(texts, merged, finder)
+    bottom = last.texts()
+    return _Top(name, numbers, [texts[number] for number in numbers], merged, bottom)
+
+
+def _lay_out(texts: dict[int, list[str]], merged: list[Merged], finder: HeaderFinder) -> None:
+    """Give each column its own name where cells of the header are merged.
+
+    A cell over several rows counts for each of them. A cell over several columns goes before the names below
+    it where that makes a name that is known: `City` below `Billing` is `Billing City`.
+    """
+    for cell in merged:
+        if cell.bottom > cell.top and cell.top in texts and cell.left <= len(texts[cell.top]):
+            for row in range(cell.top + 1, min(cell.bottom, cell.top + 5) + 1):
+                if row in texts:
+                    _put(texts[row], cell.left - 1, texts[cell.top][cell.left - 1])
+    for cell in merged:
+        below = texts.get(cell.bottom + 1)
+        if cell.right > cell.left and below is not None and cell.top in texts:
+            for column in range(cell.left - 1, min(cell.right, len(below))):
+                joined = f"{texts[cell.top][cell.left - 1]} {below[column]}"
+                if below[column] and finder.known([joined]) and not finder.known([below[column]]):
+                    below[column] = joined
+
+
+def _put(row: list[str], column: int, text: str) -> None:
+    row.extend([""] * (column + 1 - len(row)))
+    row[column] = row[column] or text
+
+
+def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]]:
+    """Return which rows of a sheet are records, and the text of those below that are none."""
+    known = [
+        header.match.mapping[name]
+        for name in ("invoice_number", "invoice_date")
+        if name in header.match.mapping
+    ]
+    last, notes = max(top.bottom, default=header_row), []
+    for number in sorted(top.bottom, reverse=True)[:_LAST_ROWS]:
+        cells = top.bottom[number]
+        if number <= header_row or not _is_note(cells, known):
+            last = number
+            break
+        notes.append(f"{top.name}, row {number:,}: " + " | ".join(filter(None, cells))[:_LONGEST_NOTE])
+        last = header_row
+    return Sheet(top.name, header_row, max(last, header_row)), notes[::-1]
+
+
+def _is_note(cells: list[str], known: list[int]) -> bool:
+    """Return whether a row at the bottom is none of the records: a sentence, or totals of no invoice and day."""
+    named = [cells[at].strip(BLANKS) for at in known if at < len(cells)]
+    filled = [cell for cell in cells if cell.strip(BLANKS)]
+    totals = any(_TOTAL.match(cell) for cell in filled)
+    if len(filled) == 1 and " " in filled[0].strip(BLANKS):
+        return True
+    return totals and all(not name or _TOTAL.match(name) for name in named)
+
+
+def read_sheets(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChunk]:
+    """Yield the records of a spreadsheet in their order, `chunk_rows` row numbers at a time.
+
+    Raises:
+        UnreadableError: The file is damaged or refused.
+    """
+    with open_book(path, layout.file_format, layout.compression, layout.member) as book:
+        pieces = _pieces(book, layout, path.stat().st_size)
+        yield from in_chunks(counted_pieces(pieces), chunk_rows)
+
+
+def _pieces(book: Book, layout: Layout, size: int) -> Iterator[Piece]:
+    total = sum(sheet.last_row - sheet.header_row for sheet in layout.sheets) or 1
+    before = 0
+    for sheet in layout.sheets:
+        for block in book.blocks(sheet.name):
+            above = max(0, sheet.header_row + 1 - block.row)
+            rows = block.rows[above : max(0, sheet.last_row + 1 - block.row)]
+            if rows:
+                first = before + block.row + above - sheet.header_row
+                done = size * (first + len(rows)) // total
+                yield _piece(block._replace(rows=rows), first, layout, done)
+        before += sheet.last_row - sheet.header_row
+
+
+def _piece(block: Block, first: int, layout: Layout, bytes_done: int) -> Piece:
+    width = len(layout.header)
+    columns = [_texts(values) for values in zip(*block.rows, strict=True)]
+    nothing = pa.nulls(len(block.rows), pa.string())
+    placed = [*[nothing] * block.left, *columns]
+    beyond, placed = placed[width:], [*placed[:width], *[nothing] * (width - len(placed))]
+    cells = pa.table(placed, [str(at) for at in range(width)])
+    filled, outside = _filled(placed, len(cells)), _filled(beyond, len(cells))
+    numbers = np.arange(first, first + len(cells), dtype=np.int64)
+    damaged = tuple(
+        _damaged(layout, int(number), block.rows[number - first]) for number in numbers[outside].tolist()
+    )
+    keep = filled & ~outside
+    if not keep.all():
+        cells, numbers = cells.filter(pa.array(keep)), numbers[keep]
+    return Piece(cells, numbers, damaged, bytes_done)
+
+
+def _texts(values: tuple[Any, ...]) -> pa.StringArray:
+    kinds = set(map(type, values))
+    if kinds == {float} and (whole := _whole_numbers(values)) is not None:
+        return whole
+    if kinds == {str}:
+        texts = pa.array(values, pa.string())
+        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    if bool in kinds:
+        # True equals 1 and would be taken for it.
+        return pa.array([cell_text(value) for value in values], pa.string())
+    return texts_of(values, cell_text)
+
+
+def _whole_numbers(values: tuple[float, ...]) -> pa.StringArray | None:
+    """Return floats as text when all of them are whole numbers that a float holds exactly."""
+    figures = np.array(values)
+    if (np.abs(figures) < 2**53).all() and (figures == np.trunc(figures)).all():
+        return pa.array(figures.astype(np.int64)).cast(pa.string())
+    return None
+
+
+def _filled(columns: list[pa.StringArray], rows: int) -> np.ndarray:
+    """Return in which rows any of the columns has a value."""
+    filled = np.zeros(rows, dtype=bool)
+    for column in columns:
+        if filled.all():
+            break
+        filled |= pc.is_valid(column).to_numpy(zero_copy_only=False)
+    return filled
+
+
+def _damaged(layout: Layout, number: int, values: list[Any]) -> DamagedRow:
+    sheet, row = layout.place(number) or ("", number)
+    value = f"Row {row:,} of the sheet {sheet!r} has a cell beyond the last column of the header"
+    message = CATALOGUE["WRONG_FIELD_COUNT"].message.format(value=value, column="")
+    text = "\t".join(cell_text(cell) or "" for cell in values)
+    return DamagedRow(number, "WRONG_FIELD_COUNT", message, text[:20_000])

@@ -1,0 +1,1 @@
+"""What `report` gives the clerk: the page, by `summary`, and the `rejected_sheet` to correct."""
