@@ -36,6 +36,10 @@ BETWEEN_LISTINGS_S = 2.0
 Sightings = dict[str, tuple[str, float]]
 """Fingerprint of each file, by its name in the inbox, and when it was first seen so (seconds since the epoch)."""
 
+APART = timedelta(microseconds=200)
+"""Between the times of two files that one look has seen, so that the one that was written later counts as later: of two
+files that say something about one line the later wins. The files of a .zip are microseconds apart."""
+
 OVERDUE = timedelta(minutes=2)
 """A requested run that does not exist after so long was lost between the request and the queue."""
 
@@ -136,21 +140,23 @@ def _bounded(files: list[inbox.FoundFile], most_big: int) -> list[inbox.FoundFil
 
 
 def _register(line: Line, files: list[inbox.FoundFile], overrides: Overrides) -> list[Batch]:
+    """Make batches of files, which come in the order in which they were written."""
     now = datetime.now(UTC)
-    batches = [
-        Batch(
-            batch_id=inbox.batch_id_for(file, now),
-            file_name=file.path.name,
-            state=State.WAITING,
-            source=file.path,
-            received_at=now,
-            file_size=file.size,
-            folder=file.folder,
-        )
-        for file in files
-    ]
+    batches = [_batch(file, now + number * APART) for number, file in enumerate(files)]
     ledger.register(line.engine, batches, [file.fingerprint for file in files], overrides)
     return batches
+
+
+def _batch(file: inbox.FoundFile, received_at: datetime) -> Batch:
+    return Batch(
+        batch_id=inbox.batch_id_for(file, received_at),
+        file_name=file.path.name,
+        state=State.WAITING,
+        source=file.path,
+        received_at=received_at,
+        file_size=file.size,
+        folder=file.folder,
+    )
 
 
 def _request_again(

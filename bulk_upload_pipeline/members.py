@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -123,7 +124,7 @@ def _batch(home: Home, archive: Batch, at: int, name: str, content: Path) -> Bat
         file_name=f"{archive.file_name}/{name}",
         state=State.WAITING,
         source=source,
-        received_at=archive.received_at,
+        received_at=archive.received_at + timedelta(microseconds=at),
         file_size=content.stat().st_size,
         folder=archive.folder,
     )
