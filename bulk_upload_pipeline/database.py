@@ -93,8 +93,17 @@ def address(url: str | sa.URL) -> str:
 def make_engine(url: str | sa.URL) -> sa.Engine:
     """Return an engine with a small pool, whose connections survive a restart of the server."""
     engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, pool_size=4, max_overflow=4)
+    sa.event.listen(engine, "connect", _in_utc)
     look_before_use(engine)
     return engine
+
+
+def _in_utc(connection: Connection, _record: ConnectionPoolEntry) -> None:
+    """Have times in UTC, as we tell them, wherever the server thinks that it stands."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SET TimeZone = 'UTC'")
+    connection.autocommit = False
 
 
 def look_before_use(pool: sa.Engine | sa.Pool) -> None:

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.profiles import Profile
 
 
+# By the last entry of an index for each sender: this is asked every few seconds. A file that nobody could recognise has
+# no profile, but may lie in the folder of one.
+_LATEST = sa.text("""
+SELECT name, latest FROM unnest(CAST(:names AS text[])) AS name, LATERAL (SELECT greatest(
+    (SELECT max(received_at) FROM bulk_upload.upload_batches WHERE profile = name),
+    (SELECT max(received_at) FROM bulk_upload.upload_batches WHERE profile IS NULL AND folder = name)
+) AS latest) AS found WHERE latest IS NOT NULL
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class Silent:
     """A sender whose file is overdue.
@@ -53,12 +63,11 @@ def silent(engine: sa.Engine, profiles: Iterable[Profile], now: datetime | None 
     expected = {p.name: p.expected_every_hours for p in profiles if p.expected_every_hours is not None}
     if not expected:
         return []
-    columns = upload_batches.c
-    sender = func.coalesce(columns.profile, columns.folder)
-    latest = sa.select(sender, func.max(columns.received_at)).where(sender.in_(expected)).group_by(sender)
     with engine.connect() as connection:
-        last: dict[str, datetime] = {row[0]: row[1] for row in connection.execute(latest)}
-        first = connection.scalar(sa.select(func.min(columns.received_at)))
+        last: dict[str, datetime] = {
+            row.name: row.latest for row in connection.execute(_LATEST, {"names": list(expected)})
+        }
+        first = connection.scalar(sa.select(func.min(upload_batches.c.received_at)))
     if first is None:
         return []
     moment = now or datetime.now(UTC)

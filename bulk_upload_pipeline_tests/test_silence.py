@@ -1,6 +1,7 @@
 """What goes stale when nothing happens: senders that send nothing, and days that nobody counts."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -58,6 +59,30 @@ def test_a_sender_that_never_sent_anything_is_waited_for_since_the_first_file_of
     came(line, "2.csv", "south", hours_ago=25)
     (north,) = silence.silent(line.engine, profiles)
     assert north.in_words == "A file of north is expected every 24 hours, and none ever came."
+
+
+def test_the_last_files_of_senders_are_found_without_reading_all_that_came(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO bulk_upload.upload_batches (batch_id, file_name, file_size, source_path, state, profile, "
+            "received_at) SELECT 'b' || i, 'f', 1, '/f' || i, 'waiting', 'north', now() - i * interval '1 minute' "
+            "FROM generate_series(1, 20000) AS i"
+        )
+    with line.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE bulk_upload.upload_batches")
+        explain = sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {silence._LATEST.text}")
+        plan = json.dumps(connection.execute(explain, {"names": ["north", "south"]}).scalar())
+    assert max(float(number) for number in re.findall(r'"Actual Rows": ([0-9.]+)', plan)) < 10, plan
+
+
+def test_a_time_is_told_in_utc_wherever_the_server_stands(line):
+    came(line, "1.csv", "north", hours_ago=48)
+    name = line.engine.url.database
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE \"{name}\" SET timezone = 'Asia/Kolkata'")
+    line.engine.dispose()
+    (north,) = silence.silent(line.engine, expecting(north=24))
+    assert f"{datetime.now(UTC) - timedelta(hours=48):%Y-%m-%d %H:}" in north.in_words
 
 
 def test_a_file_that_waits_in_a_senders_folder_has_come(line):
