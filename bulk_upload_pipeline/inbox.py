@@ -30,6 +30,7 @@ DROPPING = ".dropping-"
 """What we copy ourselves begins so until it is whole; a hidden file is never taken."""
 
 NO_PROFILE = "folders that are no profile"
+UNREADABLE = "folders that we may not read"
 
 SLUG_LENGTH = 40
 
@@ -147,11 +148,20 @@ def _entries(
     with os.scandir(inbox) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False) and is_profile(entry.name):
-                with os.scandir(entry.path) as inner:
-                    for file in inner:
-                        yield file, entry.name, _why_left_out(file)
+                yield from _of_folder(entry)
             else:
                 yield entry, None, _why_left_out(entry)
+
+
+def _of_folder(folder: os.DirEntry[str]) -> Iterator[tuple[os.DirEntry[str], str | None, str | None]]:
+    try:
+        inner = os.scandir(folder.path)
+    except PermissionError:
+        yield folder, None, UNREADABLE  # one sender's folder; the others' files are taken nevertheless
+        return
+    with inner:
+        for file in inner:
+            yield file, folder.name, _why_left_out(file)
 
 
 def _why_left_out(entry: os.DirEntry[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -82,6 +83,22 @@ def test_links_folders_and_pipes_are_never_taken(tmp_path):
     _, second = look_twice(tmp_path)
     assert names(second.settled) == ["real"]
     assert second.left_out == {"links": 1, "folders that are no profile": 1, "special files": 1}
+
+
+def test_a_folder_that_we_may_not_read_does_not_hold_up_the_files_of_others(tmp_path, monkeypatch):
+    (tmp_path / "zoho").mkdir()
+    (tmp_path / "a.csv").write_text("a")
+    listed = os.scandir
+
+    def refusing(path):  # by hand, since root may read every folder
+        if Path(path).name == "zoho":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    _, second = look_twice(tmp_path)
+    assert names(second.settled) == ["a.csv"]
+    assert second.left_out == {"folders that we may not read": 1}
 
 
 def test_the_oldest_file_comes_first(tmp_path):
