@@ -23,9 +23,11 @@ _ORDER = ", ".join(f't.{name} COLLATE "C"' for name in contract.IDENTITY[:3]) + 
 # In the order in which merges take their locks, so that a load that goes on meanwhile waits its turn.
 _LOCK = f"""
 SELECT FROM {_TARGET} AS t
-WHERE t.upload_batch_id = %(batch_id)s
-   OR t.id IN (SELECT target_id FROM {_FORMER} WHERE %(batch_id)s IN (batch_id, former_batch_id))
-ORDER BY {_ORDER} FOR UPDATE
+WHERE t.id IN (
+    SELECT id FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s
+    UNION SELECT target_id FROM {_FORMER} WHERE batch_id = %(batch_id)s
+    UNION SELECT target_id FROM {_FORMER} WHERE former_batch_id = %(batch_id)s
+) ORDER BY {_ORDER} FOR UPDATE
 """  # noqa: S608 - names of our own tables only, here and below
 
 _LATER = f"""

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 
-from bulk_upload_pipeline import database, family, ledger, sales, stale, trace
+from bulk_upload_pipeline import database, family, ledger, revert, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -197,6 +197,21 @@ def test_a_database_of_our_own_compares_by_code_point_and_knows_all_letters(post
 def test_connections_carry_our_name(engine):
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SHOW application_name")) == "bulk-upload"
+
+
+def test_undoing_a_load_reads_the_rows_of_its_batch_and_no_others(engine):
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO mangalam_invoices (invoice_number, invoice_date, customer_name, item_name, quantity, "
+            "item_price, item_total, upload_batch_id, row_number) SELECT 'n' || i, DATE '2024-12-31', 'c', 'i', 1, "
+            "1, 1, 'batch-' || i / 200, i FROM generate_series(1, 100000) AS i"
+        )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE mangalam_invoices")
+        raw = connection.connection.cursor()
+        raw.execute(f"EXPLAIN {revert._LOCK}", {"batch_id": "batch-3"})
+        plan = "\n".join(line for (line,) in raw.fetchall())
+    assert "Seq Scan on mangalam_invoices" not in plan, plan
 
 
 def _error_of(connection, statement):
