@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import archiving, evidence, inspection, judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import exits, recovery
+from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
 from bulk_upload_pipeline.holding import holding
@@ -44,6 +45,17 @@ def instance():
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(exits, "SECONDS_BEFORE_FIRST", 0.01)
+
+
+def test_a_tick_leaves_no_connection_open(line, instance, database_url, monkeypatch):
+    monkeypatch.setenv("BULK_UPLOAD_HOME", str(line.home.root))
+    monkeypatch.setenv("BULK_UPLOAD_DATABASE_URL", database_url)
+    with dg.build_resources({"line": line_resource}, instance=instance) as resources:
+        ticking = resources.line
+        assert recovery.reaper(dg.build_sensor_context(instance=instance, resources={"line": ticking}))
+    ours = "application_name = 'bulk-upload' AND datname = current_database() AND pid <> pg_backend_pid()"
+    assert rows(line, f"SELECT count(*) FROM pg_stat_activity WHERE {ours}") == [(0,)]
+    ticking.engine.dispose()
 
 
 @pytest.fixture

@@ -24,8 +24,13 @@ def line_resource(context: dg.InitResourceContext) -> Generator[Line]:
             DATABASE_URL, "unset", "the URL of a PostgreSQL server (`bulk-upload up` sets it by itself)"
         )
     settings.home.make()
-    with storage.opened(settings) as at_hand:
-        yield from _alive(context, Line(at_hand, make_engine(settings.database_url)))
+    engine = make_engine(settings.database_url)
+    try:
+        with storage.opened(settings) as at_hand:
+            yield from _alive(context, Line(at_hand, engine))
+    finally:
+        # Each tick of a sensor has a line of its own, whose connections would wait for the garbage collector.
+        engine.dispose()
 
 
 def living(line: Line) -> dg.ResourceDefinition:
