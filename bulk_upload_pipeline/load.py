@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import CONTENTION, connected, holding
+from bulk_upload_pipeline.loading.confirmed import LATE_CHECK
 from bulk_upload_pipeline.loading.copying import Text, copy
 from bulk_upload_pipeline.loading.merging import (
     ALREADY_LOADED,
@@ -278,9 +279,9 @@ class _Load:
             try:
                 with connection, connection.cursor() as cursor:
                     # A deferred constraint would speak at COMMIT, when no row can be isolated any more.
-                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                    cursor.execute(f"SET CONSTRAINTS ALL IMMEDIATE; {LATE_CHECK}")
                     self._make_sure(cursor, index)
-                    merge = Merge(cursor, self.batch_id, self.on_conflict, self._check)
+                    merge = Merge(cursor, self.batch_id, index, self.on_conflict, self._check)
                     self._note(cursor, index, "merge", merge.place(rows))
             except psycopg2.Error as error:
                 if error.pgcode not in CONTENTION or attempt == ATTEMPTS:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.holding import holding
+from bulk_upload_pipeline.loading.confirmed import LATER
 from bulk_upload_pipeline.loading.copying import VALUES
 from bulk_upload_pipeline.loading.former import former_rows
 from bulk_upload_pipeline.stale import TOUCH
@@ -15,6 +16,9 @@ from bulk_upload_pipeline.stale import TOUCH
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from psycopg2.extensions import cursor as Cursor
+
+_NAMED = 3
+"""Later batches that a sentence names."""
 
 _TARGET = f"public.{contract.TARGET}"
 _FORMER = f"{former_rows.schema}.{former_rows.name}"
@@ -35,6 +39,40 @@ SELECT DISTINCT t.upload_batch_id FROM {_FORMER} AS f JOIN {_TARGET} AS t ON t.i
 WHERE %(batch_id)s IN (f.batch_id, f.former_batch_id) AND t.upload_batch_id IS DISTINCT FROM %(batch_id)s
 ORDER BY 1
 """  # noqa: S608
+
+_HEIRS = f"""
+CREATE TEMPORARY TABLE heirs ON COMMIT DROP AS
+WITH later AS ({LATER})
+SELECT DISTINCT ON (t.id) t.id, c.batch_id, c.chunk_index, said.row_number,
+    EXISTS (SELECT FROM {_FORMER} AS f WHERE f.batch_id = %(batch_id)s AND f.target_id = t.id) AS has_former
+FROM bulk_upload.confirmed_rows AS c JOIN bulk_upload.upload_batches AS b USING (batch_id),
+    unnest(c.target_ids, c.row_numbers) AS said (id, row_number)
+    JOIN {_TARGET} AS t ON t.id = said.id AND t.upload_batch_id = %(batch_id)s
+WHERE c.batch_id IN (TABLE later)
+ORDER BY t.id, b.received_at DESC, b.batch_id DESC
+"""  # noqa: S608
+"""The rows that stay since a later batch says them, too, with the latest such batch."""
+
+_INHERIT = (
+    f"UPDATE {_FORMER} AS f SET batch_id = h.batch_id FROM heirs AS h "  # noqa: S608
+    "WHERE f.batch_id = %(batch_id)s AND f.target_id = h.id",
+    f"UPDATE {_TARGET} AS t SET upload_batch_id = h.batch_id, row_number = h.row_number, updated_at = now() "  # noqa: S608
+    "FROM heirs AS h WHERE t.id = h.id",
+    """
+    UPDATE bulk_upload.load_chunks AS c
+    SET unchanged = unchanged - n, updated = updated + u, inserted = inserted + n - u
+    FROM (
+        SELECT batch_id, chunk_index, count(*) AS n, count(*) FILTER (WHERE has_former) AS u FROM heirs GROUP BY 1, 2
+    ) AS h WHERE (c.batch_id, c.chunk_index) = (h.batch_id, h.chunk_index)
+    """,
+    """
+    UPDATE bulk_upload.upload_batches AS b SET rows_unchanged = rows_unchanged - n, rows_updated = rows_updated + u,
+        rows_inserted = rows_inserted + n - u
+    FROM (SELECT batch_id, count(*) AS n, count(*) FILTER (WHERE has_former) AS u FROM heirs GROUP BY 1) AS h
+    WHERE b.batch_id = h.batch_id
+    """,
+)
+"""What a later batch found unchanged counts from then on as what it brought itself, as if it had come first."""
 
 _DATES = f"""
 {TOUCH} SELECT invoice_date FROM (
@@ -78,17 +116,30 @@ when its receipt is complete: whoever is cut off before that knows by it what is
 
 @dataclass(frozen=True, slots=True)
 class RevertResult:
-    """What undoing a load did to the target, in rows."""
+    """What undoing a load did to the target, in rows.
+
+    Attributes:
+        inherited: Rows that stay, since later batches say them just so.
+        heirs: Those batches.
+    """
 
     deleted: int
     restored: int
+    inherited: int = 0
+    heirs: tuple[str, ...] = ()
 
     @property
     def in_words(self) -> str:
         """Return the sentence of the batch's receipt."""
+        more = f" and {len(self.heirs) - _NAMED:,} more" if len(self.heirs) > _NAMED else ""
+        stays = (
+            f" {self.inherited:,} stay: they stand in later files, too ({', '.join(self.heirs[:_NAMED])}{more})."
+            if self.inherited
+            else ""
+        )
         return (
             f"The load was undone: {self.deleted:,} rows are gone, and {self.restored:,} have their former values "
-            f"again. The same file can be loaded anew."
+            f"again.{stays} The same file can be loaded anew."
         )
 
 
@@ -113,6 +164,7 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     later = [name or "(changed by hand)" for (name,) in cursor.fetchall()]
     if later:
         raise RevertRefusedError(batch_id, later)
+    inherited, heirs = _leave_to_heirs(cursor, named)
     for statement in (_DATES, _REMEMBER):
         cursor.execute(statement, named)
     cursor.execute(_RESTORE, named)
@@ -122,6 +174,17 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     deleted = cursor.rowcount
     for statement in _FORGET:
         cursor.execute(statement, named)
-    result = RevertResult(deleted, restored)
+    result = RevertResult(deleted, restored, inherited, heirs)
     cursor.execute(_REVERTED, named | {"reason": result.in_words})
     return result
+
+
+def _leave_to_heirs(cursor: Cursor, named: dict[str, str]) -> tuple[int, tuple[str, ...]]:
+    """Give the rows that later batches say just so to the latest of them; return how many, and those batches."""
+    cursor.execute(_HEIRS, named)
+    if cursor.rowcount:
+        for statement in _INHERIT:
+            cursor.execute(statement, named)
+    cursor.execute("SELECT batch_id, count(*) FROM heirs GROUP BY 1 ORDER BY 1")
+    counted = cursor.fetchall()
+    return sum(count for _, count in counted), tuple(batch_id for batch_id, _ in counted)

@@ -19,7 +19,7 @@ from bulk_upload_pipeline.exceptions import (
     DatabaseUnavailableError,
     SettingInvalidError,
 )
-from bulk_upload_pipeline.loading import former
+from bulk_upload_pipeline.loading import confirmed, former
 from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
 
 
@@ -75,7 +75,7 @@ def test_an_address_names_host_and_database_and_no_user(url, shown):
 
 def test_a_migrated_database_equals_the_tables(engine):
     elsewhere = (
-        *(family.corrected_rows, former.former_rows, stale.stale_dates),
+        *(family.corrected_rows, former.former_rows, confirmed.confirmed_rows, stale.stale_dates),
         *(sales.daily_sales, trace.reverted_invoices),
     )
     assert all(table.metadata is metadata for table in elsewhere)

@@ -260,7 +260,7 @@ cells = st.fixed_dictionaries(
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(cells, max_size=8))
 def test_every_value_is_stored_exactly_and_is_equal_when_it_comes_again(engine, stage, rows):
-    execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks")
+    execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks CASCADE")
     assert counts(load(engine, stage(rows))) == (len(rows), 0, 0, 0)
     stored = sorted(table(engine).values(), key=lambda row: row["row_number"])
     for row, found in zip(rows, stored, strict=True):
@@ -518,7 +518,7 @@ def test_batches_with_the_same_invoices_at_once_load_as_if_one_after_the_other(e
     forward = [line(f"INV-{n}", quantity="3") for n in range(1, 301)]
     backward = [line(f"INV-{n}", quantity="4") for n in range(300, 0, -1)]
     for round_ in range(3):
-        execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks")
+        execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks CASCADE")
         jobs = [(f"b{i}-{round_}", stage(rows, size=100)) for i, rows in enumerate([forward, backward] * 2)]
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(lambda job: load(engine, job[1], batch_id=job[0]), jobs))
@@ -575,7 +575,8 @@ def model_load(world, policy, rows, batch_id):
 @given(batches)
 def test_any_sequence_of_loads_leaves_what_a_plain_model_says(engine, stage, sequence):
     execute(
-        engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks, bulk_upload.processing_errors"
+        engine,
+        "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks, bulk_upload.processing_errors CASCADE",
     )
     execute(engine, "ALTER TABLE public.mangalam_invoices DROP CONSTRAINT IF EXISTS positive", POSITIVE)
     world = {}

@@ -111,7 +111,9 @@ loads = st.lists(
 @given(loads, st.data())
 def test_reverts_in_any_allowed_order_go_back_through_the_same_states(engine, stage, sequence, data):
     """From the last to the first they pass every state backwards; out of order one is refused or harmless."""
-    execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks, bulk_upload.former_rows")
+    execute(
+        engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks, bulk_upload.former_rows CASCADE"
+    )
     states = []
     for number, quantities in enumerate(sequence):
         states.append(everything(engine))

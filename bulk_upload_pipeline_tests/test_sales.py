@@ -206,7 +206,7 @@ def test_after_any_loads_and_reverts_refreshing_what_is_stale_makes_every_figure
     execute(
         engine,
         "TRUNCATE public.mangalam_invoices, public.daily_sales, bulk_upload.stale_dates, "
-        "bulk_upload.former_rows, bulk_upload.load_chunks",
+        "bulk_upload.former_rows, bulk_upload.load_chunks CASCADE",
     )
     for number, (move, what) in enumerate(moves):
         if move == "load":

@@ -80,7 +80,7 @@ def parts_of(table, parts=3):
 def loaded(line, content, stated=None):
     """What a file leaves in the empty table: its rows as COPY writes them, in the order of the file."""
     with line.engine.begin() as connection:
-        connection.exec_driver_sql(f"TRUNCATE {TABLES}")
+        connection.exec_driver_sql(f"TRUNCATE {TABLES} CASCADE")
     batch_id = drop(line, "lines of a day.txt", content, stated)
     account = stages.take(line, batch_id)
     members = account.layout["members"] if account.state is State.UNPACKED else []

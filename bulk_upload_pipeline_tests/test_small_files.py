@@ -138,7 +138,7 @@ def test_dagster_hears_of_a_file_what_it_hears_of_one_with_a_run_of_its_own(line
     shared = {name: anonymous(told(instance, batch_id), batches) for name, batch_id in batches.items()}
     with line.engine.begin() as connection:
         connection.execute(sa.text("TRUNCATE bulk_upload.upload_batches, bulk_upload.processing_errors"))
-        connection.execute(sa.text("TRUNCATE mangalam_invoices, bulk_upload.load_chunks"))
+        connection.execute(sa.text("TRUNCATE mangalam_invoices, bulk_upload.load_chunks CASCADE"))
     with dg.DagsterInstance.ephemeral() as other:
         alone = drop_six(line)
         for name, batch_id in alone.items():

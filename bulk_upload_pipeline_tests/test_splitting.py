@@ -145,7 +145,7 @@ def empty(line):
     with line.engine.begin() as connection:
         for table in (TARGET, "bulk_upload.processing_errors", "bulk_upload.upload_batches"):
             connection.exec_driver_sql(f"TRUNCATE {table}")
-        connection.exec_driver_sql("TRUNCATE bulk_upload.load_chunks, bulk_upload.stale_dates")
+        connection.exec_driver_sql("TRUNCATE bulk_upload.load_chunks, bulk_upload.stale_dates CASCADE")
 
 
 @pytest.fixture

@@ -122,9 +122,11 @@ class Workload(RuleBasedStateMachine):
     @initialize()
     def empty(self):
         with self.line.engine.begin() as connection:
-            connection.exec_driver_sql(f"TRUNCATE {TABLES}")
+            connection.exec_driver_sql(f"TRUNCATE {TABLES} CASCADE")
         self.batches: dict[str, Model] = {}
         self.table: dict[tuple[str, str, int], list[tuple[str, str]]] = {}
+        # Who found a line of another batch just as its own, and in which row.
+        self.confirmed: dict[tuple[str, str, int], dict[str, int]] = {}
         self.numbers = itertools.count(1)
         self.is_ordered = True
         write_profiles(self.line, is_ordered=True)
@@ -215,9 +217,8 @@ class Workload(RuleBasedStateMachine):
             return
         stages.revert(self.line, batch.batch_id)
         for key in [key for key, stack in self.table.items() if batch.batch_id in dict(stack)]:
-            self.table[key].pop()
-            if not self.table[key]:
-                del self.table[key]
+            self._undo(key, batch)
+        self._forget_confirmed(batch)
         batch.state, batch.outcomes, batch.refused = State.REVERTED, {}, set()
         for relative in self._family(batch):
             for number in [n for n, by in relative.corrected.items() if by == batch.batch_id]:
@@ -295,9 +296,10 @@ class Workload(RuleBasedStateMachine):
     def _load(self, batch):
         batch.plan, batch.is_incomplete = self._plan(batch), False
         batch.refused, batch.outcomes = batch.refused & set(batch.corrected), {}
+        self._forget_confirmed(batch)
         for number, row in batch.rows.items():
             if number not in batch.bad and number not in batch.corrected:
-                outcome = self._place(batch, row)
+                outcome = self._place(batch, number, row)
                 if outcome == "refused":
                     batch.refused.add(number)
                     batch.is_incomplete = True
@@ -321,10 +323,28 @@ class Workload(RuleBasedStateMachine):
             else:
                 self._load(batch)
 
+    def _undo(self, key, batch):
+        """Leave a line to the latest of the later batches that say it, too, else as it was before."""
+        stack = self.table[key]
+        _, quantity = stack.pop()
+        heirs = [self.batches[by] for by in self.confirmed.get(key, ())]
+        heirs = [heir for heir in heirs if self._came(heir) > self._came(batch)]
+        if heirs:
+            heir = max(heirs, key=self._came)
+            heir.outcomes[self.confirmed[key][heir.batch_id]] = "updated" if stack else "inserted"
+            stack.append((heir.batch_id, quantity))
+        elif not stack:
+            del self.table[key]
+            self.confirmed.pop(key, None)
+
+    def _forget_confirmed(self, batch):
+        for said in self.confirmed.values():
+            said.pop(batch.batch_id, None)
+
     def _came(self, batch):
         return list(self.batches).index(batch.batch_id)
 
-    def _place(self, batch, row):
+    def _place(self, batch, number, row):
         stack = self.table.get(row.key, [])
         if not stack:
             self.table[row.key] = [(batch.batch_id, row.quantity)]
@@ -333,7 +353,11 @@ class Workload(RuleBasedStateMachine):
         before = "inserted" if stack[0][0] == batch.batch_id else "updated"
         if owner == batch.batch_id:
             return before
-        if self._came(self.batches[owner]) > self._came(batch):
+        said = self.confirmed.setdefault(row.key, {})
+        later = [by for by in (owner, *said) if self._came(self.batches[by]) > self._came(batch)]
+        if quantity == row.quantity:
+            said[batch.batch_id] = number
+        if later:
             return before if batch.batch_id in dict(stack) else "unchanged"
         if quantity == row.quantity or batch.policy == "skip":
             return "unchanged"

@@ -1,4 +1,5 @@
 """How `load` brings a chunk into the target.
 
-`copying` straight, `merging` where rows of it exist; `former` keeps what those were, for `revert`.
+`copying` straight, `merging` where rows of it exist; `former` keeps what those were, for `revert`, and
+`confirmed` which of them the batch says just so.
 """

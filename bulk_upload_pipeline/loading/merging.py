@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from bulk_upload_pipeline import contract, findings
+from bulk_upload_pipeline.loading.confirmed import LATER, confirming
 from bulk_upload_pipeline.loading.copying import ROW, VALUES, Text, copy
 from bulk_upload_pipeline.loading.former import former_rows
 from bulk_upload_pipeline.model import LoadResult, Severity, Totals
@@ -102,7 +103,7 @@ def _matches(lacking: Iterable[str]) -> Iterable[str]:
         on = " AND ".join(f"t.{n} IS NULL" if null else f"t.{n} = s.{n}" for n, null in pairs)
         where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
         yield (
-            "SELECT s.ctid AS place, t.id, t.quantity, t.item_total, "  # noqa: S608
+            "SELECT s.ctid AS place, s.row_number, t.id, t.quantity, t.item_total, "  # noqa: S608
             f"{differs} AS differs, "
             "t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
@@ -114,15 +115,15 @@ def _matched(lacking: Iterable[str]) -> str:
     """Return the rows that stand in the target.
 
     `place` is where a row lies in the temporary table: the order in which they were copied, and the way back to it.
-    `yields`: the line stands as a file says it that came later. The later file wins, whichever is loaded last:
-    so a batch that is taken again, or late, undoes nothing that came after it.
+    `yields`: the line stands as a file says it that came later, be it that it found it so. The later file wins,
+    whichever is loaded last: so a batch that is taken again, or late, undoes nothing that came after it.
     """
-    return f"""WITH found AS MATERIALIZED ({" UNION ALL ".join(_matches(lacking))}), later AS MATERIALIZED (
-    SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > (
-        SELECT received_at, batch_id FROM bulk_upload.upload_batches WHERE batch_id = %(batch_id)s
-    )
+    return f"""WITH found AS MATERIALIZED (
+    {" UNION ALL ".join(_matches(lacking))}
+), later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
+    SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
 ), matched AS MATERIALIZED (
-    SELECT found.*, coalesce(owner IN (TABLE later), false) AS yields FROM found
+    SELECT found.*, coalesce(owner IN (TABLE later), false) OR id IN (TABLE held) AS yields FROM found
 )"""  # noqa: S608
 
 
@@ -140,6 +141,7 @@ def _update(which: str) -> str:
     SELECT t.id, matched.place, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former
     FROM matched JOIN {TARGET} AS t ON t.id = matched.id
     WHERE matched.differs AND {which} AND (t.upload_batch_id IN (TABLE later)) IS NOT TRUE
+        AND t.id NOT IN (TABLE held)
     ORDER BY matched.place FOR UPDATE OF t
 ), changed AS (
     UPDATE {TARGET} AS t SET
@@ -162,7 +164,7 @@ def _update(which: str) -> str:
     UNION ALL SELECT id, place, quantity, item_total, own OR yields AND EXISTS (
         SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = matched.id
     ), false FROM matched WHERE (yields OR NOT differs) AND {which}
-), gone AS (
+), {confirming(f"matched WHERE NOT differs AND NOT own AND {which}")}, gone AS (
     {_gone("settled")}
 ), told AS (
     SELECT quantity, item_total, CASE
@@ -176,7 +178,7 @@ SELECT count(*) FILTER (WHERE outcome = 'inserted'), count(*) FILTER (WHERE outc
 """  # noqa: S608
 
 
-_SKIP = f""", gone AS (
+_SKIP = f""", {confirming("matched WHERE NOT differs")}, gone AS (
     {_gone("matched")}
 )
 SELECT 0, 0, count(*), 0, {_SUMS} FROM matched
@@ -190,7 +192,7 @@ _REJECT = f""", refused AS (
     FROM matched JOIN {_STAGED} AS s ON s.ctid = matched.place WHERE differs ORDER BY s.row_number
 ), gone AS (
     {_gone("matched")}
-), kept AS (
+), {confirming("matched WHERE NOT differs")}, kept AS (
     SELECT quantity, item_total FROM matched WHERE NOT differs
 )
 SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS} FROM kept
@@ -225,13 +227,19 @@ class Merge:
     """Merges rows of one batch in the transaction of `cursor`.
 
     Args:
+        chunk_index: The chunk whose rows they are; its ledger row has to follow in the same transaction.
         check: Called now and then; what it raises ends the merge.
     """
 
     def __init__(
-        self, cursor: Cursor, batch_id: str, on_conflict: OnConflict, check: Callable[[], None]
+        self,
+        cursor: Cursor,
+        batch_id: str,
+        chunk_index: int,
+        on_conflict: OnConflict,
+        check: Callable[[], None],
     ) -> None:
-        self._cursor, self._batch_id, self._check = cursor, batch_id, check
+        self._cursor, self._batch_id, self._chunk_index, self._check = cursor, batch_id, chunk_index, check
         self._on_conflict: OnConflict = on_conflict
         self._holds_rows = False
         cursor.execute(_CREATE)
@@ -306,6 +314,7 @@ class Merge:
         message = findings.CATALOGUE[code].message.format(value=findings.shorten(value), column="")
         return {
             "batch_id": self._batch_id,
+            "chunk_index": self._chunk_index,
             "code": code,
             "severity": str(Severity.ERROR),
             "message": message,

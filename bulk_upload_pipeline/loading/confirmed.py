@@ -1,0 +1,51 @@
+"""Rows that a batch found standing just as it says them: they are not written again, but they are what it says, too."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, Identity, Index, Integer, String, Table
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from bulk_upload_pipeline.tables import SCHEMA, load_chunks, metadata
+
+confirmed_rows = Table(
+    "confirmed_rows",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("batch_id", String(100), nullable=False),
+    Column("chunk_index", Integer, nullable=False),
+    Column("target_ids", ARRAY(BigInteger), nullable=False),
+    Column("row_numbers", ARRAY(Integer), nullable=False),
+    Index("confirmed_rows_chunk", "batch_id", "chunk_index"),
+    # What a chunk confirmed is forgotten with the chunk; it is noted before the chunk is.
+    ForeignKeyConstraint(
+        ["batch_id", "chunk_index"],
+        [load_chunks.c.batch_id, load_chunks.c.chunk_index],
+        name="confirmed_rows_chunk_fkey",
+        ondelete="CASCADE",
+        deferrable=True,
+        initially="DEFERRED",
+    ),
+    schema=SCHEMA,
+)
+"""The rows of a chunk as two arrays, their ids and their numbers in the file: a row each would cost a load a tenth."""
+
+LATE_CHECK = f"SET CONSTRAINTS {SCHEMA}.confirmed_rows_chunk_fkey DEFERRED"
+
+LATER = """
+SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > (
+    SELECT received_at, batch_id FROM bulk_upload.upload_batches WHERE batch_id = %(batch_id)s
+)
+"""
+"""The batches that came later than this one."""
+
+
+def confirming(rows: str) -> str:
+    """Return a CTE by which a chunk confirms rows.
+
+    Args:
+        rows: SQL of a relation with `id` and `row_number`.
+    """
+    return f"""confirmed AS (
+    INSERT INTO bulk_upload.confirmed_rows (batch_id, chunk_index, target_ids, row_numbers)
+    SELECT %(batch_id)s, %(chunk_index)s, array_agg(id), array_agg(row_number) FROM {rows} HAVING count(*) > 0
+)"""  # noqa: S608 - our own SQL only
