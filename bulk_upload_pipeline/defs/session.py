@@ -1,5 +1,6 @@
 """`bulk-upload load`: runs of `load_batch` in this process, without daemon or queue, visible in the UI."""
 
+import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ UNDER_WAY = [
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's log goes to its storage and the UI, not between the lines of a terminal."""
+
+SAYS_PAST_THE_LOG = "dagster._core.execution.plan.active"
+"""Of steps that a duplicate skips, this logger says that a check gates nothing, and no setting of a run reaches it."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,31 @@ class Session:
         line = replace(self.line, is_helped=helping.may_come(self.instance)).listening(listener)
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         file_name = ledger.batch(self.line.engine, batch_id).file_name
-        defs.resolve_job_def("load_batch").execute_in_process(
-            instance=self.instance,
-            partition_key=batch_id,
-            resources={"line": living(line)},
-            run_config=QUIET,
-            tags={"file": file_name[:200]},
-            raise_on_error=False,
-        )
+        with _without_skipped_gates():
+            defs.resolve_job_def("load_batch").execute_in_process(
+                instance=self.instance,
+                partition_key=batch_id,
+                resources={"line": living(line)},
+                run_config=QUIET,
+                tags={"file": file_name[:200]},
+                raise_on_error=False,
+            )
         return ledger.receipt(self.line.engine, batch_id)
+
+
+@contextmanager
+def _without_skipped_gates() -> Generator[None]:
+    """Keep off the terminal that a check had nothing to judge: what it gates is skipped as well."""
+    logger = logging.getLogger(SAYS_PAST_THE_LOG)
+    logger.addFilter(_is_no_skipped_gate)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_skipped_gate)
+
+
+def _is_no_skipped_gate(record: logging.LogRecord) -> bool:
+    return "emitted no result" not in record.getMessage()
 
 
 @contextmanager
