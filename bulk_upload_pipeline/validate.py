@@ -199,7 +199,8 @@ def _damage(damaged: tuple[DamagedRow, ...]) -> list[pa.Table]:
             None,
             pa.array([row.row_number for row in rows], pa.int64()),
             pa.array([row.raw_text for row in rows], pa.string()),
-            values=pa.array([row.message for row in rows], pa.string()),
+            # The catalogue puts the full stop.
+            values=pa.array([row.message.removesuffix(".") for row in rows], pa.string()),
         )
         for code, rows in by_code.items()
     ]

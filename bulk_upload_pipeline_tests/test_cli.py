@@ -69,6 +69,26 @@ def test_check_tells_the_same_and_leaves_no_trace(at_terminal, home, tmp_path, d
     assert facts["state"] == state
 
 
+DAMAGED = {
+    "one cell.csv": (csv_of(GOOD) + "one cell\n", "Line 22 of the file has 1 cell, but the header has 8."),
+    "broken.jsonl": (
+        "".join(f"{json.dumps(row)}\n" for row in GOOD) + "{broken\n",
+        "Line 21 of the file is no valid JSON: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_record_is_told_of_in_one_sentence_with_one_full_stop(at_terminal, tmp_path, name):
+    content, told = DAMAGED[name]
+    (tmp_path / name).write_text(content)
+    (facts,) = json.loads(at_terminal("check", "--json", tmp_path / name).stdout)
+    (finding,) = facts["findings"]
+    assert finding["error_message"].startswith(told)
+    assert finding["error_message"].endswith(".")
+    assert ".." not in finding["error_message"]
+
+
 def test_the_same_file_again_is_a_duplicate_and_no_error(at_terminal, tmp_path, database_url, monkeypatch):
     path = a_file(tmp_path, GOOD)
     at_terminal("load", path)

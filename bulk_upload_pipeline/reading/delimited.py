@@ -268,7 +268,8 @@ class _Reader:
             code, why = "UNCLOSED_QUOTE", "has a quotation mark whose partner is missing or misplaced"
         else:
             code = "WRONG_FIELD_COUNT"
-            why = f"has {damage.cells:,} cells, but the header has {self.columns:,}"
+            cells = "1 cell" if damage.cells == 1 else f"{damage.cells:,} cells"
+            why = f"has {cells}, but the header has {self.columns:,}"
         message = CATALOGUE[code].message.format(value=f"Line {line:,} of the file {why}", column="")
         return DamagedRow(number, code, message, text[:LONGEST_RAW_TEXT])
 
