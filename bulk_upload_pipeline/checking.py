@@ -1,4 +1,4 @@
-"""A verdict without a load: what `bulk-upload check` says of a file."""
+"""A verdict without a load: what `bulk-upload check` says of a file, by its content alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline import inbox
-from bulk_upload_pipeline.exceptions import UnreadableError
+from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError
 from bulk_upload_pipeline.judging import stage
 from bulk_upload_pipeline.line import silent
 from bulk_upload_pipeline.model import Layout, Overrides, Progress, Verdict
@@ -46,6 +45,8 @@ def check(
 ) -> Checked:
     """Judge a file as a load would, without a database and without a trace.
 
+    So it is not known whether the same bytes are loaded already, nor what a correction corrects.
+
     Args:
         settings: Whose profiles and limits count.
         path: The file, which stays where it is.
@@ -55,12 +56,12 @@ def check(
 
     Raises:
         UnreadableError: No row of it can be judged.
+        CorrectionNotJudgedError: It corrects rows of a batch.
     """
     inbox.found_file(path)
     layout = recognised(settings, path, None, overrides or Overrides())
     if layout.profile == CORRECTION:
-        why = "`check` does not ask the database which batch it corrects; `load` does"
-        raise UnreadableError(catalogue.file_finding("CORRECTION_WITHOUT_BATCH", why))
+        raise CorrectionNotJudgedError
     with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
         staged = StagedBatch(Path(folder) / "staged")
         verdict = stage(judging_by(settings, path, layout, on_progress), staged, "check")

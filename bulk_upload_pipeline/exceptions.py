@@ -58,6 +58,16 @@ class SeveralFilesError(DataFaultError):
         )
 
 
+class CorrectionNotJudgedError(DataFaultError):
+    """A correction cannot be judged without the batch that it corrects, which only the database knows."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "It is a correction, and what it corrects stands in the database, which `check` does not ask. Drop it in "
+            "the inbox, or `bulk-upload load` it."
+        )
+
+
 class BatchRejectedError(DataFaultError):
     """The circuit breaker tripped: so many rows are wrong that it is probably the wrong file."""
 

@@ -69,6 +69,17 @@ def test_check_tells_the_same_and_leaves_no_trace(at_terminal, home, tmp_path, d
     assert facts["state"] == state
 
 
+def test_check_calls_no_correction_unreadable_but_says_that_it_cannot_judge_it(at_terminal, tmp_path):
+    (receipt,) = json.loads(at_terminal("load", "--json", a_file(tmp_path, GOOD + BAD)).stdout)
+    correction = tmp_path / "corrected.csv"
+    at_terminal("errors", receipt["batch_id"], "--csv", correction)
+    result = at_terminal("check", correction)
+    assert result.exit_code == 2
+    assert result.stdout.startswith("corrected.csv  not judged  It is a correction")
+    (facts,) = json.loads(at_terminal("check", "--json", correction).stdout)
+    assert (facts["state"], "bulk-upload load" in facts["reason"]) == ("not judged", True)
+
+
 DAMAGED = {
     "one cell.csv": (csv_of(GOOD) + "one cell\n", "Line 22 of the file has 1 cell, but the header has 8."),
     "broken.jsonl": (

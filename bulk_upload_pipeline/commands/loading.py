@@ -9,7 +9,7 @@ import click
 
 from bulk_upload_pipeline import storage, terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
-from bulk_upload_pipeline.exceptions import SeveralFilesError, UnreadableError
+from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError, SeveralFilesError, UnreadableError
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.settings import read_settings
 
@@ -50,7 +50,11 @@ def load(files: Sequence[Path], force: bool, as_json: bool, **stated: Any) -> No
 @stating_options
 @as_json
 def check(files: Sequence[Path], as_json: bool, **stated: Any) -> None:
-    """Say what a load of FILES would come to, without loading anything."""
+    """Say what a load of FILES would come to by their content alone, without loading anything.
+
+    It asks no database: a file that is loaded already is judged like a new one, of which `load` would make a
+    duplicate, and a correction cannot be judged.
+    """
     stated_of_all = Overrides(**stated)
     results = [result for path in files for result in _check_all(path, stated_of_all, as_json=as_json)]
     if as_json:
@@ -97,6 +101,10 @@ def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[
             checked = judged(settings, path, stated, on_progress=listener)
     except UnreadableError as error:
         return _unreadable(name, error, as_json=as_json)
+    except CorrectionNotJudgedError as error:
+        if not as_json:
+            terminal.say(f"{name}  not judged  {error}")
+        return {"file": name, "state": "not judged", "reason": str(error)}, error.exit_code
     verdict = checked.verdict
     state = _state_of(verdict.rows_rejected, tripped=verdict.breaker_tripped)
     if not as_json:
