@@ -119,12 +119,20 @@ def _tell_until_stopped(engine: sa.Engine) -> None:
     told = {receipt.batch_id: receipt.state for receipt in ledger.receipts(engine, limit=1_000)}
     while True:
         try:
-            for receipt in _changes(engine, told):
-                terminal.say(in_a_line(receipt))
+            for line in news(engine, told, time.strftime("%H:%M:%S")):
+                terminal.say(line)
         except OperationalError:
             # PostgreSQL is away; the services' supervisor starts it again and says so.
             engine.dispose()
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def news(engine: sa.Engine, told: dict[str, State], now: str) -> list[str]:
+    """Return what has happened to files since the look before, a line each, with the time of this look.
+
+    No receipt keeps the times of all its states; and looks are so near to each other that one clock says enough.
+    """
+    return [f"{now} {in_a_line(receipt)}" for receipt in _changes(engine, told)]
 
 
 def _changes(engine: sa.Engine, told: dict[str, State]) -> list[Receipt]:
@@ -137,9 +145,8 @@ def _changes(engine: sa.Engine, told: dict[str, State]) -> list[Receipt]:
 
 def in_a_line(receipt: Receipt) -> str:
     """Return what happens to a file as one line."""
-    when = f"{receipt.finished_at or receipt.received_at:%H:%M:%S}"
     words = receipt.reason if receipt.state in FINAL_STATES else _UNDER_WAY[receipt.state]
-    return f"{when} {receipt.file_name}  {receipt.state}  {words}"
+    return f"{receipt.file_name}  {receipt.state}  {words}"
 
 
 _UNDER_WAY = {

@@ -19,11 +19,12 @@ from bulk_upload_pipeline.defs import helping
 from bulk_upload_pipeline.local import dagster_environment, postgres
 from bulk_upload_pipeline.serving import cluster, processes
 from bulk_upload_pipeline.settings import Settings
+from bulk_upload_pipeline.watch import news
 from bulk_upload_pipeline_tests import real_files
 from bulk_upload_pipeline_tests.test_alerts import TOLD, hooked, posted
 from bulk_upload_pipeline_tests.test_metrics import scraped
 from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, Upped, free_port, upped, wait_until
-from bulk_upload_pipeline_tests.world import csv_of, good_row
+from bulk_upload_pipeline_tests.world import csv_of, drop, ephemeral, good_row, line_at, run
 
 ASSETS = ("upload", "validated_invoices", "processing_errors", "mangalam_invoices", "upload_receipts")
 CHECKS = {
@@ -114,6 +115,20 @@ def test_each_dropped_file_ends_in_its_exit_and_is_told_in_a_line(up):
         wait_until(lambda: any(f"{name}  {state}  " in line for line in up.told))  # noqa: B023
     assert not list(up.home.inbox.glob("*.csv"))
     assert [path.name for path in up.home.inbox.iterdir()] == ["half-written.csv.part"]
+
+
+def test_each_line_has_the_time_at_which_it_became_known(database_url, tmp_path):
+    told = {}
+    with line_at(tmp_path, database_url) as line:
+        first = drop(line, "a.csv", csv_of([good_row(1)]))
+        assert news(line.engine, told, "09:00:00") == ["09:00:00 a.csv  waiting  its run is requested"]
+        assert news(line.engine, told, "09:00:01") == []
+        run(line, first, ephemeral())
+        drop(line, "b.csv", csv_of([good_row(2)]))
+        assert news(line.engine, told, "09:00:02") == [
+            "09:00:02 a.csv  loaded  All 1 rows are loaded.",
+            "09:00:02 b.csv  waiting  its run is requested",
+        ]
 
 
 def test_the_ui_shows_of_each_batch_what_its_exit_says(up):
