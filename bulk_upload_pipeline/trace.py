@@ -55,8 +55,11 @@ _REVERTED = sa.text(
     "WHERE invoice_number = :number ORDER BY id"
 )
 _BATCHES = sa.text(
-    "SELECT batch_id, file_name, state, parent_batch_id, received_at FROM bulk_upload.upload_batches "
-    "WHERE batch_id = ANY (:batches)"
+    "WITH RECURSIVE asked AS (SELECT batch_id, file_name, state, parent_batch_id, received_at "
+    "FROM bulk_upload.upload_batches WHERE batch_id = ANY (:batches) "
+    "UNION SELECT b.batch_id, b.file_name, b.state, b.parent_batch_id, b.received_at "
+    "FROM bulk_upload.upload_batches AS b JOIN asked ON b.batch_id = asked.parent_batch_id) "
+    "SELECT batch_id, file_name, state, parent_batch_id, received_at FROM asked ORDER BY received_at, batch_id"
 )
 _OURS = ("id", "upload_batch_id", "row_number", "line_occurrence", "created_at", "updated_at")
 
@@ -68,7 +71,7 @@ class Event:
     Attributes:
         batch_id: The batch that did it; None for a row that was there before any batch.
         what: `inserted`, `changed`, `rejected`, `warning` or `reverted`.
-        row_number: Of the row in the batch's file.
+        row_number: Of the row in the batch's file; of a correction, in the file that was first corrected.
         item: What the line is about.
         words: What happened, with the values.
         resolved_by: For a rejected row: the batch that brought it corrected.
@@ -165,7 +168,8 @@ def _of_findings(findings: Iterable[sa.Row[Any]]) -> Iterable[Event]:
 
 def _of_reverts(reverts: Iterable[sa.Row[Any]]) -> Iterable[Event]:
     for row in reverts:
-        words = f"{row.deleted:,} lines taken back, {row.restored:,} restored to their former values"
+        taken = "1 line" if row.deleted == 1 else f"{row.deleted:,} lines"
+        words = f"{taken} taken back, {row.restored:,} restored to their former values"
         yield Event(row.reverted_at, row.batch_id, "reverted", words)
 
 
@@ -192,11 +196,12 @@ def _plain(value: object) -> str:
 
 def in_words(found: Trace) -> str:
     """Return the story as text for a terminal: a paragraph a file, and the lines as they stand."""
-    told = [f"Invoice {found.invoice_number}: {len(found.lines):,} lines stand in {contract.TARGET}."]
+    stand = "1 line stands" if len(found.lines) == 1 else f"{len(found.lines):,} lines stand"
+    told = [f"Invoice {found.invoice_number}: {stand} in {contract.TARGET}."]
     for batch_id, events in groupby(found.events, lambda event: event.batch_id):
         happened = list(events)
         told += ["", f"{happened[0].at:%Y-%m-%d %H:%M:%S}  {_of_source(found.sources, batch_id)}"]
-        told += [f"  {_in_words(event)}" for event in happened]
+        told += [f"  {_in_words(event, found.sources)}" for event in happened]
     told += ["", "Now:" if found.lines else "Now: nothing."]
     told += [f"  {_standing(line, found.sources)}" for line in found.lines]
     return "\n".join(told)
@@ -212,8 +217,18 @@ def _of_source(sources: Mapping[str, Source], batch_id: str | None) -> str:
     return f"{source.file_name} (batch {batch_id}, {source.state}{corrects})"
 
 
-def _in_words(event: Event) -> str:
+def _first_of(sources: Mapping[str, Source], source: Source) -> Source:
+    """Return the file in which the rows of a file have their numbers: of a correction the one that it corrects."""
+    while parent := sources.get(source.corrects or ""):
+        source = parent
+    return source
+
+
+def _in_words(event: Event, sources: Mapping[str, Source]) -> str:
     row = "" if event.row_number is None else f"row {event.row_number:,} "
+    source = sources.get(event.batch_id or "")
+    if row and source and source.corrects:
+        row += f"of {_first_of(sources, source).file_name} "
     item = "" if event.item is None else f" {event.item}:"
     resolved = "" if event.resolved_by is None else f" Corrected by batch {event.resolved_by}."
     if event.resolved_by == event.batch_id:
@@ -224,5 +239,12 @@ def _in_words(event: Event) -> str:
 def _standing(line: Mapping[str, Any], sources: Mapping[str, Source]) -> str:
     source = sources.get(line["upload_batch_id"] or "")
     item = line.get("item_name") or line.get("sku") or line.get("product_id")
-    origin = f"row {line['row_number']:,} of {source.file_name}" if source else "no file that is known"
-    return f"{item}: {_figures(line)}, from {origin}"
+    return f"{item}: {_figures(line)}, from {_origin(line['row_number'], source, sources)}"
+
+
+def _origin(row_number: int, source: Source | None, sources: Mapping[str, Source]) -> str:
+    if source is None:
+        return "no file that is known"
+    first = _first_of(sources, source)
+    corrected = f", corrected in {source.file_name}" if first is not source else ""
+    return f"row {row_number:,} of {first.file_name}{corrected}"

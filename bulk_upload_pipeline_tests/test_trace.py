@@ -10,6 +10,7 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.trace import in_words, trace
+from bulk_upload_pipeline_tests.test_corrections import as_csv, rejected
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at
 
 
@@ -99,7 +100,7 @@ def test_a_revert_is_remembered_with_what_it_took_back(line):
     revert(line.engine, second)
     found = trace(line.engine, "INV-000001")
     assert happened(found) == [("inserted", first, 1), ("reverted", second, None)]
-    assert found.events[1].words == "1 lines taken back, 1 restored to their former values"
+    assert found.events[1].words == "1 line taken back, 1 restored to their former values"
     revert(line.engine, first)
     found = trace(line.engine, "INV-000001")
     assert happened(found) == [("reverted", second, None), ("reverted", first, None)]
@@ -120,11 +121,25 @@ def test_lines_of_no_batch_are_named_so(line):
 def test_the_story_reads_as_text(line):
     first = through(line, "a.csv", [bill("A"), bill("B", Quantity="12abc"), good_row(9), good_row(10)])
     text = in_words(trace(line.engine, "INV-000001")).splitlines()
-    assert text[0] == "Invoice INV-000001: 1 lines stand in mangalam_invoices."
+    assert text[0] == "Invoice INV-000001: 1 line stands in mangalam_invoices."
     assert text[2].endswith(f"  a.csv (batch {first}, partially_loaded)")
     assert text[3].startswith("  row 2 rejected: INVALID_NUMBER: ")
     assert text[4] == "  row 1 inserted Item A: 4 x 12.5 = 50"
     assert text[-1] == "  Item A: 4 x 12.5 = 50, from row 1 of a.csv"
+
+
+def test_a_corrected_line_is_traced_to_its_row_in_the_file_that_was_corrected(line):
+    good = [good_row(n) for n in range(20, 30)]
+    first = stages.take(line, drop(line, "s1.csv", csv_of([*good, good_row(1, Quantity="12abc")])))
+    still_bad = [row | {"Quantity": "13abc"} for row in rejected(line, first.batch_id)]
+    second = stages.take(line, drop(line, "first try.csv", as_csv([*still_bad])))
+    mended = [row | {"Quantity": "4"} for row in rejected(line, second.batch_id)]
+    third = stages.take(line, drop(line, "second try.csv", as_csv(mended)))
+    found = trace(line.engine, "INV-000001")
+    assert list(found.sources) == [first.batch_id, second.batch_id, third.batch_id]
+    text = in_words(found)
+    assert text.endswith("50, from row 11 of s1.csv, corrected in second try.csv")
+    assert "\n  row 11 of s1.csv inserted Kaju Katli, 500 g: 4 x 12.5 = 50\n" in text
 
 
 def test_an_invoice_that_nobody_knows_is_named_in_a_sentence(line):
