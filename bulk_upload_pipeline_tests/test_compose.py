@@ -15,9 +15,16 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bulk_upload_pipeline import lanes, roles
+from bulk_upload_pipeline import lanes, roles, settings
 from bulk_upload_pipeline.sample import write_sample
-from bulk_upload_pipeline_tests.composed import DOCKER, ROOT, Deployment, compose
+from bulk_upload_pipeline_tests.composed import (
+    DOCKER,
+    ROOT,
+    Deployment,
+    compose,
+    image_environment,
+    interpolated,
+)
 from bulk_upload_pipeline_tests.world import csv_of, good_row
 
 PINS = dict(line.split("==") for line in (DOCKER / "constraints.txt").read_text().split())
@@ -66,6 +73,41 @@ def test_no_secret_stands_in_the_environment_and_each_service_has_only_its_own()
     holders = [name for name, service in services.items() if "loader_password" in service.get("secrets", [])]
     assert "webserver" not in holders
     assert "daemon" not in holders
+
+
+DEPLOYED = {
+    settings.MAX_ERROR_RATE: "0.25",
+    settings.CHUNK_ROWS: "2000",
+    settings.PART_MB: "64",
+    settings.FIRST_DAY: "2020-02-20",
+    settings.KEEP_LOGS_DAYS: "7",
+    settings.KEEP_FAILED_RUNS_DAYS: "8",
+    settings.KEEP_REPORTS_DAYS: "9",
+    settings.KEEP_ARCHIVE_DAYS: "10",
+    settings.ALERT_URLS: "json://hook.example",
+}
+
+
+def test_what_is_set_beside_compose_reaches_every_process_that_loads():
+    def read(service, variables):
+        file = interpolated(compose(), variables | {"BULK_UPLOAD_UI_HOST": "localhost"})
+        return settings.read_settings(file["services"][service]["environment"])
+
+    for service in ("code", "worker"):
+        stated, usual = read(service, DEPLOYED), read(service, {})
+        for name in ("max_error_rate", "chunk_rows", "part_bytes", "first_day", "alert_urls", "keeping"):
+            assert getattr(stated, name) == getattr(settings.read_settings(DEPLOYED), name), name
+            assert getattr(usual, name) == getattr(settings.read_settings({}), name), name
+
+
+def test_every_variable_that_there_is_is_given_to_some_service_and_told_of():
+    given = set(image_environment())
+    for service in compose()["services"].values():
+        given |= {name.removesuffix("_FILE") for name in service.get("environment", {})}
+    known = {v for v in vars(settings).values() if isinstance(v, str) and v.startswith("BULK_UPLOAD_")}
+    assert {name for name in known if "{" not in name} <= given
+    told = (DOCKER / "README.md").read_text("utf-8")
+    assert [name for name in DEPLOYED if f"`{name}`" not in told] == []
 
 
 def test_every_service_that_stays_restarts_and_has_a_health_check():
