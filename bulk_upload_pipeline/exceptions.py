@@ -361,4 +361,6 @@ class SettingInvalidError(BulkUploadError):
     exit_code = 2
 
     def __init__(self, name: str, value: str, wanted: str) -> None:
-        super().__init__(f"{name} is {value!r}, but must be {wanted}. Correct or unset it.")
+        what = f"is {value!r}" if value else "is not set"
+        then = "Correct or unset it" if value else "Set it"
+        super().__init__(f"{name} {what}, but must be {wanted}. {then}.")

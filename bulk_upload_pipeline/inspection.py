@@ -106,7 +106,7 @@ def usual_counts(known: Known) -> Judgement:
     if usual is None:
         return Judgement(
             passed=True,
-            words=f"Its sender's {len(known.past)} earlier files are too few to say what is usual.",
+            words=f"The earlier files of its sender ({len(known.past)}) are too few to say what is usual.",
         )
     odd = usual.oddities(verdict.rows_read, verdict.error_rate)
     return Judgement(

@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 from bulk_upload_pipeline.exceptions import (
     FileMissingError,
     FileStillChangingError,
-    SettingInvalidError,
     StorageUnavailableError,
 )
 from bulk_upload_pipeline.places import Key
-from bulk_upload_pipeline.settings import HOME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,16 +53,10 @@ def _asked(key: Key) -> Iterator[Any]:
     Raises:
         FileMissingError: There is no such object.
         StorageUnavailableError: It does not answer, does not allow it, or has no such bucket.
-        SettingInvalidError: The extra `s3` is not installed.
     """
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-        from s3fs import S3FileSystem
-    except ImportError as error:
-        wanted = (
-            "a folder, as long as the extra `s3` is not installed (`pip install 'bulk-upload-pipeline[s3]'`)"
-        )
-        raise SettingInvalidError(HOME, key.url, wanted) from error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from s3fs import S3FileSystem
+
     try:
         # What a listing said is never remembered: others put files there.
         yield S3FileSystem(use_listings_cache=False)

@@ -109,7 +109,7 @@ def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
     lines = [
         f"{receipt.file_name}",
         "",
-        receipt.reason,
+        receipt.reason or "It has not ended yet.",
         "",
         f"State      {receipt.state}",
         f"Batch      {receipt.batch_id}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,6 +185,11 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 def _root(environment: Mapping[str, str]) -> Place:
     stated = environment.get(HOME) or DEFAULT_HOME
     if stated.startswith(SCHEME) and stated.removeprefix(SCHEME).strip("/"):
+        if find_spec("s3fs") is None:
+            extra = "`pip install 'bulk-upload-pipeline[s3]'`"
+            raise SettingInvalidError(
+                HOME, stated, f"a folder as long as the extra `s3` is not installed ({extra})"
+            )
         return place_of(stated)
     if "://" in stated:
         raise SettingInvalidError(HOME, stated, f"a folder, or a bucket such as {SCHEME}bucket/prefix")

@@ -110,7 +110,8 @@ def print_receipt(receipt: Receipt, folder: str) -> None:
 
 
 def _rate(receipt: Receipt) -> float:
-    if receipt.started_at is None or receipt.finished_at is None:
+    """Return the rows a second of a load; an undone one has none."""
+    if receipt.state is State.REVERTED or receipt.started_at is None or receipt.finished_at is None:
         return 0.0
     seconds = (receipt.finished_at - receipt.started_at).total_seconds()
     return receipt.rows_read / seconds if seconds > 0 else 0.0
@@ -166,8 +167,10 @@ def print_entry(entry: Entry) -> None:
 
 def print_catalogue(entries: Iterable[Entry]) -> None:
     """Print code, severity and title of every entry."""
-    for entry in entries:
-        say(f"{entry.code:<22} {entry.severity:<8} {entry.title}")
+    listed = list(entries)
+    widest = max(len(entry.code) for entry in listed)
+    for entry in listed:
+        say(f"{entry.code:<{widest}} {entry.severity:<8} {entry.title}")
 
 
 def print_misfits(misfits: Sequence[Misfit]) -> None:

@@ -15,7 +15,7 @@ from bulk_upload_pipeline import holding, ledger, pace
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline_tests.world import HEADER, csv_of, good_row
+from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, line_at
 
 GOOD = [good_row(n) for n in range(20)]
 BAD = [good_row(n, Quantity="12abc") for n in range(100, 103)]
@@ -173,6 +173,13 @@ def test_status_lists_batches_with_ids_that_can_be_copied(at_terminal, tmp_path)
     assert "All 20 rows are loaded." in at_terminal("status", receipt["batch_id"]).stdout
 
 
+def test_a_batch_that_has_not_ended_has_a_status_in_words(at_terminal, tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url) as line:
+        batch_id = drop(line, "a.csv", csv_of(GOOD))
+    told = at_terminal("status", batch_id).stdout
+    assert told.startswith("a.csv\n\nIt has not ended yet.\n\nState      waiting\n")
+
+
 @pytest.mark.parametrize("command", ["status", "errors"])
 def test_an_unknown_batch_is_one_sentence_that_says_where_to_look(at_terminal, command):
     result = at_terminal(command, "20260101T000000-none-00000000")
@@ -194,6 +201,15 @@ def test_errors_shows_findings_by_code_and_writes_the_file_to_correct(at_termina
 
 def test_explain_says_of_every_code_what_it_means_and_what_to_do(at_terminal):
     listed = at_terminal("explain").stdout
+    assert (
+        len(
+            {
+                line.index(entry.title)
+                for line, entry in zip(listed.splitlines(), CATALOGUE.values(), strict=True)
+            }
+        )
+        == 1
+    )
     for code, entry in CATALOGUE.items():
         assert code in listed
         told = at_terminal("explain", code).stdout

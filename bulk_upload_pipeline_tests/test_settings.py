@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 from bulk_upload_pipeline.exceptions import SettingInvalidError
-from bulk_upload_pipeline.settings import Keeping, read_settings
+from bulk_upload_pipeline.settings import Keeping, read_provisioning, read_settings
 
 
 def test_an_empty_environment_means_the_defaults():
@@ -48,6 +49,17 @@ def test_every_variable_is_read(tmp_path):
     assert settings.alert_urls == ("json://hook.example", "mailto://me@shop.example")
     assert "secret" not in repr(settings)
     assert settings.keeping == Keeping(logs=7, failed_runs=None, reports=365, archive=3650)
+
+
+def test_a_bucket_without_the_extra_for_it_is_refused_by_the_name_that_was_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(SettingInvalidError, match="BULK_UPLOAD_HOME is 's3://b/x', but must be a folder as"):
+        read_settings({"BULK_UPLOAD_HOME": "s3://b/x"})
+
+
+def test_what_must_be_set_and_is_not_is_called_so():
+    with pytest.raises(SettingInvalidError, match=r"ADMIN_DATABASE_URL is not set, but must be .* Set it\.$"):
+        read_provisioning({})
 
 
 @pytest.mark.parametrize(

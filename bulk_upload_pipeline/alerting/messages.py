@@ -88,7 +88,8 @@ def _account(account: Account) -> str:
     for code in [code for code in account.codes if code.severity == "error"][:MOST_CODES]:
         entry = CATALOGUE[code.code]
         where = f"{code.where}: " if code.where else ""
-        lines.append(f"- {entry.title}, {code.count:,} times. For example {where}{shown(code.example, 300)}")
+        often = "once" if code.count == 1 else f"{code.count:,} times"
+        lines.append(f"- {entry.title}, {often}. For example {where}{shown(code.example, 300)}")
         lines.append(f"  {entry.fix}")
     if receipt.state is State.FAILED:
         lines.append(

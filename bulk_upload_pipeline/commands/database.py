@@ -39,7 +39,7 @@ def _invoices() -> Generator[str]:
 @click.option("--dry-run", is_flag=True, help="Print the SQL, and change nothing.")
 @as_json
 def db_upgrade(dry_run: bool, as_json: bool) -> None:
-    """Bring the tables up to date (`up` and `load` do it by themselves). Safe to run twice.
+    """Bring the tables up to date (every command that works with batches does so by itself). Safe to run twice.
 
     Tables of the old system are moved over, too, with every row: only this command does that.
     """
