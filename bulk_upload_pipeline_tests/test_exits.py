@@ -27,6 +27,7 @@ from bulk_upload_pipeline_tests.world import (
     rows,
     run,
 )
+from bulk_upload_pipeline_tests.writers import as_xlsx
 
 TARGET = "mangalam_invoices"
 ERRORS = "bulk_upload.processing_errors"
@@ -101,6 +102,22 @@ def test_the_columns_are_traced_from_the_header_of_the_file_to_the_table(line, i
     assert read["customer_name"] == [("upload", "Customer Name")]
     assert len(read) == len(HEADER)
     assert lineage(instance, TARGET, batch_id)["item_total"] == [("validated_invoices", "item_total")]
+
+
+def test_what_was_recognised_is_shown_in_the_order_of_the_file_and_only_where_it_applies(line, instance):
+    content = csv_of([good_row(1)])
+    sheet = as_xlsx([*csv.reader(content.splitlines())])
+    shown = {}
+    for name, file in (("a.csv", content), ("b.xlsx", sheet)):
+        batch_id = drop(line, name, file)
+        run(line, batch_id, instance)
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("upload"), asset_partitions=[batch_id])
+        (record,) = instance.fetch_materializations(wanted, limit=1).records
+        shown[name] = {label: value.value for label, value in record.asset_materialization.metadata.items()}
+        table = shown[name]["header"].splitlines()[2:]
+        assert [row.split(" | ")[0].removeprefix("| ") for row in table] == list(HEADER)
+    assert (shown["a.csv"]["encoding"], shown["a.csv"]["delimiter"]) == ("utf-8 (100% sure)", "','")
+    assert not {"encoding", "delimiter"} & set(shown["b.xlsx"])
 
 
 def test_the_receipt_does_not_wait_for_what_is_only_inspected(line, instance):

@@ -71,9 +71,10 @@ def of_columns(batch: Batch) -> Metadata:
 
 
 def of_upload(batch: Batch) -> Metadata:
-    """Return what `upload` recognised."""
+    """Return what `upload` recognised; a spreadsheet has neither encoding nor delimiter."""
     layout = batch.layout
     assert layout is not None
+    sure = f"{layout.encoding} ({layout.encoding_confidence:.0%} sure)"
     return {
         "file": batch.file_name,
         "bytes": batch.file_size,
@@ -81,8 +82,8 @@ def of_upload(batch: Batch) -> Metadata:
         "format": layout.file_format
         if not layout.compression
         else f"{layout.file_format} in {layout.compression}",
-        "encoding": f"{layout.encoding or 'none'} ({layout.encoding_confidence:.0%} sure)",
-        "delimiter": repr(layout.delimiter) if layout.delimiter else "none",
+        **({"encoding": sure} if layout.encoding else {}),
+        **({"delimiter": repr(layout.delimiter)} if layout.delimiter else {}),
         "profile": layout.profile,
         "header": dg.MetadataValue.md(_mapping_table(batch)),
         "columns_to_extra": [layout.header[position] for position in layout.extra_columns],
@@ -91,7 +92,8 @@ def of_upload(batch: Batch) -> Metadata:
 
 def _mapping_table(batch: Batch) -> str:
     assert batch.layout is not None
-    rows = [(_cell(batch.layout.header[at]), name) for name, at in batch.layout.mapping.items()]
+    in_file_order = sorted(batch.layout.mapping.items(), key=lambda mapped: mapped[1])
+    rows = [(_cell(batch.layout.header[at]), name) for name, at in in_file_order]
     return "\n".join(["| in the file | loaded as |", "|---|---|", *(f"| {a} | `{b}` |" for a, b in rows)])
 
 
