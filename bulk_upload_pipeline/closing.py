@@ -42,7 +42,8 @@ def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, b
 
 def rejected(line: Line, batch: Batch, verdict: Verdict, *, again: bool = False) -> None:
     """Write the receipt of exit `rejected`."""
-    write(line, batch.batch_id, State.REJECTED, report.why_rejected(verdict, _format(batch)), again=again)
+    why = report.why_rejected if batch.parent_batch_id is None else report.why_still_wrong
+    write(line, batch.batch_id, State.REJECTED, why(verdict, _format(batch)), again=again)
 
 
 def duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:

@@ -251,7 +251,8 @@ _ENTRIES = (
         "{value}.",
         "The record has not as many cells as the header, so nothing says which cell belongs to which column.",
         "A comma inside an unquoted item name makes one cell too many.",
-        "Quote the text that holds the delimiter, or remove the extra cell.",
+        "Quote the text that holds the delimiter, or remove the extra cell. In rejected_rows.csv the whole line stands "
+        "in the first cell: correct it there, or spread it over the columns.",
     ),
     _error(
         "UNCLOSED_QUOTE",
@@ -259,7 +260,8 @@ _ENTRIES = (
         "{value}.",
         "A cell starts with a quotation mark that has no partner, so its end cannot be told.",
         'INV-1,"Kaju Katli,4',
-        "Close the quotation mark, or double it when it belongs to the text.",
+        "Close the quotation mark, or double it when it belongs to the text. In rejected_rows.csv the whole line "
+        "stands in the first cell: correct it there, or spread it over the columns.",
     ),
     _error(
         "DAMAGED_RECORD",

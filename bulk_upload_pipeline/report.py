@@ -184,12 +184,27 @@ def _stand(rows: int) -> str:
     )
 
 
+_NOTHING_LEFT = (
+    "None of its rows could be loaded. Other files have corrected them since: nothing is left to do."
+)
+
+
+def why_still_wrong(verdict: Verdict, file_format: str = "csv") -> str:
+    """Return the sentence of a correction of which no row is right."""
+    if not verdict.rows_open:
+        return _NOTHING_LEFT
+    rows = verdict.rows_read
+    none, them = ("Its row is not", "it") if rows == 1 else (f"None of its {rows:,} rows is", "them")
+    return (
+        f"{none} right yet{_most_frequent(verdict.findings_by_code)}. The column `_errors` says why. Correct {them} in "
+        f"{_to_correct(file_format, verdict.rows_open)} and drop that file in the inbox."
+    )
+
+
 def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
     if not verdict.rows_open:
-        return (
-            "None of its rows could be loaded. Other files have corrected them since: nothing is left to do."
-        )
+        return _NOTHING_LEFT
     to_correct = _to_correct(file_format, verdict.rows_open)
     since = " that are not corrected yet" if verdict.rows_corrected else ""
     return (

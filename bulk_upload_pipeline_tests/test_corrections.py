@@ -157,6 +157,16 @@ def test_rows_that_are_still_wrong_come_back_and_a_third_round_resolves_all_the_
     assert in_target(line)[-1] == ("INV-000091", "KK-041", 1, 4, last.batch_id, 22)
 
 
+def test_a_correction_that_comes_back_as_it_was_is_told_so_and_not_taken_for_a_wrong_file(line):
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"))
+    child = load(line, "unchanged.csv", as_csv(rejected(line, parent.batch_id)))
+    assert child.state is State.REJECTED
+    assert child.reason == (
+        'None of its 2 rows is right yet, most often for "Not a number" (2). The column `_errors` says why. '
+        "Correct them in rejected_rows.csv and drop that file in the inbox."
+    )
+
+
 def test_a_clerk_may_drop_the_same_file_again_with_more_rows_corrected(line):
     parent = with_bad(line, BAD, good_row(91, Quantity="y"))
     one, two = rejected(line, parent.batch_id)
