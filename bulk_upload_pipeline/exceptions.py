@@ -333,7 +333,8 @@ class PortTakenError(BulkUploadError):
 
     def __init__(self, port: int) -> None:
         super().__init__(
-            f"Port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port."
+            f"Port {port} on 127.0.0.1 is taken by another program. Stop it, or name another port: `--port`, "
+            "`--viewer-port` or `--metrics-port`."
         )
 
 

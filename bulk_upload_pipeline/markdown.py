@@ -1,4 +1,4 @@
-"""The references in Markdown: what a finding means, and what a column holds. Written from the code itself.
+"""The references in Markdown: what a finding means, what a column holds, what a profile says. Written from the code.
 
 `bulk-upload explain --markdown` prints them; `reference/` keeps a copy for who reads without a terminal, and
 a test compares the two.
@@ -6,17 +6,49 @@ a test compares the two.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Severity
+from bulk_upload_pipeline.profile_files import wanted_of
+from bulk_upload_pipeline.profiles import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from bulk_upload_pipeline.findings import Entry
-    from bulk_upload_pipeline.profiles import Profile
+
+_MEANINGS = {
+    "name": "Its name, and that of the sender's folder in the inbox.",
+    "title": "What people call the sender.",
+    "columns": "For each column of an invoice line the header names that stand for it; the contract's own names are "
+    "known in any case.",
+    "required": "Columns that may be neither missing nor empty.",
+    "date_order": "How a date in figures is read when it can be read two ways; without it, as the other dates of the "
+    "file tell, else it is rejected.",
+    "decimal_comma": "Whether `1.234,56` is the way of this sender, and `1,234.56` is not.",
+    "float_identifiers": "Identifiers that the sender's system exports as floats: `17850.0` is read as `17850`.",
+    "encoding": "The encoding of its texts, such as `utf-8` or `cp1252`; without it, it is recognised.",
+    "delimiter": "The one character between two cells; without it, it is recognised.",
+    "sheet": "The sheet of a spreadsheet to read; without it, those with a header of invoices.",
+    "max_error_rate": "Share of rejected rows from which nothing of a file is loaded; without it, "
+    "`BULK_UPLOAD_MAX_ERROR_RATE`.",
+    "on_conflict": "What becomes of a line that is in the table with other values: it is updated, or left as it is, or "
+    "the row of the file is rejected.",
+    "total_mismatch": "Whether a total that does not agree rejects its row or is only remarked on.",
+    "expected_every_hours": "A file is missed when none came for so long, and somebody is told.",
+}
+_EXAMPLE = (
+    'name = "north"',
+    'title = "Shops in the north"',
+    'date_order = "dmy"',
+    "",
+    "[columns]",
+    'invoice_number = ["Bill No"]',
+)
 
 
 def findings_reference() -> str:
@@ -70,6 +102,39 @@ def columns_reference(profiles: Iterable[Profile]) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def profile_keys() -> list[dict[str, str]]:
+    """Return the keys of a profile, each with what may stand there, what counts without it, and what it means."""
+    return [
+        {"key": key, "wanted": wanted_of(key), "usual": _usual(field), "meaning": _MEANINGS[key]}
+        for key, field in Profile.__dataclass_fields__.items()
+    ]
+
+
+def _usual(field: dataclasses.Field[Any]) -> str:
+    """Return what counts where a profile says nothing, as TOML; empty where nothing does."""
+    if field.default in (dataclasses.MISSING, None, "", ()):
+        return ""
+    return json.dumps(field.default)
+
+
+def profiles_reference() -> str:
+    """Return the reference of what a profile may say."""
+    lines = [
+        "# Keys of a profile",
+        "",
+        "A profile says what differs by sender. It is a TOML file in `data/profiles/`; the folder of the same name in "
+        "the inbox is its sender's. Only `name` is needed. `bulk-upload profiles suggest FILE` drafts one, "
+        "`bulk-upload profiles check` says what is wrong with yours. Shipped ones: [profiles](../profiles).",
+        "",
+        "| key | what may stand there | without it | what it means |",
+        "|---|---|---|---|",
+    ]
+    for said in profile_keys():
+        usual = f"`{said['usual']}`" if said["usual"] else ""
+        lines.append(f"| `{said['key']}` | {said['wanted']} | {usual} | {said['meaning']} |")
+    return "\n".join([*lines, "", "```toml", *_EXAMPLE, "```"]) + "\n"
 
 
 def _aliases(column: contract.Column, senders: list[Profile]) -> Iterator[str]:

@@ -200,6 +200,15 @@ _TYPES: dict[str, type] = {
 }
 
 
+def wanted_of(key: str) -> str:
+    """Return what may stand under a key of a profile, in words."""
+    if key in _CHOICES:
+        return ", ".join(f'"{choice}"' for choice in _CHOICES[key])
+    lists = {"required": "a list of columns", "float_identifiers": "a list of columns"}
+    tables = {"columns": "a table of lists of header names", "name": "small letters, digits, `_` and `-`"}
+    return (lists | tables).get(key) or _WORDS[_TYPES[key]]
+
+
 def _refuse_wrong_values(stated: dict[str, Any]) -> None:
     for key, choices in _CHOICES.items():
         if key in stated and stated[key] not in choices:

@@ -192,6 +192,13 @@ def print_columns(columns: Iterable[Mapping[str, Any]]) -> None:
         say(f"{column['name']:<22} {column['type']:<14} {must:<9} {column['rule']}")
 
 
+def print_profile_keys(keys: Iterable[Mapping[str, str]]) -> None:
+    """Print what each key of a profile takes and means."""
+    for said in keys:
+        usual = f", {said['usual']} without it" if said["usual"] else ""
+        say(f"{said['key']:<22} {said['meaning']} ({said['wanted']}{usual})")
+
+
 def print_column(column: Mapping[str, Any]) -> None:
     """Print everything about a column of the contract."""
     must = "required" if column["required"] else "not required"

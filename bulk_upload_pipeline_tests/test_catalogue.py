@@ -18,7 +18,8 @@ from bulk_upload_pipeline.model import Severity
 from bulk_upload_pipeline.parsing.dates import read_date
 from bulk_upload_pipeline.parsing.numerals import read_number
 from bulk_upload_pipeline.parsing.texts import looks_encoded_twice
-from bulk_upload_pipeline.profile_files import shipped_profiles
+from bulk_upload_pipeline.profile_files import read_profile, shipped_profiles
+from bulk_upload_pipeline.profiles import Profile
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent
 
@@ -78,9 +79,16 @@ def test_the_examples_of_other_entries_are_what_they_say():
     assert looks_encoded_twice(CATALOGUE["DOUBLE_ENCODED_TEXT"].example.split()[0])
 
 
-@pytest.mark.parametrize("command", ["explain --markdown", "explain --columns --markdown"])
+REFERENCES = {
+    "explain --markdown": "findings.md",
+    "explain --columns --markdown": "columns.md",
+    "explain --profiles --markdown": "profiles.md",
+}
+
+
+@pytest.mark.parametrize("command", REFERENCES)
 def test_the_references_in_the_package_are_what_the_code_says(command):
-    file = ROOT / "reference" / ("columns.md" if "--columns" in command else "findings.md")
+    file = ROOT / "reference" / REFERENCES[command]
     now = explain(*command.split()[1:]).stdout
     assert file.read_text("utf-8") == now, f"Write it anew: bulk-upload {command} > {file}"
 
@@ -94,6 +102,19 @@ def test_the_references_name_every_code_every_column_and_every_header_name():
         for column, aliases in profile.columns.items():
             assert all(f"`{alias}`" in rows[column] for alias in aliases)
     assert [name for name, row in rows.items() if "| yes |" in row] == list(contract.REQUIRED)
+
+
+def test_every_key_of_a_profile_is_explained_with_what_may_stand_there():
+    keys = {said["key"]: said for said in json.loads(explain("--profiles", "--json").stdout)}
+    assert list(keys) == list(Profile.__dataclass_fields__)
+    assert all(said["wanted"] and said["meaning"].endswith(".") for said in keys.values())
+    assert (keys["on_conflict"]["wanted"], keys["on_conflict"]["usual"]) == (
+        '"update", "skip", "reject"',
+        '"update"',
+    )
+    assert all(key in explain("--profiles").stdout for key in keys)
+    example = markdown.profiles_reference().partition("```toml\n")[2].partition("```")[0]
+    assert read_profile(example, "example").name == "north"
 
 
 @pytest.mark.parametrize("name", ["item_price", "Item Price", "RATE", "unit price"])

@@ -22,24 +22,37 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("what", metavar="[CODE|COLUMN]", required=False)
 @click.option("--columns", is_flag=True, help="List the columns of an invoice line instead of the findings.")
+@click.option("--profiles", is_flag=True, help="List the keys of a profile instead of the findings.")
 @click.option("--markdown", is_flag=True, help="Print the whole reference as Markdown.")
 @as_json
-def explain(what: str | None, columns: bool, markdown: bool, as_json: bool) -> None:
+def explain(what: str | None, columns: bool, profiles: bool, markdown: bool, as_json: bool) -> None:
     """Say what a finding CODE means and how to fix it, or what may stand in a COLUMN; without either, list all."""
     if markdown:
-        _print_reference(columns=columns)
+        _print_reference(columns=columns, profiles=profiles)
+    elif what is None and profiles:
+        _list_profile_keys(as_json=as_json)
     elif what is None:
         _list(columns=columns, as_json=as_json)
     else:
         _explain(what, as_json=as_json)
 
 
-def _print_reference(*, columns: bool) -> None:
+def _print_reference(*, columns: bool, profiles: bool) -> None:
     from bulk_upload_pipeline import markdown
     from bulk_upload_pipeline.profile_files import shipped_profiles
 
-    text = markdown.columns_reference(shipped_profiles()) if columns else markdown.findings_reference()
+    if columns:
+        text = markdown.columns_reference(shipped_profiles())
+    else:
+        text = markdown.profiles_reference() if profiles else markdown.findings_reference()
     click.echo(text, nl=False)
+
+
+def _list_profile_keys(*, as_json: bool) -> None:
+    from bulk_upload_pipeline import markdown
+
+    keys = markdown.profile_keys()
+    terminal.print_json(keys) if as_json else terminal.print_profile_keys(keys)
 
 
 def _list(*, columns: bool, as_json: bool) -> None:
