@@ -65,11 +65,13 @@ class Look:
         settled: Files that have not changed since the look before, the oldest first.
         restless: Files that are new or have changed: they wait for the next look.
         left_out: How many entries are never taken, by the reason.
+        strangers: Names of folders that are no profile.
     """
 
     settled: tuple[FoundFile, ...] = ()
     restless: tuple[FoundFile, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
+    strangers: tuple[str, ...] = ()
 
 
 def look(inbox: Place, is_profile: Callable[[str], bool], seen: Mapping[str, str]) -> Look:
@@ -82,7 +84,15 @@ def look(inbox: Place, is_profile: Callable[[str], bool], seen: Mapping[str, str
     """
     found: list[FoundFile] = []
     left_out: dict[str, int] = {}
-    for seen_now in _objects(inbox, is_profile) if isinstance(inbox, Key) else _files(inbox, is_profile):
+    strangers: list[str] = []
+
+    def is_known(name: str) -> bool:
+        known = is_profile(name)
+        if not known:
+            strangers.append(name)
+        return known
+
+    for seen_now in _objects(inbox, is_known) if isinstance(inbox, Key) else _files(inbox, is_known):
         if isinstance(seen_now, str):
             left_out[seen_now] = left_out.get(seen_now, 0) + 1
         else:
@@ -90,7 +100,7 @@ def look(inbox: Place, is_profile: Callable[[str], bool], seen: Mapping[str, str
     found.sort(key=lambda file: file.mtime_ns)
     settled = tuple(f for f in found if seen.get(name_in_inbox(f)) == f.fingerprint)
     restless = tuple(f for f in found if seen.get(name_in_inbox(f)) != f.fingerprint)
-    return Look(settled, restless, left_out)
+    return Look(settled, restless, left_out, tuple(sorted(strangers)))
 
 
 def name_in_inbox(file: FoundFile) -> str:

@@ -12,7 +12,7 @@ from bulk_upload_pipeline.model import Batch, Overrides, State
 from bulk_upload_pipeline.places import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from bulk_upload_pipeline.line import Line
@@ -39,6 +39,9 @@ Sightings = dict[str, tuple[str, float]]
 APART = timedelta(microseconds=200)
 """Between the times of two files that one look has seen, so that the one that was written later counts as later: of two
 files that say something about one line the later wins. The files of a .zip are microseconds apart."""
+
+MOST_NAMED, LONGEST_NAME = 5, 40
+"""How many folders a sentence names, and how much of each name."""
 
 OVERDUE = timedelta(minutes=2)
 """A requested run that does not exist after so long was lost between the request and the queue."""
@@ -128,7 +131,8 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
     return Survey(
         requests=(*repeated, *(Request(b.batch_id, b.file_name, 1, b.file_size) for b in new)),
         seen=_remembered(look),
-        in_words=_in_words(look, len(again) - len(repeated), len(unknown) - len(new)),
+        in_words=_in_words(look, len(again) - len(repeated), len(unknown) - len(new))
+        + _of_strangers(look.strangers, [profile.name for profile in profiles]),
     )
 
 
@@ -177,6 +181,15 @@ def _request_again(
 def _remembered(look: inbox.Look) -> dict[str, str]:
     files = (*look.settled, *look.restless)[:MOST_SEEN]
     return {inbox.name_in_inbox(file): file.fingerprint for file in files}
+
+
+def _of_strangers(folders: Sequence[str], profiles: Sequence[str]) -> str:
+    """Return which folders no file is taken from: who misspells his own hears of it nowhere else."""
+    if not folders:
+        return ""
+    named = ", ".join(ascii(name[:LONGEST_NAME]) for name in folders[:MOST_NAMED])
+    more = " and others" if len(folders) > MOST_NAMED else ""
+    return f" No profile is named as the folders {named}{more}. Known are {', '.join(profiles)}."
 
 
 def _in_words(look: inbox.Look, queued: int, later: int) -> str:

@@ -131,3 +131,5 @@ def test_the_columns_that_the_interface_shows_are_those_of_the_contract():
     schema = asset_node("mangalam_invoices").metadata["dagster/column_schema"]
     shown = schema.value if hasattr(schema, "value") else schema
     assert [column.name for column in shown.columns] == list(contract.NAMES)
+    figures = asset_node("daily_sales").metadata["dagster/column_schema"]
+    assert all(column.description for column in (*shown.columns, *figures.columns))

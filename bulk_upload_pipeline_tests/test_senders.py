@@ -242,6 +242,20 @@ def test_a_near_miss_is_suggested_and_never_applied(line):
     assert loaded(line) == []
 
 
+def test_a_folder_that_nobody_is_named_after_is_told_with_the_names_that_there_are(line):
+    for number in range(7):
+        (line.home.inbox / f"zoho{number}").mkdir()
+    (line.home.inbox / "zoho").mkdir()
+    words = intake.survey(line, {}, lambda batch_id: True).in_words
+    assert words == (
+        "Files in the inbox: 7 never taken (folders that are no profile). No profile is named as the folders 'zoho0', "
+        "'zoho1', 'zoho2', 'zoho3', 'zoho4' and others. Known are distributor, online_retail, zoho."
+    )
+    for folder in line.home.inbox.iterdir():
+        folder.rmdir()
+    assert intake.survey(line, {}, lambda batch_id: True).in_words == "Files in the inbox: none."
+
+
 def test_two_columns_that_mean_the_same_are_both_named(line):
     got = through(line, drop(line, "a.csv", csv_of([good_row(1, Rate="5")], (*HEADER, "Rate"))))
     # Under the sender's own names `Rate` is unknown, so it is kept beside them.

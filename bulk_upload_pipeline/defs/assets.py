@@ -62,7 +62,7 @@ def upload(
             owners=OWNERS,
             kinds={"postgres", "table"},
             tags={"stage": "validate"},
-            description="What is wrong with the rows that do not: code, column, message and the whole source row.",
+            description="What is wrong with rejected rows: code, column, message and the whole source row.",
         ),
     ],
     partitions_def=batches,

@@ -49,6 +49,7 @@ def freshness_sensor(
         return dg.SkipReason(words)
     context.log.info(words)
     return dg.SensorResult(
+        skip_reason=words,
         asset_events=[evaluation(asset, check, judgement) for (asset, check), judgement in found.items()],
         cursor=json.dumps({"lights": lights, "told": time.time()}),
     )

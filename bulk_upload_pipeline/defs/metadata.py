@@ -31,10 +31,25 @@ def column_schema() -> dg.TableSchema:
     )
 
 
+_FIGURES = {
+    "invoice_date": "The day.",
+    "lines": "Invoice lines of the day.",
+    "invoices": "Different invoice numbers.",
+    "customers": "Different customers: by their id, or by name where there is none.",
+    "quantity": "Sum of the quantities, credits taken off.",
+    "sales": "Sum of the totals of all lines but credits.",
+    "credits": "Sum of the totals of credit lines, which have a negative quantity.",
+    "refreshed_at": "When the day was counted last.",
+}
+
+
 def sales_schema() -> dg.TableSchema:
     """Return the columns of `daily_sales`."""
     return dg.TableSchema(
-        [dg.TableColumn(column.name, str(column.type).lower()) for column in daily_sales.columns]
+        [
+            dg.TableColumn(column.name, str(column.type).lower(), _FIGURES[column.name])
+            for column in daily_sales.columns
+        ]
     )
 
 
