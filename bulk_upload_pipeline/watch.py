@@ -15,6 +15,7 @@ from bulk_upload_pipeline import ledger, storage, terminal
 from bulk_upload_pipeline.database import address, make_engine, migrate
 from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.profile_files import home_profiles
 from bulk_upload_pipeline.serving import services
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def up(
             _greet(settings, running)
             if metrics_port:
                 terminal.say(f"{'Metrics':<10} http://127.0.0.1:{metrics_port}/metrics")
-            _tell_until_stopped(make_engine(running.urls.invoices))
+            _tell_until_stopped(make_engine(running.urls.invoices), settings.home)
     except Stopped:
         terminal.say("Stopped.")
 
@@ -115,9 +116,12 @@ def _greet(settings: Settings, running: services.Services) -> None:
     terminal.say("Drop files in the inbox. Ctrl-C stops everything.")
 
 
-def _tell_until_stopped(engine: sa.Engine) -> None:
+def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
+    unusable: set[str] = set()
     told = {receipt.batch_id: receipt.state for receipt in ledger.receipts(engine, limit=1_000)}
     while True:
+        for fault in new_faults(home, unusable):
+            terminal.say(f"{time.strftime('%H:%M:%S')} {fault}")
         try:
             for line in news(engine, told, time.strftime("%H:%M:%S")):
                 terminal.say(line)
@@ -125,6 +129,15 @@ def _tell_until_stopped(engine: sa.Engine) -> None:
             # PostgreSQL is away; the services' supervisor starts it again and says so.
             engine.dispose()
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def new_faults(home: Home, told: set[str]) -> list[str]:
+    """Return why profiles of a home in a folder cannot be used, as far as it is not told: it stops the inbox."""
+    found = {str(file.problem) for file in home_profiles(home.profiles) if file.problem is not None}
+    untold = sorted(found - told)
+    told.clear()
+    told.update(found)
+    return [f"{fault} No file of any sender is taken until then." for fault in untold]
 
 
 def news(engine: sa.Engine, told: dict[str, State], now: str) -> list[str]:

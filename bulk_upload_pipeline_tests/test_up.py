@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from bulk_upload_pipeline.defs import helping
 from bulk_upload_pipeline.local import dagster_environment, postgres
 from bulk_upload_pipeline.serving import cluster, processes
-from bulk_upload_pipeline.settings import Settings
-from bulk_upload_pipeline.watch import news
+from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline.watch import new_faults, news
 from bulk_upload_pipeline_tests import real_files
 from bulk_upload_pipeline_tests.test_alerts import TOLD, hooked, posted
 from bulk_upload_pipeline_tests.test_metrics import scraped
@@ -129,6 +129,22 @@ def test_each_line_has_the_time_at_which_it_became_known(database_url, tmp_path)
             "09:00:02 a.csv  loaded  All 1 rows are loaded.",
             "09:00:02 b.csv  waiting  its run is requested",
         ]
+
+
+def test_a_profile_that_cannot_be_used_is_told_once_and_again_when_it_comes_back(tmp_path):
+    home, told = Home(tmp_path), set()
+    home.make()
+    bad = home.profiles / "north.toml"
+    bad.write_text('name = "north"\ndate_order = "dym"')
+    (fault,) = new_faults(home, told)
+    assert "north.toml" in fault
+    assert "`date_order` must be one of dmy, mdy, ymd" in fault
+    assert fault.endswith("No file of any sender is taken until then.")
+    assert new_faults(home, told) == []
+    bad.write_text('name = "north"')
+    assert new_faults(home, told) == []
+    bad.write_text('name = "north"\ndate_order = "dym"')
+    assert new_faults(home, told) == [fault]
 
 
 def test_the_ui_shows_of_each_batch_what_its_exit_says(up):
