@@ -17,7 +17,7 @@ from bulk_upload_pipeline.database import asking, look_before_use
 from bulk_upload_pipeline.exceptions import BatchBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Collection, Generator
 
     from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
@@ -197,6 +197,28 @@ def queued(engine: sa.Engine, name: str) -> Generator[None]:
 def _is_free(cursor: Cursor, name: str) -> bool:
     cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
     return cursor.fetchone() == (True,)
+
+
+def unheld(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
+    """Return those of some batches that no worker holds at this moment, in the same order."""
+    if not batch_ids:
+        return []
+    names = {lock_name(batch_id): batch_id for batch_id in batch_ids}
+    query = sa.text(
+        f"SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE NOT {is_locked('name')}"  # noqa: S608
+    )
+    with engine.connect() as connection:
+        free = set(connection.scalars(query, {"names": list(names)}))
+    return [batch_id for name, batch_id in names.items() if name in free]
+
+
+def is_locked(name: str) -> str:
+    """Return the condition, in SQL, that somebody holds the advisory lock whose name is the SQL expression `name`."""
+    return (
+        "EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted "  # noqa: S608
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        f"AND ((classid::bigint << 32) | objid::bigint) = hashtextextended({name}, 0))"
+    )
 
 
 def lock_name(batch_id: str) -> str:

@@ -504,6 +504,23 @@ def failed(engine: sa.Engine) -> list[str]:
         return list(connection.scalars(query))
 
 
+ON_THE_WAY = (State.RECEIVED, State.VALIDATED, State.LOADING)
+MOST_ON_THE_WAY = 50
+
+
+def on_the_way(engine: sa.Engine, before: datetime) -> list[str]:
+    """Return batches that were taken before a moment and have not ended, the latest first, and only so many."""
+    columns = upload_batches.c
+    query = (
+        sa.select(columns.batch_id)
+        .where(columns.state.in_(ON_THE_WAY), columns.started_at < before)
+        .order_by(columns.started_at.desc(), columns.batch_id)
+        .limit(MOST_ON_THE_WAY)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
+
+
 def unfinished(engine: sa.Engine, batch_id: str) -> bool:
     """Return whether a batch has not ended in one of the exits."""
     return State(_row(engine, batch_id).state) not in FINAL_STATES

@@ -14,7 +14,7 @@ import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from bulk_upload_pipeline.holding import connect_alone
+from bulk_upload_pipeline.holding import connect_alone, is_locked
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -26,7 +26,7 @@ FIRST_PATIENCE = 10.0
 SERVER_SETTLED = 30.0
 """So long after the server started, workers that live may still be taking their locks again."""
 
-_KEY = "hashtextextended('bulk_upload.run.' || {run_id}, 0)"
+_NAME = "'bulk_upload.run.' || {run_id}"
 
 
 @contextmanager
@@ -49,7 +49,8 @@ def _keep(engine: sa.Engine, run_id: str, taken: Event, stop: Event) -> None:
             with closing(connect_alone(engine)) as connection:
                 connection.autocommit = True
                 with connection.cursor() as cursor:
-                    cursor.execute(f"SELECT pg_advisory_lock({_KEY.format(run_id='%s')})", (run_id,))
+                    name = _NAME.format(run_id="%s")
+                    cursor.execute(f"SELECT pg_advisory_lock(hashtextextended({name}, 0))", (run_id,))
                     taken.set()
                     while not stop.wait(BETWEEN_LOOKS):
                         cursor.execute("SELECT 1")
@@ -64,10 +65,8 @@ def without_worker(engine: sa.Engine, run_ids: Collection[str]) -> set[str]:
     """
     query = sa.text(
         f"SELECT run_id FROM unnest(CAST(:run_ids AS text[])) AS run_id "  # noqa: S608 - a constant
-        f"WHERE now() - pg_postmaster_start_time() > make_interval(secs => :settled) AND NOT EXISTS ("
-        f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
-        f"AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        f"AND ((classid::bigint << 32) | objid::bigint) = {_KEY.format(run_id='run_id')})"
+        f"WHERE now() - pg_postmaster_start_time() > make_interval(secs => :settled) "
+        f"AND NOT {is_locked(_NAME.format(run_id='run_id'))}"
     )
     with engine.connect() as connection:
         found = connection.execute(query, {"run_ids": list(run_ids), "settled": SERVER_SETTLED})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -18,13 +19,24 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import archiving, evidence, inspection, judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.defs import exits, recovery
+from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs import exits, recovery, small_files
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
 from bulk_upload_pipeline.holding import holding
 from bulk_upload_pipeline.model import State
-from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows, run
+from bulk_upload_pipeline_tests.world import (
+    QUIET,
+    count,
+    csv_of,
+    drop,
+    good_row,
+    line_at,
+    receipt,
+    rows,
+    run,
+)
 
 TARGET = "mangalam_invoices"
 ROOT = Path(__file__).parent.parent
@@ -303,8 +315,6 @@ def test_a_run_of_the_command_line_proves_that_it_lives_as_those_of_the_services
 
 def started_run(instance, batch_id, **tags):
     """A run that says of itself that it is under way."""
-    from bulk_upload_pipeline.definitions import defs
-
     instance.add_dynamic_partitions("batches", [batch_id])
     job = defs.resolve_job_def("load_batch")
     run = instance.create_run_for_job(job, tags={recovery.PARTITION_TAG: batch_id, **tags})
@@ -343,6 +353,98 @@ def test_a_run_without_worker_is_reported_failed_at_the_second_look(
         reap(instance, line, cursor)
         assert instance.get_run_by_id(lost.run_id).status is dg.DagsterRunStatus.FAILURE
         assert instance.get_run_by_id(living_run.run_id).status is dg.DagsterRunStatus.STARTED
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Nobody is given time to start the next run of a batch."""
+    monkeypatch.setattr(recovery, "LEFT_AFTER_S", 0.0)
+
+
+def left_loading(line, batch_id):
+    """A batch that a worker left when it had begun to load it."""
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.ledger.loading(line.engine, batch_id)
+
+
+def followed(instance, line, cursor=None):
+    """What the reaper starts, or says."""
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"line": line})
+    answer = recovery.reaper(context)
+    if isinstance(answer, dg.SkipReason):
+        return answer.skip_message
+    return [(request.run_key, request.partition_key, request.tags["file"]) for request in answer.run_requests]
+
+
+def test_a_batch_whose_failed_run_was_overlooked_is_started_again_and_loads(
+    line, instance, batch_id, at_once
+):
+    left_loading(line, batch_id)
+    dead = started_run(instance, batch_id, **{recovery.WILL_RETRY_TAG: "true"})  # as that of a killed command
+    with worker_of(line, dead.run_id):
+        assert followed(instance, line) == "1 runs are under way, 0 had lost their worker."
+    instance.report_run_failed(dead)
+    assert followed(instance, line) == [(f"{batch_id}#left-1", batch_id, "a.csv")]
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+    assert followed(instance, line) == "0 runs are under way, 0 had lost their worker."
+
+
+def test_a_batch_without_run_is_given_time_and_one_that_is_held_is_not_touched(
+    line, instance, batch_id, at_once, monkeypatch
+):
+    left_loading(line, batch_id)
+    with holding(line.engine, batch_id):
+        assert "0 runs" in followed(instance, line)
+    monkeypatch.setattr(recovery, "LEFT_AFTER_S", 100.0)
+    assert reap(instance, line) == "{}"
+    execute(line, "UPDATE bulk_upload.upload_batches SET started_at = now() - interval '1 hour'")
+    cursor = reap(instance, line)
+    assert list(json.loads(cursor)) == [batch_id]
+    assert "0 runs" in followed(instance, line, cursor)
+    earlier = json.dumps({batch_id: json.loads(cursor)[batch_id] - 101})
+    assert followed(instance, line, earlier) == [(f"{batch_id}#left-0", batch_id, "a.csv")]
+
+
+def test_a_batch_for_which_a_shared_run_waits_is_not_taken_for_left(line, instance, batch_id, at_once):
+    left_loading(line, batch_id)
+    job = defs.resolve_job_def("load_small_files")
+    shared = {**small_files.config_of([batch_id]), **QUIET}
+    instance.create_run_for_job(job, run_config=shared, status=dg.DagsterRunStatus.NOT_STARTED)
+    assert "0 runs" in followed(instance, line)
+
+
+def test_a_batch_that_was_to_be_taken_a_part_of_its_way_stays_there(line, instance, batch_id, at_once):
+    left_loading(line, batch_id)
+    instance.handle_new_event(event_of(started_run(instance, batch_id), "PIPELINE_SUCCESS"))
+    assert followed(instance, line) == f"Batch {batch_id} was to be taken so far and no further."
+    assert receipt(line, batch_id).state is State.LOADING
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_left_batch_whose_run_was_cancelled_gets_its_receipt(line, instance, batch_id, at_once, shared):
+    left_loading(line, batch_id)
+    cancelled = started_run(instance, batch_id)
+    if shared:
+        instance.report_run_failed(cancelled)
+        job = defs.resolve_job_def("load_small_files")
+        cancelled = instance.create_run_for_job(job, run_config=small_files.config_of([batch_id]))
+        stages.upload(line, batch_id, cancelled.run_id)
+    instance.report_run_canceled(cancelled)
+    followed(instance, line)
+    account = receipt(line, batch_id)
+    assert account.state is State.FAILED
+    assert account.reason == f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it."
+
+
+def test_a_left_batch_that_had_too_many_runs_gets_its_receipt(line, instance, batch_id, at_once):
+    left_loading(line, batch_id)
+    for _ in range(recovery.MOST_RUNS):
+        instance.report_run_failed(started_run(instance, batch_id))
+    followed(instance, line)
+    account = receipt(line, batch_id)
+    assert (account.state, account.rows_unprocessed) == (State.FAILED, 20)
 
 
 def after_failure(instance, line, run):

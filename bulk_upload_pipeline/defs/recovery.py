@@ -1,6 +1,8 @@
 """What is done, without a person, about runs that ended before the line could end their batch.
 
-* `reaper` finds runs whose worker is gone and reports them failed; Dagster's run retries start them again.
+* `reaper` finds runs whose worker is gone and reports them failed; Dagster's run retries start them again. It also
+  finds batches on the way that nobody works on any more, whatever else overlooked them: Dagster tells the sensors
+  below of a run once, also when they fail just then, and it cannot start a run of the command line again.
 * `batch_failed` looks at a failed run that Dagster does not start again: a batch that was cut off gets a new
   run, and its receipt when too many runs were of no use. Of a run that many small files shared, what it had
   come to gets runs of its own, so that the one that kills its worker stands alone; the rest waits as before.
@@ -9,23 +11,29 @@
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import ledger
+from bulk_upload_pipeline import holding, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.jobs import load_batch
+from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
-from bulk_upload_pipeline.exceptions import BatchBusyError
+from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.liveness import without_worker
-from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, State
+from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State
 
 PARTITION_TAG = "dagster/partition"
 WILL_RETRY_TAG = "dagster/will_retry"
 
 LOST_AFTER_S = 20.0
 """A run that has no worker for so long is lost: longer than one that lives needs to take its lock."""
+
+LEFT_AFTER_S = 120.0
+"""A batch on the way that nobody has worked on for so long is left: longer than Dagster, or a sensor, takes to start
+its next run."""
 
 MOST_RUNS = 8
 """Runs of a batch, all told, after which one that was cut off is not started again by itself."""
@@ -40,24 +48,74 @@ UNDER_WAY = [
 
 
 @dg.sensor(
+    job=load_batch,
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Finds runs whose worker is gone (killed with its code server, say) and reports them failed; "
-    "clears what they left.",
+    "starts batches again that were left on the way.",
 )
-def reaper(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]) -> dg.SkipReason:
-    """The cursor holds since when each run has been seen without a worker, in seconds since the epoch."""
+def reaper(
+    context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
+) -> dg.SensorResult | dg.SkipReason:
+    """The cursor holds since when each run was seen without a worker, and each batch without a run (epoch, s)."""
     filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     runs = {run.run_id: run for run in context.instance.get_runs(filters) if _is_ours(context, run)}
+    alone = [*without_worker(line.engine, list(runs)), *_without_run(context.instance, line)]
     since, now = json.loads(context.cursor or "{}"), time.time()
-    missing = {run_id: since.get(run_id, now) for run_id in without_worker(line.engine, list(runs))}
-    lost = [run_id for run_id, when in missing.items() if now - when >= LOST_AFTER_S]
+    seen = {name: since.get(name, now) for name in alone}
+    lost = [name for name, when in seen.items() if name in runs and now - when >= LOST_AFTER_S]
+    left = [name for name, when in seen.items() if name not in runs and now - when >= LEFT_AFTER_S]
     for run_id in lost:
         context.instance.report_run_failed(runs[run_id], "Its worker is gone: it holds no lock any more.")
-    context.update_cursor(
-        json.dumps({run_id: when for run_id, when in missing.items() if run_id not in lost})
+    context.update_cursor(json.dumps({name: when for name, when in seen.items() if name not in lost}))
+    return _answer(
+        [_of_left(context.instance, line, batch_id) for batch_id in left],
+        f"{len(runs)} runs are under way, {len(lost)} had lost their worker.",
     )
-    return dg.SkipReason(f"{len(runs)} runs are under way, {len(lost)} had lost their worker.")
+
+
+def _answer(followed: list[dg.RunRequest | str], otherwise: str) -> dg.SensorResult | dg.SkipReason:
+    """Return the runs that follow; where there are none, why."""
+    requests = [after for after in followed if isinstance(after, dg.RunRequest)]
+    if requests:
+        return dg.SensorResult(run_requests=requests)
+    return dg.SkipReason(" ".join(after for after in followed if isinstance(after, str)) or otherwise)
+
+
+def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
+    """Return the batches on the way that nobody works on, and for which no run waits."""
+    before = datetime.now(UTC) - timedelta(seconds=LEFT_AFTER_S)
+    # A batch may also be worked on by the run of another one, which corrects it.
+    found = holding.unheld(line.engine, ledger.on_the_way(line.engine, before))
+    under_way = batches_under_way(instance) if found else frozenset()
+    return [batch_id for batch_id in found if batch_id not in under_way]
+
+
+def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunRequest | str:
+    """Return the next run of a batch that was left on the way, or why there is none."""
+    batch = ledger.batch(line.engine, batch_id)
+    last = _last_run(instance, batch)
+    if last is not None and last.status is dg.DagsterRunStatus.SUCCESS:
+        return f"Batch {batch_id} was to be taken so far and no further."
+    if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
+        return _end(line, batch_id, _cancelled(batch_id))
+    runs = _runs_of(instance, batch_id)
+    if runs >= MOST_RUNS:
+        return _end(line, batch_id, "Its runs ended early, and it can be retried.")
+    # One of a command that was killed early has no partition yet; adding it twice does nothing.
+    instance.add_dynamic_partitions(str(batches.name), [batch_id])
+    return dg.RunRequest(
+        run_key=f"{batch_id}#left-{runs}", partition_key=batch_id, tags={"file": batch.file_name[:200]}
+    )
+
+
+def _last_run(instance: dg.DagsterInstance, batch: Batch) -> dg.DagsterRun | None:
+    """Return the latest run of a batch: one of its own, or the one that took it with others."""
+    filters = [dg.RunsFilter(tags={PARTITION_TAG: batch.batch_id})]
+    if batch.run_id:
+        filters.append(dg.RunsFilter(run_ids=[batch.run_id]))
+    records = [record for each in filters for record in instance.get_run_records(each, limit=1)]
+    return max(records, key=lambda record: record.create_timestamp).dagster_run if records else None
 
 
 def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
@@ -81,17 +139,10 @@ def batch_failed(
     run = context.dagster_run
     if run.tags.get(WILL_RETRY_TAG) == "true":
         return dg.SkipReason(f"Run {run.run_id} is retried.")
-    requests: list[dg.RunRequest] = []
-    reasons: list[str] = []
-    for batch_id in _cut_off(context.instance, line, run):
-        after = _what_follows(context, line, batch_id)
-        if isinstance(after, dg.RunRequest):
-            requests.append(after)
-        else:
-            reasons.append(after)
-    if requests:
-        return dg.SensorResult(run_requests=requests)
-    return dg.SkipReason(" ".join(reasons) or f"What run {run.run_id} had come to has its receipt.")
+    return _answer(
+        [_what_follows(context, line, batch_id) for batch_id in _cut_off(context.instance, line, run)],
+        f"What run {run.run_id} had come to has its receipt.",
+    )
 
 
 def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str) -> dg.RunRequest | str:
@@ -154,11 +205,15 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
         ended |= {State.WAITING}
     states = ledger.states(line.engine, batches_of(run))
     reasons = [
-        _end(line, batch_id, f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it.")
+        _end(line, batch_id, _cancelled(batch_id))
         for batch_id, state in states.items()
         if state not in ended and not _runs_of(context.instance, batch_id, UNDER_WAY)
     ]
     return dg.SkipReason(" ".join(reasons) or "Its batches had ended before, or another run works on them.")
+
+
+def _cancelled(batch_id: str) -> str:
+    return f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it."
 
 
 def _runs_of(
@@ -170,8 +225,8 @@ def _runs_of(
 def _end(line: Line, batch_id: str, reason: str) -> str:
     try:
         return stages.fail(line, batch_id, reason).reason
-    except BatchBusyError as error:
-        return str(error)
+    except (BulkUploadError, OSError) as error:  # another run works on it, or a disk is full
+        return in_one_line(error)
 
 
 RECOVERY = [reaper, batch_failed, batch_cancelled]
