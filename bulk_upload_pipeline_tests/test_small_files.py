@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import timedelta
 
 import dagster as dg
 import pytest
@@ -393,6 +394,45 @@ def test_a_waiting_file_is_asked_for_again_only_when_no_run_has_it(line, instanc
         )
     again = intake.survey(line, first.seen, sensors._Runs(instance).has_one_of)
     assert [request.batch_id for request in again.requests] == [batch_ids[2]]
+
+
+def asked_again(line, instance, seen):
+    """The batches for which the inbox asks for a run, long after it did so before."""
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bulk_upload.upload_batches SET started_at = now() - interval '9 hours'")
+        )
+    again = intake.survey(line, seen, sensors._Runs(instance).has_one_of)
+    return [request.batch_id for request in again.requests]
+
+
+def test_a_file_that_was_put_back_is_asked_for_again_when_its_second_run_is_lost(line, instance):
+    path = line.home.inbox / "a.csv"
+    path.write_text("half")
+    batch_id = intake.announce(line, path)
+    path.write_text(GOOD)
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state is State.WAITING
+    seen = intake.survey(line, {}, lambda _: True).seen
+    (request,) = intake.survey(line, seen, lambda _: True).requests  # of a run that never came to be
+    assert request.attempt == 2
+    assert asked_again(line, instance, seen) == [batch_id]
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state is State.LOADED
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE])
+def test_a_waiting_file_is_not_asked_for_while_its_run_goes_on_or_has_only_just_failed(
+    line, instance, status, monkeypatch
+):
+    batch_id = drop(line, "a.csv", GOOD)
+    seen = intake.survey(line, {}, lambda _: True).seen
+    job = defs.resolve_job_def("load_batch")
+    instance.create_run_for_job(job, tags={"dagster/partition": batch_id}, status=status)
+    assert asked_again(line, instance, seen) == []
+    monkeypatch.setattr(sensors, "OVERDUE", timedelta(0))
+    is_over = status is dg.DagsterRunStatus.FAILURE
+    assert asked_again(line, instance, seen) == ([batch_id] if is_over else [])
 
 
 def test_ten_thousand_files_are_looked_at_within_seconds_and_bounded(line, instance):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 
 import dagster as dg
@@ -13,7 +14,11 @@ from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, RECOVERY, UNDER_WAY
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, config_of, load_small_files
+from bulk_upload_pipeline.intake import OVERDUE
 from bulk_upload_pipeline.line import Line
+
+CUT_OFF = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+"""How a run ended that may not have come to its file: Dagster or `recovery` says soon what follows."""
 
 MOST_SHARED_RUNS = 500
 
@@ -53,10 +58,21 @@ class _Runs:
         self._instance = instance
 
     def has_one_of(self, batch_id: str) -> bool:
-        """Return whether a run exists for a batch: its own, or one that it shares."""
+        """Return whether a run has a batch, its own or one that it shares, or one that failed is being followed.
+
+        One that has ended longer ago, be it well, has nothing to do any more with a file that waits.
+        """
         if batch_id in self._sharing:
             return True
-        return self._instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id})) > 0
+        return self._has_own(batch_id, UNDER_WAY) or self._has_own(
+            batch_id, CUT_OFF, datetime.now(UTC) - OVERDUE
+        )
+
+    def _has_own(
+        self, batch_id: str, statuses: list[dg.DagsterRunStatus], since: datetime | None = None
+    ) -> bool:
+        own = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=statuses, updated_after=since)
+        return self._instance.get_runs_count(own) > 0
 
     @cached_property
     def _sharing(self) -> frozenset[str]:
