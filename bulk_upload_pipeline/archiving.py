@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import ledger, report, storage, taking
-from bulk_upload_pipeline.exceptions import FileStillChangingError
+from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.places import Key, lies_in, named
 
@@ -44,6 +44,16 @@ def take_in(line: Line, batch: Batch) -> tuple[Path, str]:
                 taking.take(batch.source, line.home.archive / batch.batch_id, keep_source=not ours)
         path = archived_file(line, batch)
         return path, _hashed(path, batch.file_size if ours else None)
+
+
+def set_aside(line: Line, batch: Batch) -> None:
+    """Archive the file of a batch that ends while it waits in the inbox, where it would become a batch once more.
+
+    A retry finds it there. One that is gone, or still written, is left to the next look at the inbox.
+    """
+    if is_ours(line, batch):
+        with suppress(FileMissingError, FileStillChangingError), _taking_alone(line, batch.source):
+            taking.take(batch.source, line.home.archive / batch.batch_id, keep_source=False)
 
 
 def _hashed(path: Path, size: int | None) -> str:

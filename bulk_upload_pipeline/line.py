@@ -437,6 +437,9 @@ def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
 def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry."""
     part_ledger.halt(line.engine, batch_id)
+    batch = ledger.batch(line.engine, batch_id)
+    if batch.state is State.WAITING:
+        archiving.set_aside(line, batch)
     return closing.write(line, batch_id, State.FAILED, reason, keep_staged=True)
 
 

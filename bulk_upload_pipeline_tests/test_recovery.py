@@ -17,7 +17,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import archiving, evidence, inspection, judging, liveness, rejects, report
+from bulk_upload_pipeline import archiving, evidence, inspection, intake, judging, liveness, rejects, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, small_files
@@ -493,24 +493,58 @@ def test_a_batch_that_ended_in_its_exit_is_not_run_again(line, instance):
     assert receipt(line, batch_id).state is State.REJECTED
 
 
-def test_a_cancelled_run_leaves_a_batch_that_says_so_and_a_second_run_finishes(line, instance, batch_id):
-    stages.upload(line, batch_id)
-    stages.validate(line, batch_id)
-    cancelled = started_run(instance, batch_id)
-    instance.report_run_canceled(cancelled)
+def after_cancelling(instance, line, run):
+    instance.report_run_canceled(run)
     context = dg.build_run_status_sensor_context(
         sensor_name="batch_cancelled",
         dagster_instance=instance,
-        dagster_run=instance.get_run_by_id(cancelled.run_id),
-        dagster_event=event_of(cancelled, "PIPELINE_CANCELED").dagster_event,
+        dagster_run=instance.get_run_by_id(run.run_id),
+        dagster_event=event_of(run, "PIPELINE_CANCELED").dagster_event,
         resources={"line": line},
     )
     recovery.batch_cancelled(context)
+
+
+def test_a_cancelled_run_leaves_a_batch_that_says_so_and_a_second_run_finishes(line, instance, batch_id):
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    after_cancelling(instance, line, started_run(instance, batch_id))
     account = receipt(line, batch_id)
     assert (account.state, account.rows_read, account.rows_unprocessed) == (State.FAILED, 20, 20)
     assert account.reason == f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it."
     assert run(line, batch_id, instance).success
     is_loaded_whole(line, batch_id)
+
+
+def test_a_file_whose_run_was_cancelled_before_it_was_taken_does_not_load_and_a_retry_loads_it(
+    line, instance, batch_id
+):
+    seen = intake.survey(line, {}, lambda _: True).seen
+    after_cancelling(instance, line, started_run(instance, batch_id))
+    assert receipt(line, batch_id).state is State.FAILED
+    assert not list(line.home.inbox.iterdir())
+    assert intake.survey(line, seen, lambda _: False).requests == ()
+    instance.add_dynamic_partitions("batches", [batch_id])
+    assert Session(instance, line).retry(batch_id, lambda _: None).state is State.LOADED
+    is_loaded_whole(line, batch_id)
+
+
+def test_a_file_outside_the_inbox_stays_there_when_its_run_is_cancelled(line, instance, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(csv_of(good_row(n) for n in range(20)))
+    batch_id = intake.announce(line, path)
+    after_cancelling(instance, line, started_run(instance, batch_id))
+    assert (receipt(line, batch_id).state, path.exists()) == (State.FAILED, True)
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
+def test_a_batch_fails_whose_waiting_file_is_gone(line, instance, batch_id):
+    (line.home.inbox / "a.csv").unlink()
+    assert not run(line, batch_id, instance).success
+    account = receipt(line, batch_id)
+    assert account.state is State.FAILED
+    assert "There is no file at" in account.reason
 
 
 def test_a_run_that_is_interrupted_writes_its_receipt_itself(line, instance, batch_id, monkeypatch):
