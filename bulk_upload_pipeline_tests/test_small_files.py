@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -11,7 +12,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import inspection, intake, ledger, report
+from bulk_upload_pipeline import holding, inspection, intake, ledger, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
@@ -273,6 +274,51 @@ def test_a_file_that_still_grows_goes_back_to_the_inbox_and_the_others_load(line
     assert receipt(line, growing).state is State.WAITING
     assert path.read_text() == OTHER
     assert receipt(line, good).state is State.LOADED
+
+
+def test_a_run_fails_when_a_file_could_not_be_ended_and_that_file_gets_a_run_of_its_own(
+    line, instance, monkeypatch
+):
+    monkeypatch.setattr(exits, "SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr(holding, "BUSY_AFTER_S", 0.1)
+    held, other = drop(line, "good.csv", GOOD), drop(line, "other.csv", OTHER)
+    stages.upload(line, held)
+    with holding.holding(line.engine, held):  # by a worker that was taken for dead
+        result = take(line, [held, other], instance)
+    assert not result.success
+    assert states(line, {"held": held, "other": other}) == {"held": "received", "other": "loaded"}
+    (failure,) = [e.step_failure_data.user_failure_data for e in result.all_events if e.is_step_failure]
+    assert failure.description.startswith(
+        f"1 of 2 files are not loaded; all others are. The first: batch {held}"
+    )
+    (shared,) = instance.get_runs()
+    assert recovery._cut_off(instance, line, shared) == [held]
+
+
+def test_a_full_disk_that_takes_no_report_fails_the_run_and_not_the_neighbours(line, instance, monkeypatch):
+    batches = {"good.csv": drop(line, "good.csv", GOOD), "other.csv": drop(line, "other.csv", OTHER)}
+    really = report.write
+
+    def full(folder, account, codes):
+        if account.file_name == "good.csv":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(folder, account, codes)
+
+    monkeypatch.setattr(report, "write", full)
+    assert not take(line, list(batches.values()), instance).success
+    assert states(line, batches) == {"good.csv": "failed", "other.csv": "loaded"}
+
+
+def test_a_file_that_a_stopped_run_had_not_taken_waits_in_the_inbox(line, instance, monkeypatch):
+    batch_id = drop(line, "good.csv", GOOD)
+
+    def stopped(*_):
+        raise dg.DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(stages, "take", stopped)
+    assert not take(line, [batch_id], instance).success
+    assert receipt(line, batch_id).state is State.WAITING
+    assert (line.home.inbox / "good.csv").exists()
 
 
 # Which files share a run

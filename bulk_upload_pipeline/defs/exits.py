@@ -13,7 +13,6 @@ from bulk_upload_pipeline.database import is_transient, wait_until_it_answers
 from bulk_upload_pipeline.defs import account, metadata
 from bulk_upload_pipeline.defs.checks import log_evaluation
 from bulk_upload_pipeline.exceptions import (
-    BatchBusyError,
     BulkUploadError,
     DataFaultError,
     FileStillChangingError,
@@ -78,7 +77,7 @@ def receipt_of_failure(context: Context, line: Line, batch_id: str, reason: str)
     try:
         receipt = stages.fail(line, batch_id, reason)
         materialize_receipt(context, line, receipt)
-    except (SQLAlchemyError, BatchBusyError, OSError) as unwritten:
+    except (SQLAlchemyError, BulkUploadError, OSError) as unwritten:
         # What failed the stage also takes no receipt, or another run works on it: `batch_failed` looks later.
         context.log.warning(f"The receipt could not be written yet: {in_one_line(unwritten)}")
         return None

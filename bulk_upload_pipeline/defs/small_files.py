@@ -7,7 +7,7 @@ such files alone would have failed, but only after all the others are done.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +111,7 @@ def _whatever_happens(
     except FileStillChangingError as error:
         context.log.warning(str(error))
     except dg.DagsterExecutionInterruptedError:
-        receipt_of_failure(context, line, batch_id, STOPPED)
+        _note_stop(context, line, batch_id)
         raise
     except Exception as error:  # the sixth exit is for whatever nobody foresaw
         words = in_one_line(error)
@@ -122,8 +122,17 @@ def _whatever_happens(
             return
         context.log.exception("Batch %s failed.", batch_id)
         receipt = receipt_of_failure(context, line, batch_id, f"It failed and can be retried: {words}")
-        if receipt is not None:
+        if receipt is None:
+            tally.unended[batch_id] = words
+        else:
             tally.count(receipt)
+
+
+def _note_stop(context: dg.OpExecutionContext, line: Line, batch_id: str) -> None:
+    """Write the receipt of a file at which a run was stopped; one that it had not taken waits as those behind it."""
+    with suppress(SQLAlchemyError):
+        if ledger.states(line.engine, [batch_id])[batch_id] is not State.WAITING:
+            receipt_of_failure(context, line, batch_id, STOPPED)
 
 
 @dataclass
@@ -133,12 +142,14 @@ class _Tally:
     Attributes:
         again: Why some have to be tried again.
         failed: Receipts of the exits in which a run fails.
+        unended: Why others failed of which that could not be noted.
     """
 
     files: int
     states: dict[State, int] = field(default_factory=dict)
     failed: list[Receipt] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
+    unended: dict[str, str] = field(default_factory=dict)
     faults_in_a_row: int = 0
     told_at: float = field(default_factory=time.monotonic)
 
@@ -161,22 +172,30 @@ class _Tally:
         done = ", ".join(f"{count:,} {state}" for state, count in sorted(self.states.items()))
         return f"{sum(self.states.values()):,} of {self.files:,} files{': ' + done if done else ''}"
 
+    @property
+    def first_in_words(self) -> str:
+        """Return which file is the first that is not loaded, and why."""
+        for receipt in self.failed:
+            return f"The first: {receipt.file_name} ({receipt.state}). {receipt.reason}"
+        batch_id, words = next(iter(self.unended.items()))
+        return f"The first: batch {batch_id}, which has no receipt yet. {words}"
+
 
 def _conclude(context: dg.OpExecutionContext, line: Line, tally: _Tally) -> None:
     """End the run as its files ended.
 
     Raises:
         dagster.RetryRequested: The database failed, or another worker held a batch.
-        dagster.Failure: Files were rejected, could not be read, or failed for good.
+        dagster.Failure: Files were rejected, could not be read, or failed for good. What has no receipt yet, `recovery`
+            takes up.
     """
     if tally.again:
         raise retry(context, line, tally.again[0])
-    if tally.failed:
-        first = tally.failed[0]
+    if tally.failed or tally.unended:
+        not_loaded = [*(receipt.batch_id for receipt in tally.failed), *tally.unended]
         raise dg.Failure(
-            f"{len(tally.failed):,} of {tally.files:,} files are not loaded; all others are. The first: "
-            f"{first.file_name} ({first.state}). {first.reason}",
-            metadata={"not_loaded": [receipt.batch_id for receipt in tally.failed]},
+            f"{len(not_loaded):,} of {tally.files:,} files are not loaded; all others are. {tally.first_in_words}",
+            metadata={"not_loaded": not_loaded},
             allow_retries=False,
         )
 
