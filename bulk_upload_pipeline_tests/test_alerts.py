@@ -24,6 +24,7 @@ from bulk_upload_pipeline.alerting.channels import channels_of
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import alerts as sensors
+from bulk_upload_pipeline.defs.sales import daily_sales
 from bulk_upload_pipeline.defs.small_files import config_of
 from bulk_upload_pipeline.exceptions import DataFaultError, SettingInvalidError
 from bulk_upload_pipeline_tests.upped import free_port
@@ -385,6 +386,31 @@ def test_a_lost_worker_and_a_failed_job_are_told_and_what_is_retried_is_not(
     tick(sensors.alert_delivery, line, instance)
     assert sorted(hook.titles) == ["A run lost its worker", "nightly failed"]
     assert any("big.csv" in told["message"] for told in hook.told)
+
+
+def test_a_run_of_a_day_that_lost_its_worker_or_failed_is_told_of_and_no_file_is_looked_for(
+    line, hook, instance, monkeypatch
+):
+    monkeypatch.setattr(sensors, "SETTLED", timedelta(0))
+    _, cursor = tick(sensors.alert_sensor, line, instance)
+    day = "2024-12-31"
+    lost = instance.create_run_for_job(
+        defs.resolve_job_def("refresh_daily_sales"),
+        tags={"dagster/partition": day},
+        status=DagsterRunStatus.STARTED,
+    )
+    instance.report_run_failed(lost, "Its worker is gone.")
+    with line.engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE public.daily_sales"))
+    failed = dg.materialize(
+        [daily_sales], instance=instance, partition_key=day, resources={"line": line}, raise_on_error=False
+    )
+    assert not failed.success
+    _, cursor = tick(sensors.alert_sensor, line, instance, cursor)
+    tick(sensors.alert_sensor, line, instance, cursor)
+    tick(sensors.alert_delivery, line, instance)
+    job = instance.get_run_by_id(failed.run_id).job_name
+    assert sorted(hook.titles) == sorted(["A run lost its worker", f"{job} failed"])
 
 
 @dg.op

@@ -74,10 +74,11 @@ def _failed_runs(instance: dg.DagsterInstance, line: Line, since: datetime, unti
 
 
 def _of_failed_run(line: Line, run: dg.DagsterRun) -> Alert | None:
-    batches = batches_of(run)
+    # A day of `daily_sales` is a partition, too, and no batch.
+    batches = ledger.receipts_of(line.engine, batches_of(run)[: messages.MOST_FILES])
     retried = run.tags.get(WILL_RETRY_TAG) == "true"
     if run.tags.get(FAILURE_REASON_TAG) not in OWN_WORDS:
-        files = [ledger.batch(line.engine, batch_id).file_name for batch_id in batches[: messages.MOST_FILES]]
+        files = [batch.file_name for batch in batches]
         return messages.of_lost_worker(run.run_id, run.job_name, files, retried=retried)
     # What became of files is told by their receipts.
     return None if batches or retried else messages.of_failed_run(run.run_id, run.job_name)
