@@ -49,7 +49,12 @@ OVERDUE = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A batch to be taken down the line; `attempt` makes the key of its run new."""
+    """A batch to be taken down the line.
+
+    Attributes:
+        file_name: As the ledger has it: of any bytes, Dagster's storage takes only text.
+        attempt: Makes the key of its run new.
+    """
 
     batch_id: str
     file_name: str
@@ -129,7 +134,7 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
     repeated = _request_again(line, again, has_run)
     new = _register(line, _bounded(unknown, MOST_REQUESTS - len(repeated)), Overrides())
     return Survey(
-        requests=(*repeated, *(Request(b.batch_id, b.file_name, 1, b.file_size) for b in new)),
+        requests=(*repeated, *(_request(b.batch_id, b.file_name, 1, b.file_size) for b in new)),
         seen=_remembered(look),
         in_words=_in_words(look, len(again) - len(repeated), len(unknown) - len(new))
         + _of_strangers(look.strangers, [profile.name for profile in profiles]),
@@ -174,8 +179,12 @@ def _request_again(
         lost = entry.requested_at < overdue and not has_run(entry.batch_id)
         if len(requests) < MOST_REQUESTS and (put_back or lost):
             attempt = ledger.request_again(line.engine, entry.batch_id, file.size, file.fingerprint)
-            requests.append(Request(entry.batch_id, file.path.name, attempt, file.size))
+            requests.append(_request(entry.batch_id, file.path.name, attempt, file.size))
     return requests
+
+
+def _request(batch_id: str, name: str, attempt: int, size: int) -> Request:
+    return Request(batch_id, ledger.storable(name), attempt, size)
 
 
 def _remembered(look: inbox.Look) -> dict[str, str]:

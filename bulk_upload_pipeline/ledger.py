@@ -111,7 +111,7 @@ def register(
     rows = [
         {
             "batch_id": batch.batch_id,
-            "file_name": _storable(batch.file_name),
+            "file_name": storable(batch.file_name),
             "file_size": batch.file_size,
             "source_path": _path_text(batch.source),
             "folder": batch.folder,
@@ -161,7 +161,7 @@ def put_back(engine: sa.Engine, batch_id: str, reason: str) -> None:
         fingerprint=None,
         sha256=None,
         layout=None,
-        reason=_storable(reason),
+        reason=storable(reason),
         findings_by_code=None,
         control_totals=None,
         finished_at=None,
@@ -428,7 +428,7 @@ def close(
         engine,
         batch_id,
         state=state,
-        reason=_storable(reason),
+        reason=storable(reason),
         rows_read=read,
         rows_inserted=done.inserted,
         rows_updated=done.updated,
@@ -611,7 +611,7 @@ def _totals(stated: dict[str, str]) -> Totals:
     return Totals(Decimal(stated["quantity"]), Decimal(stated["item_total"]))
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return a text of somebody else's as PostgreSQL can hold it: bytes that are no text are shown by number."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "")
 

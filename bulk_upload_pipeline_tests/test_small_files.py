@@ -383,6 +383,23 @@ def test_waiting_small_files_become_one_run_and_a_big_one_its_own(line, instance
     )
 
 
+def test_the_run_of_a_file_whose_name_is_no_text_is_taken_by_dagsters_own_database(
+    line, tmp_path, dagster_url
+):
+    (line.home.inbox / os.fsdecode(b"caf\xe9.csv")).write_text(GOOD)
+    (tmp_path / "dagster.yaml").write_text(
+        json.dumps({"storage": {"postgres": {"postgres_url": dagster_url}}, "telemetry": {"enabled": False}})
+    )
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        (request,) = tick(line, instance, seen_long_ago(line)).run_requests
+        job = defs.resolve_job_def(request.job_name)
+        run_id = instance.create_run_for_job(job, tags=request.tags).run_id
+        assert instance.get_run_by_id(run_id).tags["file"] == "caf\\xe9.csv"
+    batch_id = request.partition_key
+    assert receipt(line, batch_id).file_name == "caf\\xe9.csv"
+    assert stages.take(line, batch_id).state is State.LOADED
+
+
 def test_a_file_that_a_run_takes_while_the_inbox_is_looked_at_is_no_second_batch(line, monkeypatch):
     """With several workers it happened every minute: the second batch failed, since its file was gone."""
     path = line.home.inbox / "taken.csv"
