@@ -99,6 +99,13 @@ def write(
     receipt = ledger.close(
         line.engine, batch_id, state, reason, counts, duplicate_of=duplicate_of, again=again
     )
+    publish(line, receipt, keep_staged=keep_staged)
+    return receipt
+
+
+def publish(line: Line, receipt: Receipt, *, keep_staged: bool = False) -> None:
+    """Write the folder of a receipt for the clerk, and leave nothing staged. Doing it twice does it once."""
+    batch_id = receipt.batch_id
     folder = storage.mirrored(line.home, line.reports(batch_id))
     codes = rejects.by_code(line.engine, batch_id) if receipt.findings_by_code else []
     report.write(folder, receipt, codes)
@@ -117,4 +124,3 @@ def write(
             part_ledger.forget(line.engine, batch_id)
     home = line.home
     storage.let_go(home, [part / batch_id for part in (home.archive, home.staging, home.reports)])
-    return receipt

@@ -443,6 +443,14 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     return closing.write(line, batch_id, State.FAILED, reason, keep_staged=True)
 
 
+@_alone
+def publish(line: Line, batch_id: str) -> Receipt:
+    """Write the report of a batch that has ended once more: whoever ended it may have been killed before the report."""
+    receipt = ledger.receipt(line.engine, batch_id)
+    closing.publish(line, receipt, keep_staged=receipt.state is State.FAILED)
+    return receipt
+
+
 def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
     released = members.release(line.engine, line.home, batch, path, watched=archiving.is_ours(line, batch))
     names = tuple(member.batch_id for member in released)

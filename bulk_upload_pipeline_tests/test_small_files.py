@@ -228,6 +228,45 @@ def test_a_file_that_was_finished_but_not_told_of_is_told_of_by_the_next_attempt
     assert receipt(line, batch_id).finished_at == finished_at
 
 
+def killed_before_its_report(line, batch_id, monkeypatch):
+    """The receipt of a batch is committed, and its worker gone before it has written the report."""
+
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", killed)
+        with pytest.raises(SystemExit):
+            stages.take(line, batch_id)
+    assert not line.reports(batch_id).exists()
+
+
+def test_the_report_of_a_file_whose_worker_was_killed_behind_its_receipt_is_written_by_the_next_attempt(
+    line, instance, monkeypatch
+):
+    batch_id = drop(line, "some.csv", SOME_BAD)
+    killed_before_its_report(line, batch_id, monkeypatch)
+    before = receipt(line, batch_id)
+    assert take(line, [batch_id], instance).success
+    assert receipt(line, batch_id) == before
+    assert "12abc" in (line.reports(batch_id) / report.REJECTED_ROWS).read_text("utf-8-sig")
+    assert not list(line.home.staging.iterdir())
+    assert set(told(instance, batch_id)[0]) == set(ASSETS)
+
+
+def test_a_report_that_cannot_be_written_fails_the_run_and_not_the_neighbours(line, instance, monkeypatch):
+    batch_id, other = drop(line, "some.csv", SOME_BAD), drop(line, "other.csv", OTHER)
+    killed_before_its_report(line, batch_id, monkeypatch)
+    line.reports(batch_id).write_text("in the way")
+    assert not take(line, [batch_id, other], instance).success
+    assert states(line, {"some": batch_id, "other": other}) == {"some": "partially_loaded", "other": "loaded"}
+    (shared,) = instance.get_runs()
+    assert recovery._cut_off(instance, line, shared) == [batch_id]
+    line.reports(batch_id).unlink()
+    assert run(line, batch_id, instance).success
+    assert (line.reports(batch_id) / report.REJECTED_ROWS).exists()
+
+
 def test_a_defect_with_one_file_leaves_it_failed_and_the_others_loaded(line, instance):
     batches = {"good.csv": drop(line, "good.csv", GOOD), "other.csv": drop(line, "other.csv", OTHER)}
     (line.home.staging / batches["good.csv"]).write_text("in the way")

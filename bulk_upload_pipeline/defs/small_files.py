@@ -21,7 +21,7 @@ from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure
 from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.telling import Telling
-from bulk_upload_pipeline.exceptions import FileStillChangingError, in_one_line
+from bulk_upload_pipeline.exceptions import BulkUploadError, FileStillChangingError, in_one_line
 from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State
 
@@ -57,7 +57,7 @@ def take_small_files(
     """What an earlier attempt finished is not repeated."""
     tally = _Tally(len(config.batch_ids))
     with _telling(context, line) as telling:
-        for batch_id in _unfinished(context, line, config.batch_ids, telling):
+        for batch_id in _unfinished(context, line, config.batch_ids, telling, tally):
             with _whatever_happens(context, line, batch_id, tally):
                 receipt = stages.take(line, batch_id, context.run_id)
                 telling.add(receipt)
@@ -88,16 +88,24 @@ def _telling(context: dg.OpExecutionContext, line: Line) -> Iterator[Telling]:
 
 
 def _unfinished(
-    context: dg.OpExecutionContext, line: Line, batch_ids: list[str], telling: Telling
+    context: dg.OpExecutionContext, line: Line, batch_ids: list[str], telling: Telling, tally: "_Tally"
 ) -> list[str]:
     """Return the batches to take; what is finished but was not told before a worker was killed, is told."""
     states = ledger.states(line.engine, batch_ids)
     finished = {batch_id for batch_id, state in states.items() if state in FINAL_STATES - {State.FAILED}}
     if finished:
         told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
-        for receipt in ledger.receipts_of(line.engine, finished - told):
-            telling.add(receipt)
+        for batch_id in sorted(finished - told):
+            _publish(line, batch_id, telling, tally)
     return [batch_id for batch_id in batch_ids if batch_id in states and batch_id not in finished]
+
+
+def _publish(line: Line, batch_id: str, telling: Telling, tally: "_Tally") -> None:
+    """Write the report of a batch that is finished, as the killed worker may not have done, and tell of it."""
+    try:
+        telling.add(stages.publish(line, batch_id))
+    except (SQLAlchemyError, BulkUploadError, OSError) as error:
+        tally.unended[batch_id] = in_one_line(error)
 
 
 @contextmanager
@@ -142,7 +150,7 @@ class _Tally:
     Attributes:
         again: Why some have to be tried again.
         failed: Receipts of the exits in which a run fails.
-        unended: Why others failed of which that could not be noted.
+        unended: Why others could not be brought to their end.
     """
 
     files: int
@@ -178,7 +186,7 @@ class _Tally:
         for receipt in self.failed:
             return f"The first: {receipt.file_name} ({receipt.state}). {receipt.reason}"
         batch_id, words = next(iter(self.unended.items()))
-        return f"The first: batch {batch_id}, which has no receipt yet. {words}"
+        return f"The first: batch {batch_id}, which has no report yet. {words}"
 
 
 def _conclude(context: dg.OpExecutionContext, line: Line, tally: _Tally) -> None:
@@ -186,7 +194,7 @@ def _conclude(context: dg.OpExecutionContext, line: Line, tally: _Tally) -> None
 
     Raises:
         dagster.RetryRequested: The database failed, or another worker held a batch.
-        dagster.Failure: Files were rejected, could not be read, or failed for good. What has no receipt yet, `recovery`
+        dagster.Failure: Files were rejected, could not be read, or failed for good. What has no report yet, `recovery`
             takes up.
     """
     if tally.again:
