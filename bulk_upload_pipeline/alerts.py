@@ -2,7 +2,7 @@
 
 A receipt that has to be told carries no mark yet (`alerted_at`); message and mark commit together, so nothing is
 forgotten and nothing is put into words twice. A channel that takes a message is noted at once; one that does not is
-tried again later, without the others being told twice.
+tried again later, without the others being told twice. One message that a channel never takes holds up no other.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ FAILED_AFTER = timedelta(seconds=60)
 OLDEST = timedelta(days=7)
 """What is older is no news: a channel that is set up today does not hear of last year."""
 LEAST_FREE, LEAST_FREE_SHARE = 2_000_000_000, 0.05
+ENOUGH_REFUSED = 2
+"""Messages that a channel refuses one after the other: then it is the channel that is at fault."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
 _LOCK = 5_310_776_245
 
@@ -193,7 +195,8 @@ def deliver(
 ) -> tuple[int, list[str]]:
     """Send what is due, channel by channel; return how many were taken, and the sentences of those that were not.
 
-    A channel that fails is left alone until its time comes again: 30 s later, then 1 min, up to an hour.
+    A message that is refused waits: 30 s, then 1 min, up to an hour, and is given up when it is no news any more. A
+    channel that refuses two in a row is left alone until the time of one of them has come.
 
     Args:
         engine: Of the invoices' database.
@@ -201,50 +204,75 @@ def deliver(
         now: Returns the present, in UTC.
         until: When to stop, leaving the rest to the next call.
     """
-    taken = 0
-    refused: list[str] = []
     with engine.connect() as guard:
         # Two senders at once would tell everything twice.
         if not guard.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK))):
             return 0, []
         try:
-            for channel in channels:
-                for row in _due(engine, channel, now()):
-                    if now() >= until:
-                        return taken, refused
-                    cause = channel.send(row.title, row.body)
-                    _note(engine, row, cause, now())
-                    if cause is not None:
-                        refused.append(cause)
-                        break
-                    taken += 1
+            answers = [_deliver_to(engine, channel, now, until) for channel in channels]
         finally:
             guard.scalar(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
-    return taken, refused
+    causes = [cause for answer in answers for cause in answer]
+    return causes.count(None), [cause for cause in causes if cause is not None]
+
+
+def _deliver_to(
+    engine: sa.Engine, channel: Channel, now: Callable[[], datetime], until: datetime
+) -> list[str | None]:
+    """Send what is due to one channel, the oldest first; return what it answered to each message.
+
+    After one that is refused comes one that was tried least: so it shows whether the message or the channel is at
+    fault, also when there are several messages that the channel never takes.
+    """
+    due = _due(engine, channel, now())
+    answers: list[str | None] = []
+    refused = 0
+    while due and refused < ENOUGH_REFUSED and now() < until:
+        row = due[0] if not refused else min(due, key=lambda each: each.attempts)
+        due.remove(row)
+        answers.append(channel.send(row.title, row.body))
+        _note(engine, row, answers[-1], now())
+        refused = 0 if answers[-1] is None else refused + 1
+    return answers
 
 
 def _due(engine: sa.Engine, channel: Channel, now: datetime) -> list[Any]:
-    """Return the unsent messages of a channel, the oldest first; none while it is left alone."""
+    """Return the messages of a channel whose time has come, the oldest first; none while it is left alone."""
     columns = alerts.c
-    query = sa.select(alerts).where(columns.channel == channel.key, columns.sent_at.is_(None))
+    unsent = sa.and_(
+        columns.channel == channel.key, columns.sent_at.is_(None), columns.created_at > now - OLDEST
+    )
+    due = sa.select(alerts).where(unsent, columns.due_at <= now).order_by(columns.id).limit(100)
+    tried = sa.select(columns.due_at, columns.attempts).where(
+        unsent, columns.due_at > now, columns.attempts > 0
+    )
+    took = sa.select(sa.func.max(columns.sent_at)).where(columns.channel == channel.key)
     with engine.connect() as connection:
-        rows = list(connection.execute(query.order_by(columns.id).limit(100)))
-    return [] if any(row.due_at > now for row in rows) else rows
+        last_taken = connection.scalar(took)
+        refused_at = [row.due_at - _pause(row.attempts - 1) for row in connection.execute(tried)]
+        since = [moment for moment in refused_at if last_taken is None or moment > last_taken]
+        return [] if len(since) >= ENOUGH_REFUSED else list(connection.execute(due))
+
+
+def _pause(attempts: int) -> timedelta:
+    """Return how long a message waits that was refused, after so many earlier attempts."""
+    return min(FIRST_PAUSE * 2 ** min(attempts, 10), LONGEST_PAUSE)
 
 
 def _note(engine: sa.Engine, row: Any, cause: str | None, now: datetime) -> None:
-    pause = min(FIRST_PAUSE * 2 ** min(row.attempts, 10), LONGEST_PAUSE)
-    values = {"sent_at": now} if cause is None else {"due_at": now + pause}
+    values = {"sent_at": now} if cause is None else {"due_at": now + _pause(row.attempts)}
     noted = sa.update(alerts).where(alerts.c.id == row.id)
     with engine.begin() as connection:
         connection.execute(noted.values(attempts=alerts.c.attempts + 1, failure=cause, **values))
 
 
-def waiting(engine: sa.Engine, channels: Collection[Channel]) -> int:
-    """Return how many messages wait for these channels."""
+def waiting(engine: sa.Engine, channels: Collection[Channel]) -> tuple[int, int]:
+    """Return how many messages wait for these channels, and how many were given up: nobody took them in time."""
     columns = alerts.c
-    query = sa.select(sa.func.count()).where(
-        columns.channel.in_([channel.key for channel in channels]), columns.sent_at.is_(None)
-    )
+    is_news = columns.created_at > sa.func.now() - OLDEST
+    query = sa.select(
+        sa.func.count().filter(is_news).label("waiting"), sa.func.count().filter(~is_news).label("given_up")
+    ).where(columns.channel.in_([channel.key for channel in channels]), columns.sent_at.is_(None))
     with engine.connect() as connection:
-        return connection.scalar(query) or 0
+        row = connection.execute(query).one()
+        return row.waiting, row.given_up

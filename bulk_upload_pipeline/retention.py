@@ -161,6 +161,7 @@ def _ended(engine: sa.Engine, names: Sequence[str], before: datetime | None) -> 
 
 
 def forget_alerts(engine: sa.Engine, before: datetime) -> int:
-    """Delete alerts that were sent before a moment; return how many they were."""
+    """Delete alerts that were sent before a moment, or written before it and given up; return how many they were."""
+    old = sa.func.coalesce(alerts.c.sent_at, alerts.c.created_at) < before
     with engine.begin() as connection:
-        return connection.execute(sa.delete(alerts).where(alerts.c.sent_at < before)).rowcount
+        return connection.execute(sa.delete(alerts).where(old)).rowcount

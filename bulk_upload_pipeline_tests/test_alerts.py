@@ -17,7 +17,7 @@ from aiosmtpd.controller import Controller
 from click.testing import CliRunner
 from dagster import DagsterRunStatus, RunsFilter
 
-from bulk_upload_pipeline import alerts
+from bulk_upload_pipeline import alerts, retention
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.alerting.channels import channels_of
@@ -40,14 +40,18 @@ class Hook:
 
     def __init__(self):
         self.told, self.status = [], 200
+        self.refused = []
+        """The titles that it never takes."""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                if hook.status == 200:
-                    hook.told.append(json.loads(body))
-                self.send_response(hook.status)
+                message = json.loads(body)
+                status = 400 if message["title"] in hook.refused else hook.status
+                if status == 200:
+                    hook.told.append(message)
+                self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -279,6 +283,63 @@ def test_a_channel_that_fails_is_said_so_tried_again_later_and_the_other_is_not_
         assert deliver(line, timedelta(days=1)) == (0, [])
     assert hook.titles == ["wrong.csv: rejected"]
     assert len(post.mails) == 1
+
+
+def put(line, *titles):
+    """Put messages into the outbox."""
+    told = [messages.Alert(title, title, "What happened.") for title in titles]
+    with line.engine.begin() as connection:
+        alerts.queue(connection, told, channels_of(line.settings.alert_urls))
+
+
+def test_messages_that_a_channel_never_takes_hold_up_no_other(line, hook):
+    hook.refused = ["poison", "more of it"]
+    put(line, "poison", "one", "more of it")
+    taken, refused = deliver(line)
+    assert (taken, len(refused), hook.titles) == (1, 2, ["one"])
+    put(line, "two", "three")
+    assert deliver(line, timedelta(seconds=1)) == (2, [])
+    for hours in range(1, 24):
+        put(line, f"at {hours}")
+        assert deliver(line, timedelta(hours=hours))[0] == 1
+    assert len(hook.titles) == 26
+    assert alerts.waiting(line.engine, channels_of(line.settings.alert_urls)) == (2, 0)
+
+
+def test_many_messages_in_front_that_a_channel_never_takes_hold_up_the_others_for_minutes(line, hook):
+    hook.refused = [f"poison {n}" for n in range(4)]
+    put(line, *hook.refused, "one", "two")
+    for seconds in range(0, 300, 10):
+        deliver(line, timedelta(seconds=seconds))
+    assert hook.titles == ["one", "two"]
+
+
+def test_a_channel_that_takes_nothing_is_asked_less_and_less_and_then_gets_all_of_it_in_order(line, hook):
+    hook.status = 503
+    titles = [f"message {n}" for n in range(6)]
+    put(line, *titles)
+    asked = [len(deliver(line, timedelta(seconds=10 * tick))[1]) for tick in range(720)]
+    assert asked[0] == 2
+    assert (sum(asked[:360]) < 40, sum(asked[360:]) < 20) == (True, True), "two hours of ticks"
+    hook.status = 200
+    for hours in (3, 4):
+        deliver(line, timedelta(hours=hours))
+    assert hook.titles == titles
+
+
+def test_a_message_that_is_no_news_any_more_is_given_up_and_the_tick_says_so(line, hook, instance):
+    put(line, "old", "new")
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE bulk_upload.alerts SET created_at = now() - interval '8 days' WHERE title = 'old'"
+            )
+        )
+    skipped, _ = tick(sensors.alert_delivery, line, instance)
+    assert skipped.skip_message == "1 alerts sent, 0 wait. 1 were never taken, and are given up."
+    assert hook.titles == ["new"]
+    assert retention.forget_alerts(line.engine, datetime.now(UTC) - timedelta(days=7)) == 1
+    assert rows(line, "SELECT title FROM bulk_upload.alerts") == [("new",)]
 
 
 def test_a_sender_that_dies_before_it_could_note_it_tells_again_rather_than_never(line, hook, monkeypatch):

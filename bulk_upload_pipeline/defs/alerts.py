@@ -98,8 +98,10 @@ def alert_delivery(line: dg.ResourceParam[Line]) -> dg.SkipReason:
         line.engine, channels, lambda: datetime.now(UTC), datetime.now(UTC) + SENDING
     )
     if refused:
-        raise UndeliveredError(" ".join(refused))
-    return dg.SkipReason(f"{sent:,} alerts sent, {alerts.waiting(line.engine, channels):,} wait.")
+        raise UndeliveredError(" ".join(dict.fromkeys(refused)))
+    waiting, given_up = alerts.waiting(line.engine, channels)
+    lost = f" {given_up:,} were never taken, and are given up." if given_up else ""
+    return dg.SkipReason(f"{sent:,} alerts sent, {waiting:,} wait.{lost}")
 
 
 ALERTS = [alert_sensor, alert_delivery]
