@@ -165,6 +165,15 @@ def test_a_load_that_failed_is_retried_and_one_that_went_well_is_undone(line):
     assert stages.take(line, batch_id).rows_inserted == 20
 
 
+def test_an_object_whose_batch_fails_before_it_is_taken_is_archived_and_a_retry_loads_it(line, root):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    stages.fail(line, batch_id, "Its run was cancelled.")
+    assert objects.listed(line.home.inbox) == []
+    assert [entry.name for entry in objects.listed(root / "archive" / batch_id)] == ["a.csv"]
+    assert stages.take(line, batch_id).state is State.LOADED
+    assert count(line, TARGET) == 1
+
+
 def test_the_files_of_a_zip_are_laid_into_the_bucket(line):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

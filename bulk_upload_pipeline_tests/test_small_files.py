@@ -348,16 +348,22 @@ def test_a_full_disk_that_takes_no_report_fails_the_run_and_not_the_neighbours(l
     assert states(line, batches) == {"good.csv": "failed", "other.csv": "loaded"}
 
 
-def test_a_file_that_a_stopped_run_had_not_taken_waits_in_the_inbox(line, instance, monkeypatch):
+def test_a_file_at_which_a_run_is_stopped_before_it_is_taken_is_no_second_batch_and_a_retry_loads_it(
+    line, instance, monkeypatch
+):
     batch_id = drop(line, "good.csv", GOOD)
+    seen = intake.survey(line, {}, lambda _: True).seen
 
     def stopped(*_):
         raise dg.DagsterExecutionInterruptedError
 
-    monkeypatch.setattr(stages, "take", stopped)
-    assert not take(line, [batch_id], instance).success
-    assert receipt(line, batch_id).state is State.WAITING
-    assert (line.home.inbox / "good.csv").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "take", stopped)
+        assert not take(line, [batch_id], instance).success
+    assert receipt(line, batch_id).state is State.FAILED
+    assert intake.survey(line, seen, lambda _: False).requests == ()
+    assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state is State.LOADED
 
 
 # Which files share a run

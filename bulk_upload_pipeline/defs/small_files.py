@@ -7,7 +7,7 @@ such files alone would have failed, but only after all the others are done.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +119,7 @@ def _whatever_happens(
     except FileStillChangingError as error:
         context.log.warning(str(error))
     except dg.DagsterExecutionInterruptedError:
-        _note_stop(context, line, batch_id)
+        receipt_of_failure(context, line, batch_id, STOPPED)
         raise
     except Exception as error:  # the sixth exit is for whatever nobody foresaw
         words = in_one_line(error)
@@ -134,13 +134,6 @@ def _whatever_happens(
             tally.unended[batch_id] = words
         else:
             tally.count(receipt)
-
-
-def _note_stop(context: dg.OpExecutionContext, line: Line, batch_id: str) -> None:
-    """Write the receipt of a file at which a run was stopped; one that it had not taken waits as those behind it."""
-    with suppress(SQLAlchemyError):
-        if ledger.states(line.engine, [batch_id])[batch_id] is not State.WAITING:
-            receipt_of_failure(context, line, batch_id, STOPPED)
 
 
 @dataclass
