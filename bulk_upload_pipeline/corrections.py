@@ -29,8 +29,15 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.family import Corrected, Rejected
     from bulk_upload_pipeline.model import Layout
 
-_NUMBER = re.compile(r"[0-9]{1,15}(?:[.,]0+)?")
-"""A row number, also as a spreadsheet shows it when it has taken it for an amount."""
+_MARKS = ".,' \u2019\u00a0\u2009\u202f"
+_NUMBER = re.compile(
+    rf"(?P<whole>[0-9]{{1,15}}|[1-9][0-9]{{0,2}}(?P<mark>[{_MARKS}])[0-9]{{3}}(?:(?P=mark)[0-9]{{3}}){{0,3}}"
+    r"|[1-9][0-9]?(?P<indian>,)(?:[0-9]{2},){1,5}[0-9]{3})"
+    r"(?:(?!(?P=mark)|(?P=indian))[.,]0{1,2})?"
+)
+"""A row number, also as a spreadsheet shows it when it has taken it for an amount: `2.00`, `1,500`, `1.500,00`.
+
+No spreadsheet shows three decimals unless it is told to, so `2,000` is two thousand."""
 
 
 def lay_over(written: Layout, parent: Layout) -> Layout:
@@ -106,7 +113,8 @@ def _trimmed(cells: pa.Table, names: list[str], name: str, rows: int) -> list[st
 
 
 def _as_number(text: str) -> int | None:
-    return int(re.split("[.,]", text)[0]) if _NUMBER.fullmatch(text) else None
+    shown = _NUMBER.fullmatch(text)
+    return None if shown is None else int(re.sub("[^0-9]", "", shown["whole"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +209,10 @@ class Origins:
         if batch not in self.members:
             where = f"it belongs to batch {batch}, and the file to batch {self.root}" if batch else _NOWHERE
             return None, ("NO_ORIGIN", where)
-        if number is None or number not in self.rejected:
-            shown = own.numbers[at] or "empty"
-            return None, ("NO_ORIGIN", f"row {shown} of batch {self.root} was not rejected")
+        if number is None:
+            return None, ("NO_ORIGIN", _no_row(own.numbers[at], self.root))
+        if number not in self.rejected:
+            return None, ("NO_ORIGIN", f"row {number} of batch {self.root} was not rejected")
         if number in self.repeated:
             return None, ("CORRECTED_TWICE", f"{number:,}")
         known = self.rejected[number].line_occurrence
@@ -236,6 +245,12 @@ class Origins:
         kept = [at for at, n in enumerate(numbers) if n not in gone]
         table = pa.Table.from_pylist([rows[at] for at in kept], cells.schema)
         return _Split(table, [numbers[at] for at in kept], tuple(damaged))
+
+
+def _no_row(shown: str, batch: str) -> str:
+    if not shown:
+        return f"its `{ROW_NUMBER}` is empty"
+    return f"there is no row {shown} of batch {batch}, because a `{ROW_NUMBER}` is a whole number"
 
 
 _NOWHERE = f"its `{BATCH_ID}` is empty"

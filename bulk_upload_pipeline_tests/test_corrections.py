@@ -390,6 +390,39 @@ def test_rows_that_cannot_be_laid_over_rejected_ones_are_findings(line):
     assert receipt(line, other.batch_id).rows_corrected == 0
 
 
+NUMBERS_AS_SHOWN = {
+    "2": 2,
+    "2.0": 2,
+    "2,00": 2,
+    "2,000": 2000,
+    "2.000": 2000,
+    "2\u00a0000": 2000,
+    "2 000,00": 2000,
+    "1,500.00": 1500,
+    "1,00,000": None,
+    "1.5": None,
+    "1,50": None,
+    "2,0000": None,
+    "15,00,0": None,
+}
+"""What a spreadsheet may make of a row number, and which row of 2,000 is then corrected."""
+
+
+def test_a_row_number_is_read_as_the_spreadsheet_shows_it_and_corrects_no_other_row(line):
+    wrong = {2, 1500, 2000}
+    every = (good_row(n, **({"Quantity": "x"} if n in wrong else {})) for n in range(1, 2001))
+    with line_at(line.home.root, line.settings.database_url) as line:
+        parent = load(line, "parent.csv", csv_of(every))
+        found = {int(row["_row_number"]): row for row in rejected(line, parent.batch_id)}
+        for at, (shown, meant) in enumerate(NUMBERS_AS_SHOWN.items(), start=1):
+            named = {"_row_number": shown, "Quantity": "4", "Customer Name": f"As shown {at}"}
+            child = load(line, f"{at}.csv", as_csv([found[meant or 2] | named]))
+            changed = rows(line, f"SELECT row_number FROM {TARGET} WHERE customer_name = 'As shown {at}'")
+            assert changed == ([(meant,)] if meant else []), (shown, child.reason)
+        (said,) = rows(line, f"SELECT error_message FROM {ERRORS} WHERE batch_id = :b", b=child.batch_id)
+    assert "there is no row 15,00,0 of" in said[0]
+
+
 UNPLACEABLE = {
     "an unknown batch": (
         lambda row: row | {"_batch_id": "20200101T000000-x-00000000"},
