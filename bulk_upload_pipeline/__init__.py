@@ -18,7 +18,8 @@ of its own, its details are there: nobody needs them to understand the line.
 * `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part, and
   `sharing` decides whether it is worth it.
 * `line` strings all of it together, and `closing` writes the receipt of each exit; `mending` does so for corrections,
-  with `family`: who corrected whom. `checking` is a verdict without a load.
+  with `family`: who corrected whom, and `resaved`: what a spreadsheet has written anew. `checking` is a verdict
+  without a load.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
 `exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`. Where files are: `places`, of this machine or in

@@ -39,13 +39,13 @@ corrected_rows = Table(
 
 
 class Rejected(NamedTuple):
-    """A row of a root that was rejected: what its identity was, and whether it has cells at all."""
+    """A row of a root that was rejected: some of its cells, and whether it has cells at all."""
 
     row_number: int
     line_occurrence: int
     is_raw: bool
     is_loaded: bool
-    identity: tuple[str | None, ...]
+    cells: tuple[str | None, ...]
 
 
 class Corrected(NamedTuple):
@@ -96,7 +96,7 @@ def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[R
     Args:
         engine: Of the database.
         root: The batch.
-        keys: Under which key the source row keeps each value of the identity; None for a column it lacks.
+        keys: Under which key the source row keeps each cell that is wanted; None for a column it lacks.
     """
     values = ", ".join(f"source->>:key{at}" for at in range(len(keys)))
     query = sa.text(

@@ -73,12 +73,16 @@ class Judging:
 
     def parse(self, chunk: TextChunk) -> TypedChunk:
         """Return the typed rows of a chunk, with what is wrong with them already."""
-        from bulk_upload_pipeline.parse import parse_chunk
-
-        typed = parse_chunk(chunk, self.layout, self.profile, lambda: self.date_order)
+        typed = self.typed(chunk)
         numbers = chunk.row_numbers.to_pylist() if self.corrected else []
         standing = {number: self.corrected[number] for number in numbers if number in self.corrected}
         return with_findings(typed, chunk.findings, already_corrected(standing))
+
+    def typed(self, chunk: TextChunk) -> TypedChunk:
+        """Return the typed rows of a chunk, with what could not be read."""
+        from bulk_upload_pipeline.parse import parse_chunk
+
+        return parse_chunk(chunk, self.layout, self.profile, lambda: self.date_order)
 
     def repeated(self) -> pa.Table | None:
         """Return the line occurrences above 1, None when they are counted in the file."""

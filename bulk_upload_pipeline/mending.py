@@ -7,21 +7,21 @@ correcting batch. What belongs to the sender (columns, profile, order of dates) 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from bulk_upload_pipeline import corrections, family, ledger
-from bulk_upload_pipeline.contract import IDENTITY
+from bulk_upload_pipeline import corrections, family, ledger, resaved
+from bulk_upload_pipeline.contract import BY_NAME, IDENTITY, Kind
 from bulk_upload_pipeline.exceptions import BatchNotFoundError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
 from bulk_upload_pipeline.model import State, TextChunk
-from bulk_upload_pipeline.parsing.cells import unique_names
+from bulk_upload_pipeline.parsing.cells import as_text, unique_names
 from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
 
 if TYPE_CHECKING:
@@ -199,6 +199,64 @@ class Mending(Judging):
         return date_order_of(self._read_root(), self.root.layout)
 
     @cached_property
+    def _order(self) -> DateOrder | None:
+        """The order in which the sender writes days."""
+        return self.profile.date_order or self.date_order
+
+    @cached_property
+    def _is_in_doubt(self) -> bool:
+        """Whether a day of the correction can only be in another order: a spreadsheet may have written it."""
+        from bulk_upload_pipeline.parse import orders_shown
+
+        return not orders_shown(self.chunks(), self.layout) <= {self._order}
+
+    def typed(self, chunk: TextChunk) -> TypedChunk:
+        """Return the typed rows of a chunk, its days and amounts as they are meant."""
+        from bulk_upload_pipeline.parse import parse_chunk
+
+        cells = chunk.cells
+        for name, at in self.layout.mapping.items():
+            column = as_text(cells[str(at)])
+            if meaning := self._meaning(BY_NAME[name].kind, column):
+                before = [self._cells_before.get(n, {}).get(name) for n in chunk.row_numbers.to_pylist()]
+                cells = cells.set_column(at, str(at), [resaved.as_meant(column, before, meaning)])
+        # What can still be read two ways has no order.
+        profile = replace(self.profile, date_order=None)
+        typed = parse_chunk(replace(chunk, cells=cells), self.layout, profile, lambda: None)
+        return replace(typed, text=chunk)
+
+    def _meaning(self, kind: Kind, cells: pa.StringArray) -> Callable[[str, str | None], str] | None:
+        """Return how to say what cells of a column mean, None where that is plain already."""
+        from bulk_upload_pipeline.parse import notation_of
+
+        assert self.root.layout is not None
+        if kind is Kind.AMOUNT:
+            before = notation_of(self.root.layout, self.profile)
+            is_plain = before is notation_of(self.layout, self.profile)
+            return None if is_plain else partial(resaved.amount_meant, notation=before)
+        if kind is not Kind.DATE or not resaved.has_ambiguous_day(cells) or self._order is None:
+            return None
+        return partial(
+            resaved.day_meant,
+            order=self._order,
+            is_in_doubt=self._is_in_doubt,
+            excel_serials=self.layout.excel_serials,
+        )
+
+    @cached_property
+    def _cells_before(self) -> dict[int, dict[str, str | None]]:
+        """Days and amounts of the rejected rows in the root's file, by row number and column."""
+        assert self.root.layout is not None
+        titles = unique_names(self.root.layout.header)
+        keys = {
+            name: titles[at]
+            for name, at in self.root.layout.mapping.items()
+            if BY_NAME[name].kind in (Kind.DATE, Kind.AMOUNT)
+        }
+        found = family.rejected(self.engine, self.root.batch_id, list(keys.values()))
+        return {row.row_number: dict(zip(keys, row.cells, strict=True)) for row in found}
+
+    @cached_property
     def origins(self) -> Origins:
         """The rows that may be corrected."""
         assert self.root.layout is not None
@@ -231,9 +289,7 @@ class Mending(Judging):
         whole = [row for row in self._rejected if not row.is_raw]
         cells = pa.table(
             {
-                str(self.root.layout.mapping[name]): pa.array(
-                    [row.identity[at] for row in whole], pa.string()
-                )
+                str(self.root.layout.mapping[name]): pa.array([row.cells[at] for row in whole], pa.string())
                 for at, name in enumerate(IDENTITY[:3])
                 if name in self.root.layout.mapping
             }

@@ -105,6 +105,14 @@ def date_order_of(chunks: Iterable[TextChunk], layout: Layout) -> DateOrder | No
     return agreed_order(orders_shown(chunks, layout))
 
 
+def notation_of(layout: Layout, profile: Profile) -> Notation:
+    """Return which mark stands before the decimals in a file, or in a correction of one."""
+    if not profile.decimal_comma:
+        return Notation.POINT
+    formats = {layout.file_format, (layout.written_as or layout).file_format}
+    return Notation.COMMA if formats <= _TEXT_FORMATS else Notation.EITHER
+
+
 def agreed_order(shown: Collection[DateOrder]) -> DateOrder | None:
     """Return the one order that dates show, None where they show none or contradict each other."""
     return next(iter(shown)) if len(shown) == 1 else None
@@ -143,17 +151,11 @@ def _read(
     if cells.null_count == len(cells):
         return _Reading(pa.nulls(len(cells), column.kind.value))
     if column.kind is Kind.AMOUNT:
-        return _read_amounts(cells, _notation(layout, profile), percent=column.name in _PERCENT_COLUMNS)
+        return _read_amounts(cells, notation_of(layout, profile), percent=column.name in _PERCENT_COLUMNS)
     if column.kind is Kind.DATE:
         return _read_dates(cells, order, excel_serials=layout.excel_serials)
     texts = read_texts(cells, float_identifier=column.name in profile.float_identifiers)
     return _Reading(texts.values, tuple((finding.code, finding.where) for finding in texts.findings))
-
-
-def _notation(layout: Layout, profile: Profile) -> Notation:
-    if not profile.decimal_comma:
-        return Notation.POINT
-    return Notation.COMMA if layout.file_format in _TEXT_FORMATS else Notation.EITHER
 
 
 def _read_amounts(cells: pa.StringArray, notation: Notation, *, percent: bool) -> _Reading:

@@ -12,8 +12,9 @@ import pytest
 from bulk_upload_pipeline import closing, intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, receipt, rows
+from bulk_upload_pipeline_tests.writers import xlsx_of
 
 TARGET = "mangalam_invoices"
 ERRORS = "bulk_upload.processing_errors"
@@ -275,6 +276,77 @@ def test_profile_and_date_order_are_those_of_the_batch_that_is_corrected(line):
     load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
     query = f"SELECT invoice_date::text FROM {TARGET} WHERE invoice_number = 'INV-000090'"
     assert rows(line, query) == [("2024-04-03",)]
+
+
+def sent(line, *bad, order=None, comma=False):
+    """Load a file of a sender whose days and amounts stand in a way of his own; return the rejected rows."""
+    columns = "\n".join(f'{name.lower().replace(" ", "_")} = ["{name}"]' for name in HEADER)
+    stated = f'date_order = "{order}"\n' if order else ""
+    stated += "decimal_comma = true\n" if comma else ""
+    (line.home.profiles / "own.toml").write_text(f'name = "own"\n{stated}[columns]\n{columns}')
+    text = csv_of([*(good_row(n, **{"Item Price": "12", "Item Total": ""}) for n in range(1, 6)), *bad])
+    parent = take(line, drop(line, "parent.csv", text, Overrides(profile="own")))
+    assert (parent.profile, parent.rows_inserted) == ("own", 5), parent.reason
+    return rejected(line, parent.batch_id)
+
+
+def dated(number, day, **changed):
+    return good_row(number, **{"Invoice Date": day, "Quantity": "x"} | changed)
+
+
+def days(line):
+    query = f"SELECT invoice_number, invoice_date::text FROM {TARGET} WHERE invoice_number >= 'INV-000090'"
+    return dict(rows(line, query))
+
+
+def corrected_by(line, found, *changes):
+    pairs = zip(found, changes, strict=True)
+    return load(line, "fixed.csv", as_csv([row | {"Quantity": "4"} | change for row, change in pairs]))
+
+
+def test_a_day_that_a_spreadsheet_wrote_in_another_order_is_not_taken_for_another_day(line):
+    found = sent(line, dated(90, "2024-05-06"), dated(91, "2024-05-13"), dated(92, "03/04/2024"), order="dmy")
+    american = [{"Invoice Date": "5/6/2024"}, {"Invoice Date": "5/13/2024"}, {}]
+    child = corrected_by(line, found, *american)
+    assert found_codes(line, child.batch_id) == [(6, "AMBIGUOUS_DATE")]
+    # What nobody touched keeps the sender's order.
+    assert days(line) == {"INV-000091": "2024-05-13", "INV-000092": "2024-04-03"}
+    (row,) = rejected(line, child.batch_id)
+    assert row["Invoice Date"] == "5/6/2024"
+    load(line, "named.csv", as_csv([row | {"Invoice Date": "6-May-24"}]))
+    assert days(line)["INV-000090"] == "2024-05-06"
+
+
+def test_days_that_a_clerk_typed_beside_such_as_are_in_another_order_are_not_guessed(line):
+    found = sent(line, dated(90, "2024-13-06"), dated(91, "2024-05-13"), order="dmy")
+    child = corrected_by(line, found, {"Invoice Date": "5/6/2024"}, {"Invoice Date": "5/13/2024"})
+    assert found_codes(line, child.batch_id) == [(6, "AMBIGUOUS_DATE")]
+
+
+def test_one_day_alone_in_another_order_is_known_by_what_it_was(line):
+    found = sent(line, dated(90, "2024-05-06"), order="dmy")
+    child = corrected_by(line, found, {"Invoice Date": "5/6/2024"})
+    assert found_codes(line, child.batch_id) == [(6, "AMBIGUOUS_DATE")]
+
+
+def test_a_day_that_was_corrected_in_the_order_of_its_sender_is_read_so(line):
+    found = sent(line, dated(90, "31/02/2024"), dated(91, "30/04/2024"), order="dmy")
+    corrected_by(line, found, {"Invoice Date": "03/02/2024"}, {"Invoice Date": "04/05/2024"})
+    assert days(line) == {"INV-000090": "2024-02-03", "INV-000091": "2024-05-04"}
+
+
+def test_amounts_that_a_spreadsheet_holds_as_numbers_are_no_thousands(line):
+    lots = {"Item Price": "1.000", "Item Total": ""}
+    bad = [good_row(n, **{"Quantity": "x", "Item Total": "", "Item Price": "1,5"}) for n in (90, 91)]
+    found = sent(line, *bad, good_row(92, Quantity="x", **lots), comma=True)
+    found[0] |= {"Quantity": 2, "Item Price": 1.5}
+    found[1] |= {"Quantity": 2, "Item Price": 1.234}
+    found[2] |= {"Quantity": 2}  # with a price that is text still
+    header = list(found[0])
+    child = load(line, "fixed.xlsx", xlsx_of({"Sheet1": [header, *(list(row.values()) for row in found)]}))
+    query = f"SELECT invoice_number, item_price FROM {TARGET} WHERE invoice_number >= 'INV-000090' ORDER BY 1"
+    assert rows(line, query) == [("INV-000090", Decimal("1.5")), ("INV-000092", Decimal(1000))]
+    assert found_codes(line, child.batch_id) == [(7, "INVALID_NUMBER")]
 
 
 def test_equal_lines_keep_their_places(line):
