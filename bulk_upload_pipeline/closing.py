@@ -37,13 +37,15 @@ def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, b
         _format(entry.batch),
         counts.standing.rows,
     )
-    return write(line, batch_id, state, f"{reason} {but}".strip(), again=again, counts=counts)
+    reason = " ".join(filter(None, (reason, report.beside(entry.batch.layout), but)))
+    return write(line, batch_id, state, reason, again=again, counts=counts)
 
 
 def rejected(line: Line, batch: Batch, verdict: Verdict, *, again: bool = False) -> None:
     """Write the receipt of exit `rejected`."""
     why = report.why_rejected if batch.parent_batch_id is None else report.why_still_wrong
-    write(line, batch.batch_id, State.REJECTED, why(verdict, _format(batch)), again=again)
+    reason = f"{why(verdict, _format(batch))} {report.beside(batch.layout)}".strip()
+    write(line, batch.batch_id, State.REJECTED, reason, again=again)
 
 
 def duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:

@@ -601,7 +601,7 @@ def _update(engine: sa.Engine, batch_id: str, **values: Any) -> sa.Row[Any]:
 
 def _layout(stated: dict[str, Any]) -> Layout:
     sheets = tuple(Sheet(**sheet) for sheet in stated["sheets"])
-    lists = {name: tuple(stated[name]) for name in ("header", "left_out", "members")}
+    lists = {name: tuple(stated.get(name, ())) for name in ("header", "left_out", "unread_sheets", "members")}
     written = stated.get("written_as")
     nested = {"sheets": sheets, "written_as": None if written is None else _layout(written)}
     return Layout(**(stated | lists | nested))

@@ -202,6 +202,7 @@ class Layout:
         sheets: Spreadsheets: the sheets that are read, in order.
         members: A .zip of several files: the batches that they became.
         left_out: Spreadsheets: rows below the records that are none (totals, notes), as text.
+        unread_sheets: Spreadsheets: the sheets that are not read, each with how many rows it has, as text.
         excel_serials: Whether numbers in date columns may be Excel serial dates.
         written_as: Of a correction: how its own file is written. All else then says what its cells mean, as
             it does for the batch that is corrected.
@@ -220,6 +221,7 @@ class Layout:
     skip_rows: int = 0
     sheets: tuple[Sheet, ...] = ()
     left_out: tuple[str, ...] = ()
+    unread_sheets: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     excel_serials: bool = False
     written_as: Layout | None = None

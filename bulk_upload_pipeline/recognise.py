@@ -149,6 +149,7 @@ def _spreadsheet(path: Path, identified: Identified, finder: HeaderFinder, state
         member=identified.member,
         sheets=found.sheets,
         left_out=found.left_out,
+        unread_sheets=found.unread_sheets,
         excel_serials=found.excel_serials,
     )
 

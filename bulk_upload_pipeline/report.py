@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from bulk_upload_pipeline.model import CodeCount, Receipt, Verdict
+    from bulk_upload_pipeline.model import CodeCount, Layout, Receipt, Verdict
 
 PAGE = "summary.html"
 SUMMARY = "summary.json"
 FINDINGS = "findings.csv"
 REJECTED_ROWS = "rejected_rows.csv"
 REJECTED_SHEET = "rejected_rows.xlsx"
+MOST_TOLD = 5
+"""Sheets, or rows, of which a receipt says that they were not read; the layout has all of them."""
 MOST_ROWS_OF_SHEET = 100_000
 """Rejected rows up to which there is a sheet of them: a person corrects no more by hand, and writing takes time."""
 
@@ -199,6 +201,23 @@ def why_still_wrong(verdict: Verdict, file_format: str = "csv") -> str:
         f"{none} right yet{_most_frequent(verdict.findings_by_code)}. The column `_errors` says why. Correct {them} in "
         f"{_to_correct(file_format, verdict.rows_open)} and drop that file in the inbox."
     )
+
+
+def beside(layout: Layout | None) -> str:
+    """Return the sentences on what of a spreadsheet is in none of its counts; none for any other file."""
+    written = layout and (layout.written_as or layout)
+    if written is None:
+        return ""
+    told = [
+        _told("Not read, because laid out otherwise or hidden: sheet", written.unread_sheets),
+        _told("Left out at the bottom, as totals or notes:", written.left_out),
+    ]
+    return " ".join(filter(None, told))
+
+
+def _told(what: str, shown: Sequence[str]) -> str:
+    more = f"; and {len(shown) - MOST_TOLD:,} more" if len(shown) > MOST_TOLD else ""
+    return f"{what} {'; '.join(shown[:MOST_TOLD])}{more}." if shown else ""
 
 
 def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:

@@ -14,15 +14,16 @@ import xlsxwriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.model import Overrides, Sheet
+from bulk_upload_pipeline.model import Overrides, Sheet, State
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks
 from bulk_upload_pipeline.reading import sheet_cutter
 from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_formats import judged, recognise_loosely
-from bulk_upload_pipeline_tests.world import HEADER, good_row
+from bulk_upload_pipeline_tests.world import HEADER, drop, good_row, line_at
 
 PROFILES = load_profiles()
 NUMBER, DAY, QUANTITY, PRICE, TOTAL = (
@@ -100,6 +101,62 @@ def test_a_row_with_an_invoice_number_is_a_record_whatever_its_item_is_called(bo
     row = line_of(2, c4="Total Slim Tea")
     valid, _, layout = judged(book({"May": [list(HEADER), line_of(1), row]}))
     assert (len(valid), layout.left_out) == (2, ())
+
+
+def test_a_row_with_quantity_and_price_is_a_record_unless_nothing_but_total_stands_there(book):
+    bottom = [
+        line_of(2, c0="", c1=None, c4="Sum Fresh Orange 1L"),
+        line_of(3, c0="", c1=None, c2="Total Wine"),
+    ]
+    _, findings, layout = judged(book({"May": [list(HEADER), line_of(1), *bottom]}))
+    assert {finding["row_number"] for finding in findings} == {2, 3}
+    assert layout.left_out == ()
+    summed = line_of(2, c0="", c1=None, c2="", c3="", c4="Grand Total:")
+    valid, findings, layout = judged(book({"May": [list(HEADER), line_of(1), summed]}))
+    assert (len(valid), findings) == (1, [])
+    assert layout.left_out == ("May, row 3: Grand Total: | 4 | 12.5 | 50",)
+
+
+def test_a_sheet_whose_names_are_written_otherwise_is_laid_out_alike(book):
+    loud = [name.upper().replace(" ", "_") for name in HEADER]
+    path = book({"Apr": [[*HEADER, "Note"], line_of(1)], "May": [[*loud, "NOTE"], line_of(2)]})
+    valid, findings, layout = judged(path)
+    assert (valid["invoice_number"].to_pylist(), findings) == (["INV-000001", "INV-000002"], [])
+    assert layout.unread_sheets == ()
+
+
+def other_sheets():
+    """A sheet that is read, and others that are not: by their header, because they are hidden, as no table."""
+    sink = io.BytesIO()
+    sheets = {
+        "Apr": [list(HEADER), line_of(1), line_of(2), ["Grand Total", "", "", "", "", 8.0]],
+        "May": [[*HEADER, "Remark"], *(line_of(n) for n in (3, 4, 5))],
+        "Cover": [["Mangalm"]],
+        "Empty": [],
+        "Old": [list(HEADER), line_of(6)],
+        "Lists": [["Paid"], ["Open"]],
+    }
+    with xlsxwriter.Workbook(sink) as workbook:
+        for name, table in sheets.items():
+            sheet = workbook.add_worksheet(name)
+            for at, row in enumerate(table):
+                sheet.write_row(at, 0, [str(cell) for cell in row])
+            if name in ("Old", "Lists"):
+                sheet.hide()
+    return sink.getvalue()
+
+
+def test_the_receipt_and_its_page_name_the_sheets_and_rows_that_were_not_read(tmp_path, database_url):
+    with line_at(tmp_path / "home", database_url) as line:
+        account = stages.take(line, drop(line, "book.xlsx", other_sheets()))
+        page = (line.reports(account.batch_id) / "summary.html").read_text()
+    assert (account.state, account.rows_inserted) == (State.LOADED, 2)
+    told = (
+        "All 2 rows are loaded. Not read, because laid out otherwise or hidden: sheet May (3 rows); Cover (1 row); "
+        "Old (hidden, 1 row). Left out at the bottom, as totals or notes: Apr, row 4: Grand Total | 8.0."
+    )
+    assert account.reason == told
+    assert told in page
 
 
 def test_the_sheet_with_the_records_is_found_and_others_are_not_read(book):

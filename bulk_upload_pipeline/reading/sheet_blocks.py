@@ -82,6 +82,9 @@ class Book(Protocol):
     def names(self) -> list[str]:
         """Return the names of the sheets that a person sees."""
 
+    def hidden(self) -> list[str]:
+        """Return the names of those that nobody sees."""
+
     def blocks(self, name: str) -> Iterator[Block]:
         """Yield the rows of a sheet in their order; blank ones may be missing."""
 
@@ -149,7 +152,10 @@ class _PartedBook:
         self._share = re.compile(_SHARE % styles) if styles else None
 
     def names(self) -> list[str]:
-        return list(self._sheets)
+        return [name for name, sheet in self._sheets.items() if sheet.is_visible]
+
+    def hidden(self) -> list[str]:
+        return [name for name, sheet in self._sheets.items() if not sheet.is_visible]
 
     def blocks(self, name: str) -> Iterator[Block]:
         parts = self._parts.parts(self._sheets[name])
@@ -270,14 +276,15 @@ class _WholeBook:
         with _faults_as_findings():
             self._workbook = CalamineWorkbook.from_path(path)
         self._errors = errors or dict(zip(self._workbook.sheet_names, in_order, strict=False))
-        self._names = [
-            sheet.name
-            for sheet in self._workbook.sheets_metadata
-            if sheet.typ == SheetTypeEnum.WorkSheet and sheet.visible == SheetVisibleEnum.Visible
-        ]
+        sheets = [sheet for sheet in self._workbook.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
+        self._names = [sheet.name for sheet in sheets if sheet.visible == SheetVisibleEnum.Visible]
+        self._hidden = [sheet.name for sheet in sheets if sheet.visible != SheetVisibleEnum.Visible]
 
     def names(self) -> list[str]:
         return self._names
+
+    def hidden(self) -> list[str]:
+        return self._hidden
 
     def blocks(self, name: str) -> Iterator[Block]:
         return self._blocks(name, self._sheet(name))

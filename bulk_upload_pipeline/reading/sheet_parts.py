@@ -46,10 +46,11 @@ _PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
 
 
 class SheetFile(NamedTuple):
-    """A visible sheet, and the name of its XML in the archive."""
+    """A sheet, the name of its XML in the archive, and whether a person sees it."""
 
     name: str
     part: str
+    is_visible: bool
 
 
 class XlsxParts:
@@ -141,8 +142,9 @@ class XlsxParts:
         for sheet in self._tree("xl/workbook.xml").iterfind("{*}sheets/{*}sheet"):
             link = next((value for key, value in sheet.attrib.items() if key.endswith("}id")), None)
             part = _plain(posixpath.join("xl", targets.get(link, "")))
-            if part in self._names and sheet.get("state", "visible") == "visible":
-                sheets.append(SheetFile(sheet.get("name", ""), self._names[part]))
+            if part in self._names:
+                is_visible = sheet.get("state", "visible") == "visible"
+                sheets.append(SheetFile(sheet.get("name", ""), self._names[part], is_visible))
         return sheets
 
     @property

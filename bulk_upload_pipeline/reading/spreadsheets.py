@@ -7,6 +7,7 @@ from one sheet to the next. So `Layout.place` finds the sheet and the row of eac
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import CATALOGUE, file_finding
 from bulk_upload_pipeline.model import DamagedRow, Sheet
 from bulk_upload_pipeline.parsing.cells import BLANKS
+from bulk_upload_pipeline.profiles import normalised
 from bulk_upload_pipeline.reading.chunking import Piece, in_chunks
 from bulk_upload_pipeline.reading.figures import texts_of
 from bulk_upload_pipeline.reading.fragments import counted_pieces
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _TOTAL = re.compile(
     r"\W*(?:(?:grand|sub|net|page|overall)[\s-]*)?(?:totals?|sum|gesamt|summe)\b", re.IGNORECASE
 )
+_ONLY_TOTAL = re.compile(_TOTAL.pattern + r"\W*", re.IGNORECASE)
 _LONGEST_NOTE = 200
 _LAST_ROWS = 30
 """Rows at the bottom among which totals and notes are looked for."""
@@ -47,6 +50,7 @@ class Recognised(NamedTuple):
     header: Header
     sheets: tuple[Sheet, ...]
     left_out: tuple[str, ...]
+    unread_sheets: tuple[str, ...]
     excel_serials: bool
 
 
@@ -90,15 +94,20 @@ def recognise_sheets(
         header = finder.find(best.rows)
         sheets: list[Sheet] = []
         left_out: list[str] = []
+        unread: list[str] = []
         for top in tops:
             at = header.at if top is best else _same_header(top, header, finder)
             if at is not None:
                 sheet, notes = _sheet(top, top.header_row(at), header)
                 sheets.append(sheet)
                 left_out += notes
+            elif top.rows:
+                unread.append(_in_short(top, finder))
         if all(sheet.last_row == sheet.header_row for sheet in sheets):
             raise UnreadableError(file_finding("NO_DATA_ROWS"))
-        return Recognised(header, tuple(sheets), tuple(left_out), book.serials_are_days)
+        if wanted is None:
+            unread += _hidden(book, finder)
+        return Recognised(header, tuple(sheets), tuple(left_out), tuple(unread), book.serials_are_days)
 
 
 def _same_header(top: _Top, header: Header, finder: HeaderFinder) -> int | None:
@@ -106,7 +115,30 @@ def _same_header(top: _Top, header: Header, finder: HeaderFinder) -> int | None:
         found = finder.find(top.rows)
     except UnreadableError:
         return None
-    return found.at if found.names == header.names else None
+    return found.at if _alike(found) == _alike(header) else None
+
+
+def _alike(header: Header) -> list[str]:
+    """Return the names of a header without what may differ from sheet to sheet; unknown ones may in case only."""
+    known = set(header.match.mapping.values())
+    return [normalised(name) if at in known else name.casefold() for at, name in enumerate(header.names)]
+
+
+def _hidden(book: Book, finder: HeaderFinder) -> Iterator[str]:
+    """Yield the hidden sheets that may hold records; lists to choose from, which are often hidden, do not."""
+    for name in book.hidden():
+        with suppress(UnreadableError):
+            top = _top(book, name, finder)
+            if max(map(finder.known, top.rows), default=0) > 1:
+                yield _in_short(top, finder, "hidden, ")
+
+
+def _in_short(top: _Top, finder: HeaderFinder, how: str = "") -> str:
+    """Return the name of a sheet, and how many rows it has below its header."""
+    best = max(range(len(top.rows)), key=lambda at: (finder.known(top.rows[at]), -at))
+    above = top.header_row(best) if finder.known(top.rows[best]) > 1 else top.numbers[0] - 1
+    rows = max(top.bottom) - above
+    return f"{top.name} ({how}{rows:,} {'row' if rows == 1 else 'rows'})"
 
 
 def _top(book: Book, name: str, finder: HeaderFinder) -> _Top:
@@ -148,15 +180,10 @@ def _put(row: list[str], column: int, text: str) -> None:
 
 def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]]:
     """Return which rows of a sheet are records, and the text of those below that are none."""
-    known = [
-        header.match.mapping[name]
-        for name in ("invoice_number", "invoice_date")
-        if name in header.match.mapping
-    ]
     last, notes = max(top.bottom, default=header_row), []
     for number in sorted(top.bottom, reverse=True)[:_LAST_ROWS]:
         cells = top.bottom[number]
-        if number <= header_row or not _is_note(cells, known):
+        if number <= header_row or not _is_note(cells, header.match.mapping):
             last = number
             break
         notes.append(f"{top.name}, row {number:,}: " + " | ".join(filter(None, cells))[:_LONGEST_NOTE])
@@ -164,14 +191,26 @@ def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]
     return Sheet(top.name, header_row, max(last, header_row)), notes[::-1]
 
 
-def _is_note(cells: list[str], known: list[int]) -> bool:
-    """Return whether a row at the bottom is none of the records: a sentence, or totals of no invoice and day."""
-    named = [cells[at].strip(BLANKS) for at in known if at < len(cells)]
+def _is_note(cells: list[str], mapping: dict[str, int]) -> bool:
+    """Return whether a row at the bottom is none of the records: a sentence, or totals of no invoice and day.
+
+    A row with a quantity and a price may be one whose item or customer is called so: unless nothing but "Total"
+    stands there, it is a record.
+    """
     filled = [cell for cell in cells if cell.strip(BLANKS)]
-    totals = any(_TOTAL.match(cell) for cell in filled)
     if len(filled) == 1 and " " in filled[0].strip(BLANKS):
         return True
-    return totals and all(not name or _TOTAL.match(name) for name in named)
+    named = list(filter(None, _cells_of(cells, mapping, "invoice_number", "invoice_date")))
+    labels = [cell for cell in filled if _TOTAL.match(cell)]
+    if not labels or not all(map(_TOTAL.match, named)):
+        return False
+    is_priced = all(_cells_of(cells, mapping, "quantity", "item_price"))
+    return bool(named) or not is_priced or any(map(_ONLY_TOTAL.fullmatch, labels))
+
+
+def _cells_of(cells: list[str], mapping: dict[str, int], *names: str) -> list[str]:
+    places = [mapping[name] for name in names if name in mapping]
+    return [cells[at].strip(BLANKS) if at < len(cells) else "" for at in places]
 
 
 def read_sheets(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChunk]:
