@@ -226,6 +226,19 @@ FROM settled WHERE settled.id = e.id AND (NOT e.is_resolved
 RETURNING e.batch_id
 """  # noqa: S608
 
+_UNSAY = f"""{_LATEST}
+DELETE FROM bulk_upload.processing_errors AS e
+USING kin WHERE kin.batch_id = e.batch_id AND e.error_code = 'ALREADY_CORRECTED'
+AND e.is_resolved AND e.resolved_by_batch <> e.batch_id
+AND NOT EXISTS (SELECT FROM settled WHERE settled.id = e.id)
+AND EXISTS (
+    SELECT FROM bulk_upload.processing_errors AS other WHERE other.batch_id = e.batch_id
+    AND other.row_number = e.row_number AND other.severity = 'error' AND other.error_code <> e.error_code
+)
+RETURNING e.batch_id
+"""  # noqa: S608
+"""That a row was corrected is no longer true when its correction is gone; what else is wrong with it is."""
+
 _REOPEN = f"""{_LATEST}
 UPDATE bulk_upload.processing_errors AS e
 SET is_resolved = false, resolved_at = NULL, resolved_by_batch = NULL
@@ -265,7 +278,7 @@ def settle(
             connection.execute(sa.text(_MARK_GONE), {"batch_id": gone, "root": root})
         changed = {
             row.batch_id
-            for statement in (_RESOLVE, _REOPEN)
+            for statement in (_RESOLVE, _UNSAY, _REOPEN)
             for row in connection.execute(sa.text(statement), {"root": root})
         }
         for batch_id in filter(None, (loaded, gone)):

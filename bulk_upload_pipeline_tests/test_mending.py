@@ -14,7 +14,7 @@ from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedE
 from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.test_cli import a_file
-from bulk_upload_pipeline_tests.test_corrections import as_csv, in_target, rejected, resolutions
+from bulk_upload_pipeline_tests.test_corrections import as_csv, found_codes, in_target, rejected, resolutions
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
 
@@ -231,6 +231,19 @@ def test_a_retry_leaves_rows_alone_that_were_corrected_since(line):
     )
     assert [row for row in in_target(line) if row[0] == "A90"] == [("A90", "X", 1, 7, child.batch_id, 21)]
     assert count(line, TARGET) == 22
+
+
+def test_a_row_is_not_called_corrected_any_longer_when_its_correction_is_undone(line):
+    own_profile(line)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, Qty="x")))
+    (row,) = rejected(line, first.batch_id)
+    child = load(line, "fixed.csv", as_csv([row | {"Qty": "7"}]))
+    again(line, first.batch_id)
+    stages.revert(line, child.batch_id)
+    account = receipt(line, first.batch_id)
+    assert (account.rows_open, account.findings_by_code) == (1, {"INVALID_NUMBER": 1})
+    assert found_codes(line, first.batch_id) == [(5, "INVALID_NUMBER")]
+    assert rejected(line, first.batch_id) == [row]
 
 
 def test_a_retry_of_a_batch_that_has_ended_well_changes_nothing(line):
