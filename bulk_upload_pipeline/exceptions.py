@@ -199,6 +199,19 @@ class NothingToRevertError(BulkUploadError):
         )
 
 
+class NothingToCorrectError(BulkUploadError):
+    """No row of the batch was ever judged, so that none was rejected."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str, state: str) -> None:
+        self.batch_id, self.state = batch_id, state
+        super().__init__(
+            f"Batch {batch_id} is {state} and none of its rows was judged, so there is nothing to correct. "
+            f"`bulk-upload status {batch_id}` says what became of it."
+        )
+
+
 class RevertRefusedError(BulkUploadError):
     """A load cannot be undone because later batches have changed the same rows since."""
 

@@ -100,11 +100,19 @@ class Home:
         return self.machine / "dagster"
 
     def make(self) -> None:
-        """Create the folders that do not exist yet; an object store has none."""
+        """Create the folders that do not exist yet; an object store has none.
+
+        Raises:
+            SettingInvalidError: There can be no folder, or nothing in it.
+        """
         if not isinstance(self.root, Path):
             return
-        for name in ("inbox", "archive", "staging", "reports", "profiles", "dagster"):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for name in ("inbox", "archive", "staging", "reports", "profiles", "dagster"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            wanted = f"a folder in which folders can be made ({error.strerror})"
+            raise SettingInvalidError(HOME, str(self.root), wanted) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,54 @@ def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(at_terminal,
     assert "\x1b[" not in result.output
 
 
+def test_a_batch_without_a_header_has_no_rows_to_correct(at_terminal, tmp_path):
+    path = a_file(tmp_path, GOOD)
+    at_terminal("load", path)
+    (copy,) = json.loads(at_terminal("load", "--json", path).stdout)
+    (tmp_path / "words.csv").write_text("just words\n")
+    (unreadable,) = json.loads(at_terminal("load", "--json", tmp_path / "words.csv").stdout)
+    for batch_id, state in ((copy["batch_id"], "duplicate"), (unreadable["batch_id"], "unreadable")):
+        for option in ("--csv", "--xlsx"):
+            result = at_terminal("errors", batch_id, option, tmp_path / "out")
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert f"is {state} and none of its rows was judged" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence_and_leaves_nothing(at_terminal, tmp_path):
+    (receipt,) = json.loads(at_terminal("load", "--json", a_file(tmp_path, GOOD + BAD)).stdout)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    before = sorted(tmp_path.iterdir())
+    for path, why in (
+        (folder, "it is a folder"),
+        (tmp_path / "none" / "o.csv", "there is no folder"),
+        ("/proc/o.csv", "/proc/o.csv cannot be written"),
+    ):
+        errors = ("errors", receipt["batch_id"])
+        for command in ((*errors, "--csv", path), (*errors, "--xlsx", path), ("sample", path)):
+            result = at_terminal(*command)
+            assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), command
+            assert why in result.stderr
+    assert (sorted(tmp_path.iterdir()), list(folder.iterdir())) == (before, [])
+
+
+def test_a_home_that_can_be_no_folder_is_one_sentence(at_terminal, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("")
+    for home in (str(tmp_path / "taken"), "/proc/home"):
+        monkeypatch.setenv(variables.HOME, home)
+        result = at_terminal("status")
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert f"BULK_UPLOAD_HOME is '{home}'" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["trace", "status", "errors", "retry", "revert"])
+def test_bytes_that_are_no_text_name_nothing_in_the_database(at_terminal, command):
+    result = at_terminal(command, os.fsdecode(b"\xff\xfe"))
+    assert result.exit_code == 2
+    assert "is no text in UTF-8" in result.stderr
+
+
 def test_a_file_that_does_not_exist_is_one_sentence(at_terminal, tmp_path):
     for command in ("load", "check"):
         result = at_terminal(command, tmp_path / "nothing.csv")

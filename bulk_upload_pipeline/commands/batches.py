@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.commands.frame import FILE, as_json, open_line
+from bulk_upload_pipeline.commands.frame import FILE, TEXT, as_json, open_line, writing
 
 
 @click.command()
-@click.argument("batch", required=False)
+@click.argument("batch", required=False, type=TEXT)
 @click.option("--limit", default=50, show_default=True, help="How many batches to list.")
 @as_json
 def status(batch: str | None, limit: int, as_json: bool) -> None:
@@ -35,7 +35,7 @@ def status(batch: str | None, limit: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@click.argument("batch", type=TEXT)
 @click.option("--csv", "csv_path", type=FILE, help="Write the rejected rows there, to be corrected.")
 @click.option("--xlsx", "xlsx_path", type=FILE, help="The same as a sheet of texts.")
 @as_json
@@ -44,17 +44,22 @@ def errors(batch: str, csv_path: Path | None, xlsx_path: Path | None, as_json: b
     import dataclasses
 
     from bulk_upload_pipeline import ledger, rejects
+    from bulk_upload_pipeline.exceptions import NothingToCorrectError
     from bulk_upload_pipeline.reporting import rejected_sheet
 
     with open_line() as line:
         receipt = ledger.receipt(line.engine, batch)
         codes = rejects.by_code(line.engine, batch)
+        header = receipt.layout.get("header", ())
+        if (csv_path or xlsx_path) and not header:
+            raise NothingToCorrectError(batch, receipt.state)
         if csv_path is not None:
-            rejects.write_rejected(line.engine, batch, receipt.layout.get("header", ()), csv_path)
+            with writing(csv_path):
+                rejects.write_rejected(line.engine, batch, header, csv_path)
         if xlsx_path is not None:
-            with TemporaryDirectory(prefix="bulk-upload-rejected-") as folder:
+            with writing(xlsx_path), TemporaryDirectory(prefix="bulk-upload-rejected-") as folder:
                 rows = Path(folder) / "rejected_rows.csv"
-                rejects.write_rejected(line.engine, batch, receipt.layout.get("header", ()), rows)
+                rejects.write_rejected(line.engine, batch, header, rows)
                 rejected_sheet.write(rows, xlsx_path, receipt.layout)
     if as_json:
         terminal.print_json([dataclasses.asdict(code) for code in codes])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.exceptions import BulkUploadError
+from bulk_upload_pipeline.exceptions import BulkUploadError, FileUnwritableError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.settings import read_settings
 
@@ -44,6 +44,38 @@ class Commands(click.Group):
         except BulkUploadError as error:
             terminal.complain(str(error))
             ctx.exit(error.exit_code)
+
+
+class _Text(click.ParamType[str]):
+    """An argument that the database is asked about: bytes that are no text have no place there."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.isprintable() and text != text.encode("utf-8", "replace").decode():
+            self.fail(f"{text!a} is no text in UTF-8.", param, ctx)
+        return text
+
+
+TEXT = _Text()
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Write a file that a command was asked for: where that cannot be done, nothing is left and one sentence says so.
+
+    Raises:
+        FileUnwritableError: It is a folder, is in none, or cannot be written there.
+    """
+    if path.is_dir():
+        raise FileUnwritableError(path, "it is a folder")
+    if not path.parent.is_dir():
+        raise FileUnwritableError(path, f"there is no folder {path.parent}")
+    try:
+        yield
+    except OSError as error:
+        raise FileUnwritableError(path, error.strerror or str(error)) from error
 
 
 @contextmanager

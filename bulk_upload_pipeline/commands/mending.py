@@ -7,14 +7,14 @@ import sys
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json
+from bulk_upload_pipeline.commands.frame import EXIT_CODES, TEXT, as_json
 from bulk_upload_pipeline.commands.reloading import take_again
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.settings import read_settings
 
 
 @click.command()
-@click.argument("batch", required=False)
+@click.argument("batch", required=False, type=TEXT)
 @click.option("--all-failed", is_flag=True, help="Every batch that failed, the oldest first.")
 @as_json
 def retry(batch: str | None, all_failed: bool, as_json: bool) -> None:
@@ -40,7 +40,7 @@ def retry(batch: str | None, all_failed: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@click.argument("batch", type=TEXT)
 @as_json
 def revert(batch: str, as_json: bool) -> None:
     """Undo the load of BATCH: its rows go, and rows that it changed are as they were before.

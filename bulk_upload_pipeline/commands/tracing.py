@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.commands.frame import as_json, open_line
+from bulk_upload_pipeline.commands.frame import TEXT, as_json, open_line
 
 
 @click.command()
-@click.argument("invoice_number")
+@click.argument("invoice_number", type=TEXT)
 @as_json
 def trace(invoice_number: str, as_json: bool) -> None:
     """Tell which files, rows, corrections and reverts made INVOICE_NUMBER what it is."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.commands.frame import FILE, as_json
+from bulk_upload_pipeline.commands.frame import FILE, as_json, writing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,8 @@ def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json
 
     from bulk_upload_pipeline.sample import write_sample
 
-    manifest = write_sample(file, rows=rows, profile=profile, dirty=dirty, seed=seed)
+    with writing(file):
+        manifest = write_sample(file, rows=rows, profile=profile, dirty=dirty, seed=seed)
     faults = Counter(code for code, _ in manifest.faults.values())
     if as_json:
         terminal.print_json({"file": str(file), "rows": manifest.rows, "faults": dict(faults.most_common())})

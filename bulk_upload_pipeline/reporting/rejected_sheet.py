@@ -34,6 +34,7 @@ def write(source: Path, path: Path, layout: dict[str, Any]) -> None:
     import xlsxwriter
 
     unfinished = path.with_name(f".{path.name}")
+    unfinished.touch()  # where it cannot be, xlsxwriter raises an error of its own kind, and only at its end
     texts = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
     with (
         source.open(encoding="utf-8-sig", newline="") as file,
