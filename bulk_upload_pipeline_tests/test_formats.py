@@ -191,7 +191,9 @@ REFUSED = {
     "XML": (b'<?xml version="1.0"?><Workbook/>', "UNSUPPORTED_FORMAT", "XML"),
     "7-Zip": (b"7z\xbc\xaf\x27\x1c" + bytes(range(256)), "UNSUPPORTED_FORMAT", "7-Zip"),
     "a Word document": (writers.zip_of({"word/document.xml": b"<w/>"}), "UNSUPPORTED_FORMAT", "Word"),
-    "an empty list": (b" [ ] ", "NO_DATA_ROWS", "no row"),
+    "an empty list": (b" [ ] ", "NO_DATA_ROWS", "list in the file is empty, so that it has no row"),
+    "empty objects": (b"{}\n{}\n", "NO_DATA_ROWS", "objects in the file are empty"),
+    "a list of lists": (b'[["Invoice Number"], ["J-1"]]', "NOT_A_TABLE", "an object with names"),
     "half a list": (b'[{"Invoice Number": "1"}, {"Inv', "DAMAGED_FILE", "line 1"),
     "an empty zip": (writers.zip_of({}), "EMPTY_FILE", "empty"),
     "a zip in a zip": (
@@ -314,7 +316,16 @@ def test_halves_of_characters_and_nul_in_json_do_no_harm(tmp_path):
     layout = recognise_loosely(path)
     (chunk,) = read_chunks(path, layout, 100)
     assert layout.header == ("Invoice Number", "b\ufffd", "smile")
-    assert list(chunk.cells.to_pylist()[0].values()) == ["a\ufffdz", "\ufffd", "😀"]
+    assert list(chunk.cells.to_pylist()[0].values()) == ["a\ufffdz", "\0", "😀"]
+
+
+def test_nul_in_json_is_removed_with_a_warning_as_in_any_other_format(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(good_row(1) | {"Customer Name": "Sharma\0 Sweets", "Note": "a\0b"}))
+    valid, findings, _ = judged(path)
+    assert [finding["error_code"] for finding in findings] == ["CONTROL_CHARACTERS"]
+    assert valid["customer_name"].to_pylist() == ["Sharma Sweets"]
+    assert json.loads(valid["extra"][0].as_py()) == {"Note": "a\ufffdb"}
 
 
 def test_json_that_is_nested_without_end_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -80,9 +81,10 @@ def document_header(path: Path, identified: Identified, encoding: str) -> tuple[
     The whole file is looked at: a name may stand in its last object only.
 
     Raises:
-        UnreadableError: `NO_DATA_ROWS`, or the file is damaged or refused.
+        UnreadableError: `NO_DATA_ROWS`, `NOT_A_TABLE`, or the file is damaged or refused.
     """
     names: dict[str, None] = {}
+    record: _Record | None = None
     with opened(path, identified.compression, identified.member) as stream:
         for record in _Documents(stream, encoding).records(identified.file_format):
             if isinstance(record, dict) and not names.keys() >= record.keys():
@@ -90,8 +92,16 @@ def document_header(path: Path, identified: Identified, encoding: str) -> tuple[
                 if len(names) > MOST_COLUMNS:
                     break
     if not names:
-        raise UnreadableError(file_finding("NO_DATA_ROWS"))
+        raise _without_names(record)
     return tuple(names)
+
+
+def _without_names(last: _Record | None) -> UnreadableError:
+    """Return why a file in which nothing has a name is refused, given its last record."""
+    if isinstance(last, _Damage):
+        return UnreadableError(file_finding("NOT_A_TABLE", "none of its values is an object with names"))
+    what = "The list in the file is empty" if last is None else "The objects in the file are empty"
+    return UnreadableError(replace(file_finding("NO_DATA_ROWS"), message=f"{what}, so that it has no row."))
 
 
 def read_documents(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChunk]:
@@ -296,13 +306,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
 
 
 def _storable(value: Any) -> Any:
-    """Return a value with U+FFFD for each half of a surrogate pair and each NUL."""
+    """Return a value with U+FFFD for each half of a surrogate pair, and in names for each NUL.
+
+    A NUL in a cell stays: it goes the way of all characters that nobody sees, from whatever format it came.
+    """
     if isinstance(value, dict):
-        return {_storable(name): _storable(inner) for name, inner in value.items()}
+        return {_storable(name).replace("\0", REPLACEMENT): _storable(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_storable(inner) for inner in value]
     if isinstance(value, str) and not isinstance(value, _Number):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", REPLACEMENT)
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value
 
 
