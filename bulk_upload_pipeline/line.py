@@ -127,7 +127,7 @@ class Line:
 
     def staged(self, batch_id: str, plan: str) -> StagedBatch:
         """Return the rows of a batch that were staged by a plan, or shall be, as files of this machine."""
-        return StagedBatch(storage.mirrored(self.home, self.staging(batch_id, plan)))
+        return StagedBatch(storage.mirrored(self.home, self.staging(batch_id, plan)), plan)
 
     def reports(self, batch_id: str) -> Place:
         """Return the report folder of a batch."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.found import FoundWriter
@@ -99,7 +98,7 @@ class Stage:
             repeated = repeated_lines([(self._identities_path, self._identity_rows_path, 0)])
         self._identities_path.unlink()
         self._identity_rows_path.unlink()
-        pq.write_table(repeated, self.staged.occurrences_path)
+        self.staged.seal(repeated, plan)
         return self._verdict(plan, max_error_rate)
 
     def seal_part(self, plan: str, max_error_rate: float) -> Verdict:
@@ -154,7 +153,7 @@ def compose(staged: StagedBatch, parts: Sequence[tuple[str, Verdict]], plan: str
     staged.parts_path.write_text(json.dumps(placed), "utf-8")
     folders = [(staged.folder / part.folder, part.rows_before) for part in placed]
     sources = [(folder / IDENTITIES, folder / IDENTITY_ROWS, before) for folder, before in folders]
-    pq.write_table(repeated_lines(sources), staged.occurrences_path)
+    staged.seal(repeated_lines(sources), plan)
     return _sum([verdict for _, verdict in parts], plan)
 
 

@@ -4,7 +4,8 @@
 
 * `valid.arrow`: the rows that load, one record batch a chunk, schema `contract.STAGED_SCHEMA`. Arrow's own form takes
   a third of the time of Parquet to write and to read, and nobody but the loader reads it, once.
-* `occurrences.parquet`: `row_number`, `line_occurrence` of the rows whose occurrence is above 1.
+* `occurrences.parquet`: `row_number`, `line_occurrence` of the rows whose occurrence is above 1. It is written last,
+  and its metadata names the plan by which all of it was staged.
 * What is in `found`: every finding, and the source rows that have some.
 
 Of a file that several workers shared, each part has such files in a folder of its own, with rows numbered from 1,
@@ -35,6 +36,8 @@ OCCURRENCES_SCHEMA = pa.schema([("row_number", pa.int64()), ("line_occurrence", 
 LOADED_SCHEMA = contract.STAGED_SCHEMA.append(pa.field("line_occurrence", pa.int32()))
 """What a chunk is when it is read back: complete but for the batch's own columns."""
 
+_PLAN = b"plan"
+
 
 class StagedPart(NamedTuple):
     """A part of a batch, as `parts.json` has it.
@@ -56,9 +59,14 @@ class StagedPart(NamedTuple):
 
 @dataclass(frozen=True)
 class StagedBatch:
-    """The staged rows and findings of one batch, in `folder`."""
+    """The staged rows and findings of one batch, in `folder`.
+
+    Attributes:
+        plan: By which they are wanted; None wants them by whichever they are.
+    """
 
     folder: Path
+    plan: str | None = None
 
     @property
     def valid_path(self) -> Path:
@@ -77,8 +85,26 @@ class StagedBatch:
 
     @property
     def exists(self) -> bool:
-        """Return whether staging was finished: `occurrences.parquet` is written last."""
-        return self.occurrences_path.exists() and (self.valid_path.exists() or self.parts_path.exists())
+        """Return whether staging was finished, by the plan that is wanted.
+
+        On a disk each plan stages in the same folder, and a worker may be killed before it keeps its verdict: then
+        what lies here is not what the verdict of before is on.
+        """
+        if not (self.occurrences_path.exists() and (self.valid_path.exists() or self.parts_path.exists())):
+            return False
+        return self.plan is None or self._staged_by == self.plan
+
+    @property
+    def _staged_by(self) -> str | None:
+        try:
+            plan = (pq.read_schema(self.occurrences_path).metadata or {}).get(_PLAN)
+        except pa.ArrowInvalid:
+            return None  # whoever wrote it was cut off
+        return None if plan is None else plan.decode()
+
+    def seal(self, repeated: pa.Table, plan: str) -> None:
+        """Write the line occurrences above 1, which says that all else is staged, and by which plan."""
+        pq.write_table(repeated.replace_schema_metadata({_PLAN: plan}), self.occurrences_path)
 
     @property
     def part_exists(self) -> bool:

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import psycopg2
 import pytest
 import sqlalchemy as sa
 
@@ -552,6 +554,34 @@ def test_a_run_that_is_interrupted_writes_its_receipt_itself(line, instance, bat
     assert receipt(line, batch_id).reason.startswith("It was stopped before it was finished")
     monkeypatch.undo()
     assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
+@contextmanager
+def cut_off(line, when):
+    """Let the database refuse something, as if whoever asks for it were killed right before."""
+    execute(
+        line,
+        "CREATE OR REPLACE FUNCTION cut_off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION 'cut off' USING ERRCODE = 'P0001'; END $$",
+        f"CREATE TRIGGER cut_off {when} EXECUTE FUNCTION cut_off()",
+    )
+    with pytest.raises((sa.exc.DBAPIError, psycopg2.Error), match="cut off"):
+        yield
+    execute(line, "DROP FUNCTION cut_off CASCADE")
+
+
+def test_rows_that_were_staged_by_another_plan_do_not_load_under_the_verdict_of_before(line, batch_id):
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    chunks, batches = "bulk_upload.load_chunks", "bulk_upload.upload_batches"
+    with cut_off(line, f"BEFORE INSERT ON {chunks} FOR EACH ROW WHEN (NEW.chunk_index > 0)"):
+        stages.load(line, batch_id)
+    other = replace(line, settings=replace(line.settings, chunk_rows=10))
+    with cut_off(line, f"BEFORE UPDATE ON {batches} FOR EACH ROW WHEN (NEW.state = 'validated')"):
+        stages.validate(other, batch_id)
+    stages.load(other, batch_id)
+    stages.close(other, batch_id)
     is_loaded_whole(line, batch_id)
 
 

@@ -14,6 +14,7 @@ from bulk_upload_pipeline import contract, stage
 from bulk_upload_pipeline.findings import SCHEMA, row_findings
 from bulk_upload_pipeline.model import ChunkVerdict, TextChunk, Totals
 from bulk_upload_pipeline.stage import Stage, repeated_lines
+from bulk_upload_pipeline.staged import StagedBatch
 from bulk_upload_pipeline.verbatim import source_rows
 
 
@@ -58,6 +59,18 @@ def test_a_staging_that_was_cut_off_does_not_count_as_there(tmp_path):
     with Stage(tmp_path / "b") as writing:
         writing.add(verdict_of([1]))
     assert not writing.staged.exists
+
+
+@pytest.mark.parametrize("cut_to", [0, -1])
+def test_a_staging_counts_as_there_for_the_plan_that_it_was_sealed_by(tmp_path, cut_to):
+    with Stage(tmp_path / "b") as writing:
+        writing.add(verdict_of([1]))
+        writing.seal("plan", 0.5)
+    assert StagedBatch(tmp_path / "b", "plan").exists
+    assert not StagedBatch(tmp_path / "b", "another plan").exists
+    path = writing.staged.occurrences_path
+    path.write_bytes(path.read_bytes()[:cut_to])
+    assert not StagedBatch(tmp_path / "b", "plan").exists
 
 
 def test_staging_again_forgets_what_was_staged_before(tmp_path):
