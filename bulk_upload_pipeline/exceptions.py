@@ -212,6 +212,19 @@ class NothingToCorrectError(BulkUploadError):
         )
 
 
+class RevertedMeanwhileError(BulkUploadError):
+    """The load of a batch was undone while a step of its run waited to go on, or to be repeated."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"Batch {batch_id} was reverted, so that nothing of it is loaded by a run that began before. "
+            f"`bulk-upload retry {batch_id}` loads it anew."
+        )
+
+
 class RevertRefusedError(BulkUploadError):
     """A load cannot be undone because later batches have changed the same rows since."""
 

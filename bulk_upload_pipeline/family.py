@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, String, Tab
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.holding import queued
+from bulk_upload_pipeline.model import LOADED_STATES, State
 from bulk_upload_pipeline.tables import SCHEMA, metadata
 
 if TYPE_CHECKING:
@@ -284,6 +285,18 @@ def settle(
         for batch_id in filter(None, (loaded, gone)):
             changed.update(connection.scalars(sa.text(_TOUCHED), {"root": root, "batch_id": batch_id}))
     return tuple(sorted(changed))
+
+
+def loading(engine: sa.Engine, root: str) -> tuple[str, ...]:
+    """Return the corrections of a root that are loading, or were cut off between their load and its receipt."""
+    query = sa.text(
+        f"{_DOWN} SELECT kin.batch_id FROM kin JOIN bulk_upload.upload_batches AS b USING (batch_id) "  # noqa: S608
+        "WHERE kin.batch_id <> :root AND (b.state = :loading OR b.state <> ALL(:closed) AND EXISTS ("
+        "SELECT FROM bulk_upload.load_chunks AS c WHERE c.batch_id = kin.batch_id)) ORDER BY kin.received_at"
+    )
+    named = {"root": root, "loading": State.LOADING, "closed": list(LOADED_STATES)}
+    with asking(engine) as connection:
+        return tuple(connection.scalars(query, named))
 
 
 def living(engine: sa.Engine, root: str) -> tuple[str, ...]:

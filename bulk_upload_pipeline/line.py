@@ -7,7 +7,7 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -35,6 +35,7 @@ from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
     NothingToRevertError,
     NoVerdictError,
+    RevertedMeanwhileError,
     RevertRefusedError,
     SeveralFilesError,
     UnreadableError,
@@ -57,6 +58,7 @@ from bulk_upload_pipeline.staged import StagedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
 
@@ -204,8 +206,9 @@ def validate(line: Line, batch_id: str) -> Verdict:
 
     Raises:
         UnreadableError: Exit `unreadable`, met in the middle of the file; the receipt is written.
+        RevertedMeanwhileError: Its load was undone, and nobody has taken it again since.
     """
-    entry = ledger.entry(line.engine, batch_id)
+    entry = _not_reverted(line, batch_id)
     batch = entry.batch
     path = archiving.archived_file(line, batch)
     with mending.one_at_a_time(line.engine, batch):
@@ -225,8 +228,20 @@ def validate(line: Line, batch_id: str) -> Verdict:
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
         _settle(line, entry)
-        closing.rejected(line, batch, _now(line, batch_id, verdict))
+        with _family_of(line, entry):
+            closing.rejected(line, batch, _now(line, batch_id, verdict))
     return verdict
+
+
+def _not_reverted(line: Line, batch_id: str) -> Entry:
+    """Return what is known of a batch; one whose load was undone goes on by way of `upload` only.
+
+    A step may wait for its retry meanwhile, and a run that is executed again from its failure leaves `upload` out.
+    """
+    entry = ledger.entry(line.engine, batch_id)
+    if entry.batch.state is State.REVERTED:
+        raise RevertedMeanwhileError(batch_id)
+    return entry
 
 
 def _judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
@@ -271,6 +286,7 @@ def pass_gate(verdict: Verdict | None, batch_id: str) -> Verdict:
 # Stage 3: load
 
 
+@_alone
 def load(line: Line, batch_id: str) -> LoadResult:
     """Load the staged rows, exactly once, under the kept verdict.
 
@@ -283,10 +299,12 @@ def load(line: Line, batch_id: str) -> LoadResult:
     Raises:
         NoVerdictError: Nobody has judged the batch.
         BatchRejectedError: The circuit breaker tripped.
+        UnreadableError: It corrects a batch that was reverted meanwhile; the receipt is written.
+        RevertedMeanwhileError: Its own load was undone, and nobody has taken it again since.
     """
     from bulk_upload_pipeline.load import load_staged
 
-    entry = ledger.entry(line.engine, batch_id)
+    entry = _not_reverted(line, batch_id)
     batch, verdict = entry.batch, pass_gate(entry.verdict, batch_id)
     staged = _staged_at_hand(line, batch_id, verdict.plan)
     if not staged.exists:
@@ -300,7 +318,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
         if earlier is not None:
             closing.duplicate(line, batch_id, earlier)
             return LoadResult()
-        ledger.loading(line.engine, batch_id)
+        _begin_loading(line, batch)
         with sharing.share_of(line, batch, staged, verdict.plan, pace) as share:
             return load_staged(
                 line.engine,
@@ -310,8 +328,16 @@ def load(line: Line, batch_id: str) -> LoadResult:
                 profile.on_conflict,
                 on_rows=pace.advance,
                 share=share,
-                is_held=line.held == batch_id,
+                is_held=True,
             )
+
+
+def _begin_loading(line: Line, batch: Batch) -> None:
+    """Note that chunks are loaded from now on, so that nobody reverts what a correction corrects before it ends."""
+    with mending.one_at_a_time(line.engine, batch), _ending_unreadable(line, batch.batch_id):
+        if batch.parent_batch_id is not None:
+            mending.root_that_stands(line.engine, batch.batch_id)
+        ledger.loading(line.engine, batch.batch_id)
 
 
 def _staged_at_hand(line: Line, batch_id: str, plan: str) -> StagedBatch:
@@ -355,15 +381,19 @@ def close(line: Line, batch_id: str) -> Receipt:
     A correction settles the findings on its rows first, wherever in its family they are, and the receipts of those
     batches say what is still open. A batch that the breaker stopped follows as a whole when so many of its rows
     are corrected that it would not be stopped any more. Its own receipt comes last: it says that all is done.
+
+    Raises:
+        RevertedMeanwhileError: Its load was undone, and nobody has taken it again since.
     """
-    entry = ledger.entry(line.engine, batch_id)
+    entry = _not_reverted(line, batch_id)
     if entry.batch.state is State.DUPLICATE:
         return entry.receipt
     if entry.has_findings:
         _complete_refusals(line, entry.batch)
     for relative in _settle(line, entry, loaded=batch_id):
         _close_again(line, relative)
-    return _close_loaded(line, entry)
+    with _family_of(line, entry):
+        return _close_loaded(line, entry)
 
 
 def _complete_refusals(line: Line, batch: Batch) -> None:
@@ -396,6 +426,14 @@ def _settle(line: Line, entry: Entry, **what: str) -> tuple[str, ...]:
     return tuple(relative for relative in changed if relative != batch_id)
 
 
+def _family_of(line: Line, entry: Entry) -> AbstractContextManager[None]:
+    """Let nobody settle findings of the family while a receipt counts them; most batches have no family."""
+    batch = entry.batch
+    if batch.parent_batch_id is None and not entry.has_corrections:
+        return nullcontext()
+    return family.locked(line.engine, family.root_of(line.engine, batch.batch_id))
+
+
 def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:
     verdict = pass_gate(entry.verdict, entry.batch.batch_id)
     return closing.loaded(line, entry, verdict, again=again, but=but)
@@ -406,26 +444,34 @@ def _close_again(line: Line, batch_id: str) -> None:
 
     A batch that has begun to follow its corrections and was cut off on its way follows to the end.
     """
-    entry = ledger.entry(line.engine, batch_id)
-    batch = entry.batch
-    if batch.state in LOADED_STATES:
-        _close_loaded(line, entry, again=True)
-    elif batch.state is State.REJECTED and not _follows(line, batch):
-        verdict = ledger.verdict(line.engine, batch_id)
-        assert verdict is not None
-        closing.rejected(line, batch, _now(line, batch_id, verdict), again=True)
-    elif batch.state not in ON_ITS_WAY or batch.parent_batch_id is not None:
-        return
-    elif not validate(line, batch_id).breaker_tripped:
+    with family.locked(line.engine, family.root_of(line.engine, batch_id)):
+        goes_on = _is_to_go_on(line, ledger.entry(line.engine, batch_id))
+    if goes_on and not validate(line, batch_id).breaker_tripped:
         load(line, batch_id)
         close(line, batch_id)
 
 
-def _follows(line: Line, batch: Batch) -> bool:
+def _is_to_go_on(line: Line, entry: Entry) -> bool:
+    """Return whether a batch has to follow its corrections; write the receipt of one that has ended once more."""
+    batch = entry.batch
+    if batch.state in LOADED_STATES:
+        _close_loaded(line, entry, again=True)
+        return False
+    if batch.state is State.REJECTED and not _follows(line, entry):
+        closing.rejected(line, batch, _now(line, batch.batch_id, _verdict(entry)), again=True)
+        return False
+    return batch.state in ON_ITS_WAY and batch.parent_batch_id is None
+
+
+def _follows(line: Line, entry: Entry) -> bool:
     """Return whether so many rows of a rejected batch are corrected that the breaker would not stop it any more."""
-    verdict = ledger.verdict(line.engine, batch.batch_id)
-    assert verdict is not None
-    return batch.parent_batch_id is None and not _now(line, batch.batch_id, verdict).breaker_tripped
+    batch = entry.batch
+    return batch.parent_batch_id is None and not _now(line, batch.batch_id, _verdict(entry)).breaker_tripped
+
+
+def _verdict(entry: Entry) -> Verdict:
+    assert entry.verdict is not None
+    return entry.verdict
 
 
 def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
@@ -504,6 +550,7 @@ def _unstage(line: Line, batch_id: str) -> bool:
     return False
 
 
+@_alone
 def revert(line: Line, batch_id: str) -> Receipt:
     """Undo a load: its rows go, those that it changed are as they were before, and its file can be loaded again.
 
@@ -519,26 +566,35 @@ def revert(line: Line, batch_id: str) -> Receipt:
     batch, before = entry.batch, entry.receipt
     is_undone = batch.state is State.REVERTED
     has_ended = is_undone and before.finished_at is not None
-    reason = before.reason if is_undone else _undo(line, batch)
+    reason = before.reason if is_undone else _undo(line, entry)
     for relative in _settle(line, entry, gone=batch_id):
         _close_again(line, relative)
-    receipt = closing.write(line, batch_id, State.REVERTED, reason, again=has_ended)
+    with _family_of(line, entry):
+        receipt = closing.write(line, batch_id, State.REVERTED, reason, again=has_ended)
     if has_ended:
         raise NothingToRevertError(batch_id, batch.state)
     return receipt
 
 
-def _undo(line: Line, batch: Batch) -> str:
+def _undo(line: Line, entry: Entry) -> str:
     """Undo a load in the target, and return what the receipt says of it."""
     from bulk_upload_pipeline import revert as verb
 
-    if batch.state not in LOADED_STATES and not ledger.has_passed(line.engine, batch.batch_id):
+    batch = entry.batch
+    if batch.state not in LOADED_STATES and not entry.has_passed:
         raise NothingToRevertError(batch.batch_id, batch.state)
-    corrections = () if batch.parent_batch_id else family.living(line.engine, batch.batch_id)
-    if corrections:
-        raise RevertRefusedError(batch.batch_id, corrections)
-    part_ledger.halt(line.engine, batch.batch_id)
-    return verb.revert(line.engine, batch.batch_id).in_words
+    with family.locked(line.engine, family.root_of(line.engine, batch.batch_id)):
+        corrections = () if batch.parent_batch_id else _corrections_above(line, batch.batch_id)
+        if corrections:
+            raise RevertRefusedError(batch.batch_id, corrections)
+        part_ledger.halt(line.engine, batch.batch_id)
+        return verb.revert(line.engine, batch.batch_id, is_held=True).in_words
+
+
+def _corrections_above(line: Line, root: str) -> tuple[str, ...]:
+    """Return the corrections that would lose what they correct, each once, the latest last."""
+    found = (*family.living(line.engine, root), *family.loading(line.engine, root))
+    return tuple(dict.fromkeys(found))
 
 
 def relatives(line: Line, receipt: Receipt) -> tuple[Receipt, ...]:

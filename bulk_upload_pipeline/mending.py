@@ -63,9 +63,7 @@ def laid_over(engine: sa.Engine, path: Path, written: Layout) -> tuple[Layout, s
     parent = next((p for p, _ in batches.most_common() if _is_known(engine, p)), None)
     if parent is None:
         raise _no_batch(f"there is no batch {batches.most_common(1)[0][0]}")
-    root = ledger.batch(engine, family.root_of(engine, parent))
-    if root.state is State.REVERTED:
-        raise _no_batch(f"batch {root.batch_id} was reverted, so that none of its rows is loaded")
+    root = root_that_stands(engine, parent)
     layout = ledger.batch(engine, parent).layout
     if layout is None or root.layout is None:
         raise _no_batch(f"no row of batch {parent} was rejected")
@@ -73,6 +71,18 @@ def laid_over(engine: sa.Engine, path: Path, written: Layout) -> tuple[Layout, s
         known = family.texts(engine, root.batch_id)
         written = corrections.in_its_encoding(written, read, known)
     return corrections.lay_over(written, layout), parent
+
+
+def root_that_stands(engine: sa.Engine, batch_id: str) -> Batch:
+    """Return the batch whose file came first in the family of a batch.
+
+    Raises:
+        UnreadableError: `CORRECTION_WITHOUT_BATCH`: it was reverted, which leaves nothing to correct.
+    """
+    root = ledger.batch(engine, family.root_of(engine, batch_id))
+    if root.state is State.REVERTED:
+        raise _no_batch(f"batch {root.batch_id} was reverted, so that none of its rows is loaded")
+    return root
 
 
 def _is_known(engine: sa.Engine, batch_id: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import RevertRefusedError
-from bulk_upload_pipeline.holding import holding
+from bulk_upload_pipeline.holding import connected, holding
 from bulk_upload_pipeline.loading.confirmed import LATER
 from bulk_upload_pipeline.loading.copying import VALUES
 from bulk_upload_pipeline.loading.former import former_rows
@@ -143,17 +143,23 @@ class RevertResult:
         )
 
 
-def revert(engine: sa.Engine, batch_id: str) -> RevertResult:
+def revert(engine: sa.Engine, batch_id: str, *, is_held: bool = False) -> RevertResult:
     """Undo what a batch did to the target, in one transaction, and forget that its chunks were loaded.
 
     Its file can be loaded again afterwards. To revert a batch that loaded nothing does nothing.
+
+    Args:
+        engine: Of the database.
+        batch_id: The batch.
+        is_held: Whether the caller holds the batch already.
 
     Raises:
         BatchBusyError: A worker is loading the batch.
         RevertRefusedError: Later batches have changed the same rows since; nothing is undone.
         psycopg2.Error: The database failed; nothing is undone, and it may be tried again.
     """
-    with holding(engine, batch_id) as connection, connection, connection.cursor() as cursor:
+    held = connected(engine) if is_held else holding(engine, batch_id)
+    with held as connection, connection, connection.cursor() as cursor:
         return _undo(cursor, batch_id)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from decimal import Decimal
 
 import pytest
 
-from bulk_upload_pipeline import closing, intake
+from bulk_upload_pipeline import closing, holding, intake, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
 from bulk_upload_pipeline.model import Overrides, State
@@ -632,6 +633,81 @@ def test_a_reverted_batch_takes_no_corrections(line):
     child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
     assert child.state is State.UNREADABLE
     assert "was reverted" in child.reason
+
+
+def cut_off_behind_its_load(line, name, content):
+    """A correction whose worker is killed before it writes the receipt."""
+    child = drop(line, name, content)
+    stages.upload(line, child)
+    stages.validate(line, child)
+    stages.load(line, child)
+    return child
+
+
+def test_a_batch_is_not_reverted_below_a_correction_that_is_loaded_but_has_no_receipt_yet(line):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    child = cut_off_behind_its_load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    for _ in ("loading", "failed"):
+        with pytest.raises(RevertRefusedError, match=child):
+            stages.revert(line, parent.batch_id)
+        stages.fail(line, child, "The power went.")
+    assert take(line, child).state is State.LOADED
+    assert (receipt(line, parent.batch_id).state, count(line, TARGET)) == (State.LOADED, 21)
+    stages.revert(line, child)
+    assert stages.revert(line, parent.batch_id).state is State.REVERTED
+    assert count(line, TARGET) == 0
+
+
+def test_a_correction_that_was_judged_before_its_batch_was_reverted_loads_nothing(line):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    child = drop(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    stages.upload(line, child)
+    stages.validate(line, child)
+    stages.revert(line, parent.batch_id)
+    with pytest.raises(UnreadableError, match="was reverted"):
+        stages.load(line, child)
+    assert (receipt(line, child).state, count(line, TARGET)) == (State.UNREADABLE, 0)
+    assert receipt(line, child).findings_by_code == {"CORRECTION_WITHOUT_BATCH": 1}
+
+
+def test_two_corrections_that_are_closed_at_once_leave_a_true_receipt_of_what_they_correct(line, monkeypatch):
+    parent = with_bad(line, BAD, good_row(91, Quantity="x"))
+    found = rejected(line, parent.batch_id)
+    first, second = (
+        cut_off_behind_its_load(line, f"{number}.csv", as_csv([row | {"Quantity": "4"}]))
+        for number, row in enumerate(found)
+    )
+    counted, is_free, goes_on = ledger.counted, holding._is_free, threading.Event()
+
+    def close_second():
+        stages.close(line, second)
+        goes_on.set()
+
+    other = threading.Thread(target=close_second)
+
+    def counted_while_the_other_one_closes(engine, entry):
+        """The second one closes, as far as it gets, when the first has counted and not yet written."""
+        count = counted(engine, entry)
+        if entry.batch.batch_id == parent.batch_id and other.ident is None:
+            other.start()
+            assert goes_on.wait(60)
+        return count
+
+    def is_free_now(cursor, name):
+        free = is_free(cursor, name)
+        if not free and threading.current_thread() is other:
+            goes_on.set()
+        return free
+
+    monkeypatch.setattr(ledger, "counted", counted_while_the_other_one_closes)
+    monkeypatch.setattr(holding, "_is_free", is_free_now)
+    stages.close(line, first)
+    other.join()
+    account = receipt(line, parent.batch_id)
+    assert (account.state, account.rows_corrected, account.rows_open) == (State.LOADED, 2, 0)
+    assert receipt(line, second).state is State.LOADED
 
 
 def test_rows_that_the_database_refused_come_back_whole_and_can_be_corrected(line):

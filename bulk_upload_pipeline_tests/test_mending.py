@@ -10,7 +10,14 @@ import pytest
 
 from bulk_upload_pipeline import evidence, holding, intake
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
+from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs.session import Session
+from bulk_upload_pipeline.exceptions import (
+    BatchBusyError,
+    NothingToRevertError,
+    RevertedMeanwhileError,
+    RevertRefusedError,
+)
 from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.test_cli import a_file
@@ -301,6 +308,47 @@ def test_a_refused_revert_names_the_later_batch_and_changes_nothing(line):
 
 
 # Twice
+
+
+@pytest.mark.parametrize("stage", [stages.validate, stages.load, stages.close])
+def test_a_step_that_is_repeated_after_a_revert_loads_nothing_again(line, stage):
+    batch_id = load(line, "a.csv", csv_of(good_row(n) for n in range(9))).batch_id
+    stages.revert(line, batch_id)
+    with pytest.raises(RevertedMeanwhileError, match=f"bulk-upload retry {batch_id}"):
+        stage(line, batch_id)
+    assert receipt(line, batch_id).state is State.REVERTED
+    assert count(line, TARGET) == 0
+    assert again(line, batch_id).rows_inserted == 9
+
+
+def test_nobody_takes_a_batch_between_its_revert_and_the_receipt_of_it(line, monkeypatch):
+    batch_id = load(line, "a.csv", csv_of(good_row(n) for n in range(9))).batch_id
+    settle, busy = stages._settle, []
+
+    def meanwhile(*args, **named):
+        monkeypatch.setattr(stages, "_settle", settle)
+        with pytest.raises(BatchBusyError) as error:
+            again(line, batch_id)
+        busy.append(error)
+        return settle(*args, **named)
+
+    monkeypatch.setattr(stages, "_settle", meanwhile)
+    monkeypatch.setattr(holding, "BUSY_AFTER_S", 0)
+    assert stages.revert(line, batch_id).state is State.REVERTED
+    assert (len(busy), count(line, TARGET)) == (1, 0)
+
+
+def test_a_batch_of_which_a_run_waits_is_not_reverted(line):
+    batch_id = load(line, "a.csv", csv_of([good_row(1)])).batch_id
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.create_run_for_job(
+            defs.resolve_job_def("load_batch"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": batch_id},
+        )
+        with pytest.raises(BatchBusyError):
+            Session(instance, line).revert(batch_id)
+    assert (receipt(line, batch_id).state, count(line, TARGET)) == (State.LOADED, 1)
 
 
 def test_force_loads_anew_and_changes_nothing_that_is_equal(line):

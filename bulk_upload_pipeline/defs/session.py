@@ -59,10 +59,7 @@ class Session:
             BatchNotFoundError: There is none with this id.
             BatchBusyError: A run of it is under way or waits for its turn.
         """
-        ledger.batch(self.line.engine, batch_id)
-        filters = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=UNDER_WAY)
-        if self.instance.get_runs_count(filters):
-            raise BatchBusyError(batch_id)
+        self._refuse_under_way(batch_id)
         with holding.alone(self.line.engine, batch_id, patience=0):
             pass  # a worker that Dagster does not know by the batch, such as one of many small files, holds it
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
@@ -75,13 +72,20 @@ class Session:
             BatchNotFoundError: There is none with this id.
             NothingToRevertError: No row of it is loaded.
             RevertRefusedError: Later batches have changed the same rows since.
-            BatchBusyError: A worker is loading it.
+            BatchBusyError: A worker is loading it, or a run of it waits for its turn, and would load it again.
         """
+        self._refuse_under_way(batch_id)
         receipt = stages.revert(self.line, batch_id)
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         for told in (*stages.relatives(self.line, receipt), receipt):
             self.instance.report_runless_asset_event(receipt_event(self.line, told))
         return receipt
+
+    def _refuse_under_way(self, batch_id: str) -> None:
+        ledger.batch(self.line.engine, batch_id)
+        filters = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=UNDER_WAY)
+        if self.instance.get_runs_count(filters):
+            raise BatchBusyError(batch_id)
 
     def run(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
         """Run `load_batch` for a batch and return its receipt, whatever the exit was."""
