@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -14,7 +14,7 @@ from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.tables import processing_errors, upload_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Receipt
@@ -49,7 +49,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a night does.
+    """What a night does, or who takes batches of some days again.
 
     Attributes:
         taken: What it takes again, that which was tried longest ago first.
@@ -116,11 +116,18 @@ def due(line: Line, now: datetime | None = None, under_way: Collection[str] = ()
     query = sa.select(upload_batches).where(sa.or_(failed, outdated)).order_by(tried, columns.batch_id)
     with line.engine.connect() as connection:
         rows = [row for row in connection.execute(query) if row.batch_id not in under_way]
-    kept = {row.batch_id for row in rows if row.sha256 is None or _is_archived(line, row.batch_id)}
-    found = [Due(row.batch_id, row.file_name, _why(row.state, row.rules_version)) for row in rows]
-    able = [each for each in found if each.batch_id in kept]
-    gone = tuple(each for each in found if each.batch_id not in kept)
-    return Plan(tuple(able[:MOST_A_NIGHT]), len(able[MOST_A_NIGHT:]), gone)
+    able, gone = _parted(line, [(row, _why(row.state, row.rules_version)) for row in rows])
+    return Plan(able[:MOST_A_NIGHT], len(able[MOST_A_NIGHT:]), gone)
+
+
+def _parted(line: Line, found: Iterable[tuple[sa.Row[Any], str]]) -> tuple[tuple[Due, ...], tuple[Due, ...]]:
+    """Return the batches that can be taken again, and those of which the file is gone."""
+    able: list[Due] = []
+    gone: list[Due] = []
+    for row, why in found:
+        is_there = row.sha256 is None or _is_archived(line, row.batch_id)
+        (able if is_there else gone).append(Due(row.batch_id, row.file_name, why))
+    return tuple(able), tuple(gone)
 
 
 def _why(state: str, rules_version: int | None) -> str:
@@ -134,7 +141,7 @@ def _is_archived(line: Line, batch_id: str) -> bool:
     return bool(storage.names(line.home.archive / batch_id))
 
 
-def since(line: Line, day: date, profile: str | None = None) -> list[Due]:
+def since(line: Line, day: date, profile: str | None = None) -> Plan:
     """Return every batch that ended and was received on a day (UTC) or later, the oldest first.
 
     Args:
@@ -144,16 +151,16 @@ def since(line: Line, day: date, profile: str | None = None) -> list[Due]:
     """
     columns = upload_batches.c
     query = (
-        sa.select(columns.batch_id, columns.file_name)
+        sa.select(columns.batch_id, columns.file_name, columns.sha256)
         .where(columns.received_at >= datetime.combine(day, time(), UTC), columns.state.in_(ENDED))
         .order_by(*_FIRST_COME)
     )
     if profile is not None:
         query = query.where(sa.func.coalesce(columns.profile, columns.folder) == profile)
     with line.engine.connect() as connection:
-        return [
-            Due(row.batch_id, row.file_name, f"received since {day}") for row in connection.execute(query)
-        ]
+        rows = connection.execute(query).all()
+    able, gone = _parted(line, [(row, f"received since {day}") for row in rows])
+    return Plan(able, 0, gone)
 
 
 def subject_of(night: str) -> str:

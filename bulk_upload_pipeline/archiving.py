@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import ledger, report, storage, taking
-from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
+from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError, FileThrownAwayError
 from bulk_upload_pipeline.holding import queued
+from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.places import Key, lies_in, named
 
 if TYPE_CHECKING:
@@ -34,8 +35,21 @@ def archived_file(line: Line, batch: Batch) -> Path:
     return storage.file_at_hand(line.home, archived(line, batch))
 
 
+def make_sure_it_is_there(line: Line, batch: Batch) -> None:
+    """Make sure that a batch which has ended can be read again.
+
+    What has its name in the inbox by now, or wherever it came from, is another file.
+
+    Raises:
+        FileThrownAwayError: It was removed from the archive, such as by the policy of this home.
+    """
+    if batch.state in FINAL_STATES - {State.FAILED} and not storage.exists(archived(line, batch)):
+        raise FileThrownAwayError(batch.batch_id)
+
+
 def take_in(line: Line, batch: Batch) -> tuple[Path, str]:
     """Return where the file of a batch is archived, and its SHA-256."""
+    make_sure_it_is_there(line, batch)
     place = archived(line, batch)
     ours = is_ours(line, batch)
     with returning_what_changes(line, batch):

@@ -101,6 +101,19 @@ class FileMissingError(BulkUploadError):
         super().__init__(f"There is no file at {path}. Drop it again, or name a file that exists.")
 
 
+class FileThrownAwayError(BulkUploadError):
+    """The file of a batch that has ended is not in the archive any more, so that it cannot be read again."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"The file of batch {batch_id} is not in the archive any more, so that the batch stays as it is. Drop the "
+            f"file again: it becomes a batch of its own."
+        )
+
+
 class FileUnwritableError(BulkUploadError):
     """A file that a command was asked to write cannot be written there."""
 

@@ -43,6 +43,7 @@ from bulk_upload_pipeline.exceptions import (
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.judging import Judging, plan_of, stage
 from bulk_upload_pipeline.model import (
+    FINAL_STATES,
     LOADED_STATES,
     Layout,
     LoadResult,
@@ -169,6 +170,7 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     Raises:
         UnreadableError: Exit `unreadable`; the receipt is written.
         FileStillChangingError: Somebody still writes the file; it is back in the inbox.
+        FileThrownAwayError: The batch has ended, and its file is gone; it stays as it is.
     """
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
@@ -481,7 +483,14 @@ def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
 
 @_alone
 def fail(line: Line, batch_id: str, reason: str) -> Receipt:
-    """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry."""
+    """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry.
+
+    A batch that has ended in another exit keeps its receipt: its run failed before it had begun anything, or behind
+    its end.
+    """
+    entry = ledger.entry(line.engine, batch_id)
+    if entry.batch.state in FINAL_STATES - {State.FAILED}:
+        return entry.receipt
     part_ledger.halt(line.engine, batch_id)
     batch = ledger.batch(line.engine, batch_id)
     if batch.state is State.WAITING:

@@ -11,6 +11,8 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.alerting.channels import Channel
 from bulk_upload_pipeline.defs import alerts as alert_sensors
 from bulk_upload_pipeline.defs.nightly import nightly_backfill
+from bulk_upload_pipeline.defs.session import Session
+from bulk_upload_pipeline.exceptions import FileThrownAwayError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, line_at, receipt, run
 
@@ -52,6 +54,11 @@ def failing(line, name, rows):
     stages.validate(line, batch_id)
     stages.fail(line, batch_id, "The power went.")
     return batch_id
+
+
+def rejected(line, name):
+    """A batch that the breaker stopped."""
+    return stages.take(line, drop(line, name, csv_of(rows(0, bad=5)))).batch_id
 
 
 def execute(line, statement, **named):
@@ -145,10 +152,30 @@ def test_batches_since_a_day_are_all_that_ended_but_for_duplicates(line):
     assert receipt(line, duplicate).state is State.DUPLICATE
     received(line, old, 3)
     today = datetime.now(UTC).date()
-    assert [each.batch_id for each in again.since(line, today)] == [new]
-    assert [each.batch_id for each in again.since(line, today - timedelta(days=3))] == [old, new]
-    assert [each.batch_id for each in again.since(line, date(2020, 1, 1), "zoho")] == [old, new]
-    assert again.since(line, date(2020, 1, 1), "distributor") == []
+    assert [each.batch_id for each in again.since(line, today).taken] == [new]
+    assert [each.batch_id for each in again.since(line, today - timedelta(days=3)).taken] == [old, new]
+    assert [each.batch_id for each in again.since(line, date(2020, 1, 1), "zoho").taken] == [old, new]
+    assert again.since(line, date(2020, 1, 1), "distributor").taken == ()
+    remove_file(line, old)
+    plan = again.since(line, date(2020, 1, 1))
+    assert [[each.batch_id for each in some] for some in (plan.taken, plan.gone)] == [[new], [old]]
+
+
+@pytest.mark.parametrize("exit", [State.LOADED, State.REVERTED, State.REJECTED])
+def test_a_batch_that_has_ended_stays_as_it_is_when_its_file_is_gone(line, instance, exit):
+    batch_id = through(line, "1.csv", rows(0)) if exit is not State.REJECTED else rejected(line, "1.csv")
+    if exit is State.REVERTED:
+        stages.revert(line, batch_id)
+    before, held = receipt(line, batch_id), prices(line)
+    remove_file(line, batch_id)
+    (line.home.inbox / "1.csv").write_text(csv_of(rows(20)))
+    with dg.DagsterInstance.ephemeral() as quick:
+        with pytest.raises(FileThrownAwayError, match="Drop the file again"):
+            Session(quick, line).retry(batch_id, lambda _: None)
+        assert not run(line, batch_id, quick).success
+    assert before.state is exit
+    assert (receipt(line, batch_id), prices(line)) == (before, held)
+    assert (line.home.inbox / "1.csv").exists()
 
 
 # What being taken again does to later batches

@@ -557,6 +557,26 @@ def test_a_run_that_is_interrupted_writes_its_receipt_itself(line, instance, bat
     is_loaded_whole(line, batch_id)
 
 
+@pytest.mark.parametrize("kind", [dg.DagsterExecutionInterruptedError, ValueError])
+def test_a_run_that_ends_behind_the_receipt_leaves_it_as_it_is(line, instance, batch_id, monkeypatch, kind):
+    def ended(*_args, **_named):
+        monkeypatch.undo()
+        raise kind
+
+    monkeypatch.setattr("bulk_upload_pipeline.defs.account.of_receipt", ended)
+    assert not run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+    assert len(receipts(instance)) == 1
+
+
+def test_a_loaded_batch_that_is_taken_again_and_cut_off_in_the_middle_has_failed(line, instance, batch_id):
+    assert run(line, batch_id, instance).success
+    stages.upload(line, batch_id)
+    assert stages.fail(line, batch_id, "The power went.").state is State.FAILED
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
 @contextmanager
 def cut_off(line, when):
     """Let the database refuse something, as if whoever asks for it were killed right before."""

@@ -41,10 +41,12 @@ def reload(since: datetime, profile: str | None, as_json: bool) -> None:
     with open_session(read_settings()) as session:
         found = again.since(session.line, since.date(), profile)
         known = session.line.profiles()
-        if profile and not found and profile not in known:
+        if profile and not (found.taken or found.gone) and profile not in known:
             raise ProfileUnknownError(profile, sorted(each.name for each in known))
-        code = take_again(session, {due.batch_id: due.file_name for due in found}, as_json=as_json)
-    if not found and not as_json:
+        code = take_again(session, {due.batch_id: due.file_name for due in found.taken}, as_json=as_json)
+    if found.gone:
+        terminal.complain(found.not_taken)
+    if not found.taken and not as_json:
         of = f" of profile {profile}" if profile else ""
         terminal.say(f"No batch{of} that could be taken again was received since {since:%Y-%m-%d}.")
     sys.exit(code)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from bulk_upload_pipeline import holding, intake, ledger, local, storage
+from bulk_upload_pipeline import archiving, holding, intake, ledger, local, storage
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
@@ -58,10 +58,12 @@ class Session:
         Raises:
             BatchNotFoundError: There is none with this id.
             BatchBusyError: A run of it is under way or waits for its turn.
+            FileThrownAwayError: It has ended, and its file is gone.
         """
         self._refuse_under_way(batch_id)
         with holding.alone(self.line.engine, batch_id, patience=0):
             pass  # a worker that Dagster does not know by the batch, such as one of many small files, holds it
+        archiving.make_sure_it_is_there(self.line, ledger.batch(self.line.engine, batch_id))
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         return self.run(batch_id, listener)
 
