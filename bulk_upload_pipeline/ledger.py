@@ -341,14 +341,20 @@ def loading(engine: sa.Engine, batch_id: str) -> None:
 
 
 def committed(engine: sa.Engine, batch_id: str) -> LoadResult:
-    """Return what the chunk ledger says is in the target by now."""
+    """Return what the chunk ledger says is in the target by now, under the verdict on the batch.
+
+    Chunks of an older plan count for nothing from the moment at which the batch is judged anew: the next load forgets
+    them, and what is wrong by now of their rows is counted as `standing`.
+    """
     return committed_of(engine, [batch_id])[batch_id]
 
 
 _SUMS = ("inserted", "updated", "unchanged", "refused", "quantity", "item_total")
 _COMMITTED = (
     sa.select(load_chunks.c.batch_id, *(sa.func.sum(load_chunks.c[name]) for name in _SUMS))
+    .join(upload_batches, upload_batches.c.batch_id == load_chunks.c.batch_id)
     .where(load_chunks.c.batch_id.in_(_OF_BATCHES))
+    .where(load_chunks.c.plan == upload_batches.c.verdict["plan"].as_string())
     .group_by(load_chunks.c.batch_id)
 )
 

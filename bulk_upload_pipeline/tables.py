@@ -77,10 +77,10 @@ mangalam_invoices = Table(
 
 _FINAL = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
 CONSERVATION_LAW = (
-    f"state NOT IN ({_FINAL}) OR rows_read = "
+    f"state NOT IN ({_FINAL}) OR rows_unprocessed >= 0 AND rows_read = "
     "rows_inserted + rows_updated + rows_unchanged + rows_rejected + rows_unprocessed"
 )
-"""No row is lost without a word, whatever code writes a receipt."""
+"""No row is lost without a word, and none is counted twice, whatever code writes a receipt."""
 
 
 def _count(name: str) -> Column[int]:

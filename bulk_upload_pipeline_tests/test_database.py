@@ -142,6 +142,25 @@ def test_the_migration_can_be_taken_back(engine):
         command.upgrade(database.migration_config(connection), "head")
 
 
+def test_a_receipt_that_counts_rows_twice_is_mended_and_no_other_can_be_written(engine):
+    from alembic import command
+
+    counts = "rows_read, rows_inserted, rows_rejected, rows_unprocessed"
+    with engine.begin() as connection:
+        command.downgrade(database.migration_config(connection), "0012")
+        connection.exec_driver_sql(
+            "INSERT INTO bulk_upload.upload_batches (batch_id, file_name, file_size, source_path, state, "
+            f"{counts}) VALUES ('b', 'a.csv', 1, '/a.csv', 'failed', 20, 20, 15, -15)"
+        )
+        command.upgrade(database.migration_config(connection), "head")
+        found = connection.exec_driver_sql(f"SELECT {counts} FROM bulk_upload.upload_batches").one()
+    assert tuple(found) == (20, 0, 15, 5)
+    with pytest.raises(sa.exc.IntegrityError, match="conservation_law"), engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE bulk_upload.upload_batches SET rows_inserted = 20, rows_unprocessed = -15"
+        )
+
+
 def test_tables_that_exist_before_the_first_migration_are_left_alone(empty_database):
     engine = database.make_engine(empty_database)
     with engine.begin() as connection:

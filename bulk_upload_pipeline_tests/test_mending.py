@@ -134,6 +134,21 @@ def test_rows_that_are_loaded_stay_so_when_a_retry_finds_every_one_of_them_wrong
     assert again(line, first.batch_id).state is State.REJECTED
 
 
+def test_a_retry_that_fails_between_its_verdict_and_its_load_counts_no_row_twice(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(own_row(0), *(own_row(n, DATED) for n in (1, 2, 3))))
+    before = all_of_the_table(line)
+    own_profile(line)
+    stages.upload(line, first.batch_id)
+    stages.validate(line, first.batch_id)
+    failed = stages.fail(line, first.batch_id, "The power went.")
+    assert (failed.rows_inserted, failed.rows_rejected, failed.rows_unprocessed) == (0, 3, 1)
+    assert failed.control_totals["standing"]["rows"] == 3
+    second = again(line, first.batch_id)
+    assert (second.rows_inserted, second.rows_rejected, second.rows_unprocessed) == (1, 3, 0)
+    assert all_of_the_table(line) == before
+
+
 def test_a_loaded_row_that_a_retry_finds_wrong_stands_until_it_is_corrected(line):
     own_profile(line, DMY)
     first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
