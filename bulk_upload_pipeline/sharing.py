@@ -81,7 +81,8 @@ def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: Tr
 
     Args:
         line: Of this worker.
-        batch_id: Whose file it is; one that is not shared, or has ended, needs no help.
+        batch_id: Whose file it is; one that is not shared, or has ended (be it that a person cancelled it
+            meanwhile), needs no help.
         stays: Asked before each part; the helper leaves when it answers no.
 
     Returns:
@@ -99,8 +100,12 @@ def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: Tr
     whole = shared(line, batch, judging, [row.place for row in rows])
     if whole.plan != rows[0].plan:
         raise WorkersDifferError(batch_id)
+
+    def is_wanted() -> bool:
+        return ledger.batch(line.engine, batch_id).state in part_ledger.ON_THE_WAY and stays()
+
     with storage.naming_a_full_disk(line.home, batch_id):
-        return splitting.help_along(whole, judging.profile.on_conflict, stays)
+        return splitting.help_along(whole, judging.profile.on_conflict, is_wanted)
 
 
 def parts_without_worker(line: Line) -> dict[str, int]:

@@ -30,7 +30,7 @@ from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline.splitting import Shared
 from bulk_upload_pipeline.staged import StagedBatch
-from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, rows
+from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, receipt, rows
 
 BLOCK, PART = 1 << 13, 1 << 15
 TARGET = "mangalam_invoices"
@@ -326,6 +326,22 @@ def test_a_helper_leaves_when_it_is_not_to_stay(line, dirty):
     answers = iter([True, True, False])
     assert sharing.help_along(line, batch_id, lambda: next(answers)) == 2
     assert sum(row.staged is not None for row in parts_in(line, batch_id)) == 2
+
+
+def test_a_helper_leaves_when_the_batch_is_cancelled(line, dirty):
+    batch_id = drop(line, "dirty.csv", dirty)
+    announce(line, batch_id)
+    parts = parts_in(line, batch_id)
+
+    def cancelled_behind_the_first_part():
+        if any(row.staged for row in parts_in(line, batch_id)):
+            stages.fail(line, batch_id, "A person cancelled it.")
+        return True
+
+    with patch.object(splitting, "PATIENCE_S", 0.5):
+        assert sharing.help_along(line, batch_id, cancelled_behind_the_first_part) == 2 < len(parts)
+        assert sharing.help_along(line, batch_id) == 0
+    assert receipt(line, batch_id).state is State.FAILED
 
 
 def test_a_worker_with_other_settings_does_not_help(line, dirty):
