@@ -210,6 +210,16 @@ _ENTRIES = (
         "Take the rejected_rows.csv of the batch's report again, correct it there, and drop it.",
     ),
     _file(
+        "CORRECTED_FILE_GONE",
+        "Corrected file is gone",
+        "The file is a correction that needs the file of batch {value}, which is not in the archive any more.",
+        "Where a corrected row belongs to another invoice or item now, or has a date that can be read two ways, the "
+        "file that it corrects is read once more: it says how often that line occurs, and in which order its dates "
+        "are. The archive of this home keeps files for some days only.",
+        "A row whose invoice number was missing, corrected after its file was removed from the archive.",
+        "Correct the row in the sender's whole file and drop that: lines that are loaded already stay as they are.",
+    ),
+    _file(
         "CORRECTION_COLUMNS",
         "Correction without all columns",
         "The file is a correction, but lacks the columns {value}.",

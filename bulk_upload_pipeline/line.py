@@ -466,9 +466,14 @@ def _is_to_go_on(line: Line, entry: Entry) -> bool:
 
 
 def _follows(line: Line, entry: Entry) -> bool:
-    """Return whether so many rows of a rejected batch are corrected that the breaker would not stop it any more."""
+    """Return whether so many rows of a rejected batch are corrected that the breaker would not stop it any more.
+
+    One whose file was thrown away since cannot follow.
+    """
     batch = entry.batch
-    return batch.parent_batch_id is None and not _now(line, batch.batch_id, _verdict(entry)).breaker_tripped
+    if batch.parent_batch_id is not None or _now(line, batch.batch_id, _verdict(entry)).breaker_tripped:
+        return False
+    return storage.exists(archiving.archived(line, batch))
 
 
 def _verdict(entry: Entry) -> Verdict:

@@ -6,7 +6,7 @@ correcting batch. What belongs to the sender (columns, profile, order of dates) 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from bulk_upload_pipeline import corrections, family, ledger, resaved
 from bulk_upload_pipeline.contract import BY_NAME, IDENTITY, Kind
-from bulk_upload_pipeline.exceptions import BatchNotFoundError, UnreadableError
+from bulk_upload_pipeline.exceptions import BatchNotFoundError, FileMissingError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
@@ -128,7 +128,7 @@ def mending(
         engine=engine,
         batch_id=batch_id,
         root=root,
-        root_path=archived_file(root),
+        root_file=lambda: archived_file(root),
         known=known,
     )
 
@@ -173,14 +173,14 @@ class Mending(Judging):
         engine: Of the database that knows the root.
         batch_id: The correction.
         root: The batch whose file came first.
-        root_path: That file.
+        root_file: Says where that file lies; only some corrections need it.
         known: What all corrections of the root brought, this one included.
     """
 
     engine: sa.Engine
     batch_id: str
     root: Batch
-    root_path: Path
+    root_file: Callable[[], Path]
     known: list[Corrected]
     _brought: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, compare=False)
 
@@ -194,7 +194,15 @@ class Mending(Judging):
         from bulk_upload_pipeline.read import read_chunks
 
         assert self.root.layout is not None
-        return read_chunks(self.root_path, self.root.layout, self.chunk_rows)
+        return read_chunks(self._root_path, self.root.layout, self.chunk_rows)
+
+    @cached_property
+    def _root_path(self) -> Path:
+        with suppress(FileMissingError):
+            path = self.root_file()
+            if path.exists():
+                return path
+        raise UnreadableError(file_finding("CORRECTED_FILE_GONE", self.root.batch_id))
 
     def chunks(self) -> Iterator[TextChunk]:
         """Read the correction as rows of the root."""

@@ -222,6 +222,11 @@ def _told(what: str, shown: Sequence[str]) -> str:
 
 def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
+    if verdict.rows_valid and not verdict.breaker_tripped:
+        return (
+            f"So many of its rows are corrected that the other {verdict.rows_valid:,} may load, but its file is not in "
+            f"the archive any more. Drop it again with those rows corrected: lines that are loaded stay as they are."
+        )
     if not verdict.rows_open:
         return _NOTHING_LEFT
     to_correct = _to_correct(file_format, verdict.rows_open)

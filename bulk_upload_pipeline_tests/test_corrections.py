@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import threading
 from decimal import Decimal
 
@@ -522,6 +523,40 @@ def test_a_file_that_corrects_no_batch_that_we_know_is_unreadable_and_says_why(l
     assert words in child.reason
     assert count(line, TARGET) == 20
     assert receipt(line, parent.batch_id).rows_corrected == 0
+
+
+def throw_away(line, batch_id):
+    """Remove a file from the archive, as the policy of a home may say."""
+    shutil.rmtree(line.home.archive / batch_id)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("Invoice Number", "INV-7777"), ("Invoice Date", "03/04/2024")], ids=["key", "date"]
+)
+def test_a_correction_that_needs_a_file_which_was_thrown_away_says_so(line, wrong, right):
+    parent = with_bad(line, good_row(90, **{wrong: ""}), good_row(91, Quantity="x"))
+    one, two = rejected(line, parent.batch_id)
+    throw_away(line, parent.batch_id)
+    child = load(line, "1.csv", as_csv([one | {wrong: right}]))
+    assert child.findings_by_code == {"CORRECTED_FILE_GONE": 1}
+    assert child.state is State.UNREADABLE
+    assert f"needs the file of batch {parent.batch_id}, which is not in the archive" in child.reason
+    other = load(line, "2.csv", as_csv([two | {"Quantity": "4"}]))
+    assert (other.state, receipt(line, parent.batch_id).rows_open) == (State.LOADED, 1)
+
+
+def test_a_rejected_batch_whose_file_was_thrown_away_does_not_follow_its_corrections(line):
+    parent = load(line, "a.csv", csv_of([good_row(1), good_row(2, Quantity="x"), good_row(3, Quantity="x")]))
+    found = rejected(line, parent.batch_id)
+    throw_away(line, parent.batch_id)
+    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"} for row in found]))
+    after = receipt(line, parent.batch_id)
+    assert (child.state, after.state, after.rows_corrected) == (State.LOADED, State.REJECTED, 2)
+    assert (
+        "the other 1 may load, but its file is not in the archive any more. Drop it again with"
+        in after.reason
+    )
+    assert count(line, TARGET) == 2
 
 
 def test_few_corrected_rows_do_not_trip_the_breaker(line):
