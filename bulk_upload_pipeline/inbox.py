@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from bulk_upload_pipeline import objects
 from bulk_upload_pipeline.exceptions import FileMissingError
-from bulk_upload_pipeline.places import Key, is_usable, named, unused
+from bulk_upload_pipeline.places import Key, is_usable, named, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -237,9 +237,22 @@ def drop(source: Path, folder: Place) -> Place:
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{DROPPING}{uuid4().hex}.part"
     shutil.copyfile(source, unfinished)
-    target = unused(folder / source.name)
-    unfinished.rename(target)
-    return target
+    return next(target for target in numbered(folder / source.name) if _is_named(unfinished, target))
+
+
+def _is_named(unfinished: Path, target: Path) -> bool:
+    """Give a complete copy its name, unless something has it: a rename replaces what another `drop` has just named."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system that knows no links
+        if target.exists():
+            return False
+        unfinished.rename(target)
+        return True
+    unfinished.unlink()
+    return True
 
 
 def _put(source: Path, folder: Key) -> Key:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCHEME = "s3://"
 
@@ -71,11 +75,14 @@ def place_of(text: str) -> Place:
 
 def unused(wanted: Path) -> Path:
     """Return a path that nothing has: the wanted one, or with a number behind its name."""
-    path, number = wanted, 1
-    while path.exists():
-        number += 1
-        path = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
-    return path
+    return next(path for path in numbered(wanted) if not path.exists())
+
+
+def numbered(wanted: Path) -> Iterator[Path]:
+    """Yield the wanted path, and then, for ever, those with a number behind its name."""
+    yield wanted
+    for number in count(2):
+        yield wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
 
 
 def is_usable(name: str) -> bool:

@@ -9,6 +9,8 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -279,7 +281,13 @@ def test_what_a_killed_drop_left_is_swept_and_what_others_write_is_not(tmp_path)
     assert all(path.exists() for path in others)
 
 
-def test_a_dropped_copy_gets_a_number_when_its_name_is_taken(tmp_path):
+@pytest.mark.parametrize("knows_links", [True, False])
+def test_a_dropped_copy_gets_a_number_when_its_name_is_taken(tmp_path, monkeypatch, knows_links):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "as exFAT says")
+
+    if not knows_links:
+        monkeypatch.setattr(os, "link", refuse)
     source = tmp_path / "a.csv"
     source.write_text("x")
     folder = tmp_path / "inbox"
@@ -287,3 +295,25 @@ def test_a_dropped_copy_gets_a_number_when_its_name_is_taken(tmp_path):
     assert inbox.drop(source, folder).name == "a (2).csv"
     assert source.exists()
     assert names_in(folder) == ["a (2).csv", "a.csv"]
+
+
+def test_of_two_files_of_one_name_that_are_dropped_at_once_none_is_overwritten(tmp_path, monkeypatch):
+    sources = [tmp_path / which / "a.csv" for which in ("one", "other")]
+    for source in sources:
+        source.parent.mkdir()
+        source.write_text(source.parent.name)
+    together = threading.Barrier(2)
+
+    def at_the_same_time(act):
+        def both(*paths):
+            together.wait(60)
+            return act(*paths)
+
+        return both
+
+    monkeypatch.setattr(shutil, "copyfile", at_the_same_time(shutil.copyfile))
+    monkeypatch.setattr(Path, "rename", at_the_same_time(Path.rename))
+    with ThreadPoolExecutor(2) as pool:
+        dropped = list(pool.map(lambda source: inbox.drop(source, tmp_path / "inbox"), sources))
+    assert [path.read_text() for path in dropped] == ["one", "other"]
+    assert names_in(tmp_path / "inbox") == ["a (2).csv", "a.csv"]
