@@ -497,9 +497,8 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     if entry.batch.state in FINAL_STATES - {State.FAILED}:
         return entry.receipt
     part_ledger.halt(line.engine, batch_id)
-    batch = ledger.batch(line.engine, batch_id)
-    if batch.state is State.WAITING:
-        archiving.set_aside(line, batch)
+    if entry.batch.state is State.WAITING:
+        archiving.set_aside(line, entry.batch)
     return closing.write(line, batch_id, State.FAILED, reason, keep_staged=True)
 
 
