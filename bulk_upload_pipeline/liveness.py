@@ -58,10 +58,15 @@ def _keep(engine: sa.Engine, run_id: str, taken: Event, stop: Event) -> None:
             stop.wait(BETWEEN_LOOKS)  # the server is away; the stage that needs it says so
 
 
-def without_worker(engine: sa.Engine, run_ids: Collection[str]) -> set[str]:
+def without_worker(engine: sa.Engine, run_ids: Collection[str], settled: float | None = None) -> set[str]:
     """Return those of the runs that nobody works on; none while the server has just started.
 
     A worker whose connection was cut takes a moment to come back: judge a run by more than one look.
+
+    Args:
+        engine: Of the invoices' database.
+        run_ids: The runs.
+        settled: Seconds for which the server must have been up, `SERVER_SETTLED` if None.
     """
     query = sa.text(
         f"SELECT run_id FROM unnest(CAST(:run_ids AS text[])) AS run_id "  # noqa: S608 - a constant
@@ -69,5 +74,7 @@ def without_worker(engine: sa.Engine, run_ids: Collection[str]) -> set[str]:
         f"AND NOT {is_locked(_NAME.format(run_id='run_id'))}"
     )
     with engine.connect() as connection:
-        found = connection.execute(query, {"run_ids": list(run_ids), "settled": SERVER_SETTLED})
+        found = connection.execute(
+            query, {"run_ids": list(run_ids), "settled": SERVER_SETTLED if settled is None else settled}
+        )
         return set(found.scalars())

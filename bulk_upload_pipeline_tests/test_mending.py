@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import nullcontext
 
 import dagster as dg
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from bulk_upload_pipeline import evidence, holding, intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
+from bulk_upload_pipeline.defs import session
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
@@ -19,6 +21,7 @@ from bulk_upload_pipeline.exceptions import (
     RevertRefusedError,
 )
 from bulk_upload_pipeline.inspection import control_totals
+from bulk_upload_pipeline.liveness import alive
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.test_cli import a_file
 from bulk_upload_pipeline_tests.test_corrections import as_csv, found_codes, in_target, rejected, resolutions
@@ -358,12 +361,32 @@ def test_a_batch_of_which_a_run_waits_is_not_reverted(line):
     with dg.DagsterInstance.ephemeral() as instance:
         instance.create_run_for_job(
             defs.resolve_job_def("load_batch"),
-            status=dg.DagsterRunStatus.STARTED,
+            status=dg.DagsterRunStatus.NOT_STARTED,
             tags={"dagster/partition": batch_id},
         )
         with pytest.raises(BatchBusyError):
             Session(instance, line).revert(batch_id)
     assert (receipt(line, batch_id).state, count(line, TARGET)) == (State.LOADED, 1)
+
+
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_where_no_daemon_runs_a_retry_ends_the_run_of_a_killed_command_and_no_other(
+    line, monkeypatch, is_alive
+):
+    monkeypatch.setattr(session, "BETWEEN_LOOKS_S", 0)
+    batch_id = judged(line, "a.csv", csv_of([good_row(1)]))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(
+            defs.resolve_job_def("load_batch"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": batch_id},
+        )
+        worker = alive(line.engine, run.run_id) if is_alive else nullcontext()
+        with worker, pytest.raises(BatchBusyError) if is_alive else nullcontext():
+            Session(instance, line).retry(batch_id, stages.silent)
+        ended = instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
+    assert ended is not is_alive
+    assert count(line, TARGET) == (0 if is_alive else 1)
 
 
 def test_force_loads_anew_and_changes_nothing_that_is_equal(line):

@@ -28,6 +28,8 @@ from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State
 PARTITION_TAG = "dagster/partition"
 WILL_RETRY_TAG = "dagster/will_retry"
 
+LOST = "Its worker is gone: it holds no lock any more."
+
 LOST_AFTER_S = 20.0
 """A run that has no worker for so long is lost: longer than one that lives needs to take its lock."""
 
@@ -66,7 +68,7 @@ def reaper(
     lost = [name for name, when in seen.items() if name in runs and now - when >= LOST_AFTER_S]
     left = [name for name, when in seen.items() if name not in runs and now - when >= LEFT_AFTER_S]
     for run_id in lost:
-        context.instance.report_run_failed(runs[run_id], "Its worker is gone: it holds no lock any more.")
+        context.instance.report_run_failed(runs[run_id], LOST)
     context.update_cursor(json.dumps({name: when for name, when in seen.items() if name not in lost}))
     return _answer(
         [_of_left(context.instance, line, batch_id) for batch_id in left],

@@ -2,14 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
 
-from bulk_upload_pipeline import archiving, holding, intake, ledger, local, storage
+from bulk_upload_pipeline import archiving, holding, intake, ledger, liveness, local, storage
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
@@ -28,6 +29,11 @@ UNDER_WAY = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+BEGUN = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+
+LOOKS, BETWEEN_LOOKS_S = 2, 2 * liveness.BETWEEN_LOOKS
+"""A run is lost when no look finds its worker; one that lost its connection has taken its lock again by the next."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's log goes to its storage and the UI, not between the lines of a terminal."""
@@ -84,10 +90,32 @@ class Session:
         return receipt
 
     def _refuse_under_way(self, batch_id: str) -> None:
+        """Raise `BatchBusyError` when a run of a batch is under way; end those whose worker was killed.
+
+        Where a daemon runs that is the reaper's, and Dagster starts them again; where none does, nobody else would.
+        """
+        from bulk_upload_pipeline.defs import helping
+        from bulk_upload_pipeline.defs.recovery import LOST
+
         ledger.batch(self.line.engine, batch_id)
         filters = dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=UNDER_WAY)
-        if self.instance.get_runs_count(filters):
+        runs = self.instance.get_runs(filters)
+        if runs and (helping.may_come(self.instance) or not self._are_lost(runs)):
             raise BatchBusyError(batch_id)
+        for run in runs:
+            self.instance.report_run_failed(run, LOST)
+
+    def _are_lost(self, runs: Sequence[dg.DagsterRun]) -> bool:
+        """Return whether nobody works on any of these runs; one that waits for its turn is not lost."""
+        if any(run.status not in BEGUN for run in runs):
+            return False
+        ids = {run.run_id for run in runs}
+        for look in range(LOOKS):
+            if look:
+                time.sleep(BETWEEN_LOOKS_S)
+            if liveness.without_worker(self.line.engine, ids, settled=0) != ids:
+                return False
+        return True
 
     def run(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
         """Run `load_batch` for a batch and return its receipt, whatever the exit was."""
