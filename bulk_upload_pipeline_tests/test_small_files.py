@@ -345,7 +345,12 @@ def test_a_full_disk_that_takes_no_report_fails_the_run_and_not_the_neighbours(l
 
     monkeypatch.setattr(report, "write", full)
     assert not take(line, list(batches.values()), instance).success
-    assert states(line, batches) == {"good.csv": "failed", "other.csv": "loaded"}
+    assert states(line, batches) == {"good.csv": "loaded", "other.csv": "loaded"}
+    (shared,) = instance.get_runs()
+    assert recovery._cut_off(instance, line, shared) == [batches["good.csv"]]
+    monkeypatch.undo()
+    assert run(line, batches["good.csv"], instance).success
+    assert (line.home.reports / batches["good.csv"] / "summary.html").exists()
 
 
 def test_a_file_at_which_a_run_is_stopped_before_it_is_taken_is_no_second_batch_and_a_retry_loads_it(

@@ -108,11 +108,12 @@ class Office:
     def move_time(self) -> None:
         """Move to the present of these weeks what was dated by the clock of the machine."""
         moved = {"by": self.now - BEGAN, "real": MONDAY - timedelta(hours=12)}
+        batches = [("upload_batches", column) for column in ("started_at", "validated_at", "finished_at")]
         with self.line.engine.begin() as connection:
-            for column in ("started_at", "validated_at", "finished_at"):
+            for table, column in (*batches, ("alerts", "created_at")):
                 connection.execute(
                     sa.text(
-                        f"UPDATE bulk_upload.upload_batches SET {column} = {column} + :by WHERE {column} < :real"
+                        f"UPDATE bulk_upload.{table} SET {column} = {column} + :by WHERE {column} < :real"
                     ),
                     moved,
                 )
@@ -227,6 +228,7 @@ class Office:
             untold = alert_sensors._untold_nights(self.instance, self.line, self.now)
             held = alerts.notice_nights(self.line, channels, self.now, (), untold)
             alerts.notice_receipts(self.line, channels, self.now, (), held)
+            self.move_time()
             _, refused = alerts.deliver(
                 self.line.engine, channels, lambda: self.now, self.now + timedelta(seconds=1)
             )
@@ -346,4 +348,4 @@ def deliver_the_rest(office):
     channels = channels_of([office.hook.url])
     until = office.now + timedelta(minutes=1)
     _, refused = alerts.deliver(office.line.engine, channels, lambda: office.now, until)
-    assert (refused, alerts.waiting(office.line.engine, channels)) == ([], 0)
+    assert (refused, alerts.waiting(office.line.engine, channels)) == ([], (0, 0))

@@ -7,7 +7,7 @@ such files alone would have failed, but only after all the others are done.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,11 +129,24 @@ def _whatever_happens(
             tally.faults_in_a_row += 1
             return
         context.log.exception("Batch %s failed.", batch_id)
-        receipt = receipt_of_failure(context, line, batch_id, f"It failed and can be retried: {words}")
+        receipt = _receipt_of_failure(context, line, batch_id, f"It failed and can be retried: {words}")
         if receipt is None:
             tally.unended[batch_id] = words
         else:
             tally.count(receipt)
+
+
+def _receipt_of_failure(
+    context: dg.OpExecutionContext, line: Line, batch_id: str, reason: str
+) -> Receipt | None:
+    """Write the receipt of a file that failed; None where that cannot be, or the file had ended before its report.
+
+    Dagster is told nothing then, so that `recovery` gives the file a run of its own, which writes the report.
+    """
+    with suppress(SQLAlchemyError):
+        if ledger.states(line.engine, [batch_id])[batch_id] in FINAL_STATES - {State.FAILED}:
+            return None
+    return receipt_of_failure(context, line, batch_id, reason)
 
 
 @dataclass
