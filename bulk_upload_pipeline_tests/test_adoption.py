@@ -29,8 +29,8 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def old_template(postgres_url):
-    _administer(postgres_url, "CREATE DATABASE old_template")
+def old_template(postgres_url, administer):
+    administer("CREATE DATABASE old_template")
     engine = sa.create_engine(postgres_url.set(database="old_template"), poolclass=sa.NullPool)
     with engine.begin() as connection:
         old_system.build(connection)
@@ -38,11 +38,11 @@ def old_template(postgres_url):
 
 
 @pytest.fixture
-def old_url(postgres_url, old_template):
+def old_url(postgres_url, old_template, administer):
     name = f"old_{next(_numbers)}"
-    _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE {old_template}")
+    administer(f"CREATE DATABASE {name} TEMPLATE {old_template}")
     yield postgres_url.set(database=name).render_as_string(hide_password=False)
-    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -50,12 +50,6 @@ def old(old_url):
     engine = sa.create_engine(old_url, poolclass=sa.NullPool)
     yield engine
     engine.dispose()
-
-
-def _administer(url, statement):
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(statement)
 
 
 def ask(engine, query):
@@ -192,7 +186,9 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
-def test_an_upgrade_that_is_killed_before_any_of_its_steps_goes_on_there(old, old_url, postgres_url):
+def test_an_upgrade_that_is_killed_before_any_of_its_steps_goes_on_there(
+    old, old_url, postgres_url, administer
+):
     with old.connect() as connection:
         steps = [step.why for step in adoption.plan(connection)]
     assert len(steps) == 5
@@ -207,7 +203,7 @@ def test_an_upgrade_that_is_killed_before_any_of_its_steps_goes_on_there(old, ol
     upgrade.upgrade(old_url)
     killed = ask(old, SCHEMA), ask(old, LINES)
     name = f"old_{next(_numbers)}"
-    _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE old_template")
+    administer(f"CREATE DATABASE {name} TEMPLATE old_template")
     undisturbed = sa.create_engine(postgres_url.set(database=name), poolclass=sa.NullPool)
     upgrade.upgrade(undisturbed.url)
     assert killed == (ask(undisturbed, SCHEMA), ask(undisturbed, LINES))
@@ -301,12 +297,14 @@ def test_two_upgrades_at_once_do_not_disturb_each_other(old, old_url):
     assert failures == [None, None, None]
 
 
-def test_the_rehearsal_prints_sql_that_does_the_same_and_changes_nothing_itself(old, old_url, postgres_url):
+def test_the_rehearsal_prints_sql_that_does_the_same_and_changes_nothing_itself(
+    old, old_url, postgres_url, administer
+):
     before = ask(old, SCHEMA), ask(old, LINES)
     script = upgrade.script(old_url)
     assert (ask(old, SCHEMA), ask(old, LINES)) == before
     name = f"old_{next(_numbers)}"
-    _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE old_template")
+    administer(f"CREATE DATABASE {name} TEMPLATE old_template")
     by_hand = sa.create_engine(
         postgres_url.set(database=name), poolclass=sa.NullPool, isolation_level="AUTOCOMMIT"
     )
