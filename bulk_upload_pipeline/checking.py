@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import inbox
+from bulk_upload_pipeline import inbox, report
 from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError
 from bulk_upload_pipeline.judging import stage
 from bulk_upload_pipeline.line import silent
@@ -28,11 +28,13 @@ class Checked:
 
     Attributes:
         findings: The first findings, in file order.
+        beside: Sentences on sheets and rows that are in none of the counts; mostly there are none.
     """
 
     layout: Layout
     verdict: Verdict
     findings: list[dict[str, object]]
+    beside: str
 
 
 def check(
@@ -65,7 +67,7 @@ def check(
     with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
         staged = StagedBatch(Path(folder) / "staged")
         verdict = stage(judging_by(settings, path, layout, on_progress), staged, "check")
-        return Checked(layout, verdict, _first_findings(staged, layout, findings))
+        return Checked(layout, verdict, _first_findings(staged, layout, findings), report.beside(layout))
 
 
 def _first_findings(staged: StagedBatch, layout: Layout, limit: int) -> list[dict[str, object]]:

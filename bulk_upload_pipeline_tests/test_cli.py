@@ -15,6 +15,7 @@ from bulk_upload_pipeline import holding, ledger, pace
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, line_at
 
 GOOD = [good_row(n) for n in range(20)]
@@ -67,6 +68,17 @@ def test_check_tells_the_same_and_leaves_no_trace(at_terminal, home, tmp_path, d
     assert not home.exists()
     (facts,) = json.loads(at_terminal("check", "--json", path).stdout)
     assert facts["state"] == state
+
+
+def test_check_names_the_sheets_and_rows_that_a_load_would_not_read(at_terminal, tmp_path):
+    book = tmp_path / "book.xlsx"
+    book.write_bytes(
+        writers.xlsx_of({"Apr": [list(HEADER), list(good_row(1).values())], "May": [["No", "Day"], [1, 2]]})
+    )
+    told = "Not read, because laid out otherwise or hidden: sheet May (2 rows)."
+    assert told in at_terminal("check", book).stdout
+    (facts,) = json.loads(at_terminal("check", "--json", book).stdout)
+    assert (facts["rows_read"], facts["beside"]) == (1, told)
 
 
 def test_check_calls_no_correction_unreadable_but_says_that_it_cannot_judge_it(at_terminal, tmp_path):

@@ -112,8 +112,11 @@ def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[
             f"{name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
             f"{verdict.rows_rejected:,} rejected, {verdict.warnings:,} warnings"
         )
+        if checked.beside:
+            terminal.say(checked.beside)
         terminal.print_findings(checked.findings)
     facts = {"file": name, "state": state, **dataclasses.asdict(verdict), "findings": checked.findings}
+    facts["beside"] = checked.beside
     return facts, EXIT_CODES[state]
 
 
