@@ -20,5 +20,6 @@ former_rows = Table(
 )
 """One row for each row that `batch_id` took from another batch (`former_batch_id`, None for rows of nobody).
 
-Rows that a batch inserted itself have none: to undo them is to delete them.
+Rows that a batch inserted itself have none: to undo them is to delete them, or to leave them to a later batch that says
+them, too (`confirmed`).
 """
