@@ -22,8 +22,9 @@ of its own, its details are there: nobody needs them to understand the line.
   without a load.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
-`exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`. Where files are: `places`, of this machine or in
-a bucket; `storage` brings them at hand, `objects` makes the requests.
+`exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`, in the form of `kept`; `counting` is what a
+receipt counts, `whereabouts` where many batches stand. Where files are: `places`, of this machine or in a bucket;
+`storage` brings them at hand, `objects` makes the requests.
 
 Afterwards: `inspection` looks at every batch by the `evidence`, which `history` and `target` bring. `stale` notes
 the days that a change touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a

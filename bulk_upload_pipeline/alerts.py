@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bulk_upload_pipeline import ledger, rejects, silence, storage
+from bulk_upload_pipeline import kept, rejects, silence, storage, whereabouts
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.tables import alerts, upload_batches
@@ -61,7 +61,7 @@ def notice_nights(
     """
     going_on: frozenset[str] = frozenset()
     for night in nights:
-        receipts = ledger.receipts_of(line.engine, night.batch_ids)
+        receipts = whereabouts.receipts_of(line.engine, night.batch_ids)
         if not (_is_over(night, receipts, now, under_way) or night.is_late(now)):
             going_on |= night.batch_ids
             continue
@@ -138,7 +138,7 @@ def _untold(connection: sa.Connection, now: datetime, under_way: Collection[str]
         .order_by(columns.finished_at, columns.batch_id)
         .with_for_update(skip_locked=True)
     )
-    found = [ledger.as_receipt(row) for row in connection.execute(query)]
+    found = [kept.as_receipt(row) for row in connection.execute(query)]
     final = [receipt for receipt in found if not _may_end_well(receipt, now, under_way)]
     parts = [receipt for receipt in final if receipt.state is State.PARTIALLY_LOADED]
     if len(parts) == len(final) and not any(_age(receipt, now) >= DIGEST_AFTER for receipt in parts):

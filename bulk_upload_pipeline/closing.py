@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage
 from bulk_upload_pipeline import findings as catalogue
-from bulk_upload_pipeline import ledger, part_ledger, rejects, report, storage
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.reporting import rejected_sheet
 
 if TYPE_CHECKING:
-    from bulk_upload_pipeline.ledger import Counted, Entry
+    from bulk_upload_pipeline.counting import Counted
+    from bulk_upload_pipeline.kept import Entry
     from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Batch, Finding, Receipt, Verdict
 
@@ -26,7 +27,7 @@ def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, b
         but: A sentence to add to the reason.
     """
     batch_id = entry.batch.batch_id
-    counts = ledger.counted(line.engine, entry)
+    counts = counting.counted(line.engine, entry)
     rejected = verdict.rows_rejected + counts.done.refused
     state = State.PARTIALLY_LOADED if rejected > counts.corrected else State.LOADED
     reason = report.why_loaded(
@@ -97,7 +98,7 @@ def write(
         again: The batch has ended before; when it did so stays as it is.
         counts: What the ledger counts, where the caller knows it already.
     """
-    counts = counts or ledger.counted(line.engine, ledger.entry(line.engine, batch_id))
+    counts = counts or counting.counted(line.engine, ledger.entry(line.engine, batch_id))
     receipt = ledger.close(
         line.engine, batch_id, state, reason, counts, duplicate_of=duplicate_of, again=again
     )

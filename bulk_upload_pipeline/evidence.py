@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import history, ledger, target
+from bulk_upload_pipeline import counting, history, ledger, target
 from bulk_upload_pipeline.exceptions import BatchNotFoundError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from bulk_upload_pipeline.history import Past
-    from bulk_upload_pipeline.ledger import Entry
+    from bulk_upload_pipeline.kept import Entry
     from bulk_upload_pipeline.model import LoadResult
     from bulk_upload_pipeline.target import Held, Subtotals
 
@@ -34,7 +34,7 @@ class Evidence:
     @cached_property
     def committed(self) -> Mapping[str, LoadResult]:
         """What the chunk ledger says of each batch."""
-        return ledger.committed_of(self.engine, self.batch_ids)
+        return counting.committed_of(self.engine, self.batch_ids)
 
     @cached_property
     def past(self) -> Mapping[str, list[Past]]:

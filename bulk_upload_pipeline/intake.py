@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import inbox, lanes, ledger
+from bulk_upload_pipeline import inbox, kept, lanes, ledger, whereabouts
 from bulk_upload_pipeline.model import Batch, Overrides, State
 from bulk_upload_pipeline.places import Key
 
@@ -127,7 +127,7 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
     """
     profiles = line.profiles()
     look = inbox.look(line.home.inbox, profiles.__contains__, seen)
-    known = ledger.waiting(line.engine, [file.path for file in look.settled])
+    known = whereabouts.waiting(line.engine, [file.path for file in look.settled])
     # A run may have taken a file since we looked: then nothing waits for it any more, and it is not there.
     unknown = inbox.remaining([file for file in look.settled if file.path not in known])
     again = [(file, known[file.path]) for file in look.settled if file.path in known]
@@ -169,7 +169,7 @@ def _batch(file: inbox.FoundFile, received_at: datetime) -> Batch:
 
 
 def _request_again(
-    line: Line, again: list[tuple[inbox.FoundFile, ledger.Waiting]], has_run: Callable[[str], bool]
+    line: Line, again: list[tuple[inbox.FoundFile, whereabouts.Waiting]], has_run: Callable[[str], bool]
 ) -> list[Request]:
     """Return requests for batches that were put back, or whose run never came to be."""
     overdue = datetime.now(UTC) - OVERDUE
@@ -184,7 +184,7 @@ def _request_again(
 
 
 def _request(batch_id: str, name: str, attempt: int, size: int) -> Request:
-    return Request(batch_id, ledger.storable(name), attempt, size)
+    return Request(batch_id, kept.storable(name), attempt, size)
 
 
 def _remembered(look: inbox.Look) -> dict[str, str]:

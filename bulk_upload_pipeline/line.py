@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from bulk_upload_pipeline import (
     archiving,
     closing,
+    counting,
     family,
     holding,
     inbox,
@@ -29,6 +30,7 @@ from bulk_upload_pipeline import (
     storage,
     taking,
     terms,
+    whereabouts,
 )
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from bulk_upload_pipeline.ledger import Entry
+    from bulk_upload_pipeline.kept import Entry
     from bulk_upload_pipeline.model import Batch, Progress, Receipt
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.profiles import Profiles
@@ -483,7 +485,7 @@ def _verdict(entry: Entry) -> Verdict:
 
 def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
     """Return a verdict with what corrections have loaded since."""
-    return replace(verdict, rows_corrected=ledger.corrected(line.engine, batch_id))
+    return replace(verdict, rows_corrected=counting.corrected(line.engine, batch_id))
 
 
 @_alone
@@ -546,7 +548,7 @@ def sweep(line: Line) -> list[str]:
     """
     inbox.sweep(line.home.inbox, older_than=time.time() - SWEPT_AFTER_S)
     left = storage.folders(line.home.staging)
-    ended = [batch_id for batch_id in ledger.ended(line.engine, left) if _unstage(line, batch_id)]
+    ended = [batch_id for batch_id in whereabouts.ended(line.engine, left) if _unstage(line, batch_id)]
     return sorted(ended)
 
 
@@ -554,7 +556,7 @@ def _unstage(line: Line, batch_id: str) -> bool:
     """Remove the staging folder of a batch that has ended, unless somebody works on it again."""
     try:
         with holding.alone(line.engine, batch_id, patience=0):
-            if ledger.ended(line.engine, [batch_id]):
+            if whereabouts.ended(line.engine, [batch_id]):
                 storage.remove(line.home, line.home.staging / batch_id)
                 part_ledger.forget(line.engine, batch_id)
                 return True

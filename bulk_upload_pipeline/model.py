@@ -57,6 +57,8 @@ FINAL_STATES = frozenset(
 )
 LOADED_STATES = frozenset({State.LOADED, State.PARTIALLY_LOADED})
 """States in which rows of the batch stand in the target, so that the same bytes again are a duplicate."""
+ON_THE_WAY = (State.RECEIVED, State.VALIDATED, State.LOADING)
+"""States of a batch that was taken and has not ended."""
 
 
 class Severity(StrEnum):

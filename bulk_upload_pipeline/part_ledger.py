@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import connect_alone
-from bulk_upload_pipeline.ledger import stated_verdict, verdict_of
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.kept import stated_verdict, verdict_of
+from bulk_upload_pipeline.model import ON_THE_WAY
 from bulk_upload_pipeline.reading.parts import Part
 from bulk_upload_pipeline.tables import file_parts, load_chunks, upload_batches
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.model import Verdict
     from bulk_upload_pipeline.profiles import DateOrder
     from bulk_upload_pipeline.staged import StagedPart
-
-ON_THE_WAY = (State.RECEIVED, State.VALIDATED, State.LOADING)
-"""States in which the parts of a batch may be worked on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import ledger, part_ledger, splitting, storage
 from bulk_upload_pipeline.exceptions import WorkersDifferError
 from bulk_upload_pipeline.judging import plan_of
+from bulk_upload_pipeline.model import ON_THE_WAY
 from bulk_upload_pipeline.splitting import LoadShare, Shared
 from bulk_upload_pipeline.terms import judging_of
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bulk_upload_pipeline.judging import Judging
-    from bulk_upload_pipeline.ledger import Entry
+    from bulk_upload_pipeline.kept import Entry
     from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Batch
     from bulk_upload_pipeline.pace import Pace
@@ -102,7 +103,7 @@ def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: Tr
         raise WorkersDifferError(batch_id)
 
     def is_wanted() -> bool:
-        return ledger.batch(line.engine, batch_id).state in part_ledger.ON_THE_WAY and stays()
+        return ledger.batch(line.engine, batch_id).state in ON_THE_WAY and stays()
 
     with storage.naming_a_full_disk(line.home, batch_id):
         return splitting.help_along(whole, judging.profile.on_conflict, is_wanted)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import ledger, storage, terminal
+from bulk_upload_pipeline import storage, terminal, whereabouts
 from bulk_upload_pipeline.database import address, make_engine, migrate
 from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
@@ -118,7 +118,7 @@ def _greet(settings: Settings, running: services.Services) -> None:
 
 def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
     unusable: set[str] = set()
-    told = {receipt.batch_id: receipt.state for receipt in ledger.receipts(engine, limit=1_000)}
+    told = {receipt.batch_id: receipt.state for receipt in whereabouts.receipts(engine, limit=1_000)}
     while True:
         for fault in new_faults(home, unusable):
             terminal.say(f"{time.strftime('%H:%M:%S')} {fault}")
@@ -150,7 +150,7 @@ def news(engine: sa.Engine, told: dict[str, State], now: str) -> list[str]:
 
 def _changes(engine: sa.Engine, told: dict[str, State]) -> list[Receipt]:
     """Return the batches whose state changed since they were told, the oldest first."""
-    latest = ledger.receipts(engine, limit=1_000)
+    latest = whereabouts.receipts(engine, limit=1_000)
     changed = [receipt for receipt in reversed(latest) if told.get(receipt.batch_id) is not receipt.state]
     told.update({receipt.batch_id: receipt.state for receipt in changed})
     return changed

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import holding, ledger, pace
+from bulk_upload_pipeline import holding, pace, whereabouts
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.findings import CATALOGUE
@@ -334,13 +334,13 @@ def test_a_batch_that_another_worker_holds_is_one_sentence_and_the_rest_goes_on(
     engine = make_engine(database_url)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE bulk_upload.upload_batches SET state = 'failed'"))
-    held, free = (receipt.batch_id for receipt in reversed(ledger.receipts(engine)))
+    held, free = (receipt.batch_id for receipt in reversed(whereabouts.receipts(engine)))
     with holding.holding(engine, held):
         result = at_terminal(*command, "--json")
     assert result.exit_code == 3
     assert result.stderr == f"Another run is working on batch {held}. Wait for it, or cancel it.\n"
     assert [account["batch_id"] for account in json.loads(result.stdout)] == [free]
-    assert ledger.states(engine, [held, free]) == {held: "failed", free: "loaded"}
+    assert whereabouts.states(engine, [held, free]) == {held: "failed", free: "loaded"}
     engine.dispose()
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 
-from bulk_upload_pipeline import closing, holding, intake, ledger
+from bulk_upload_pipeline import closing, counting, holding, intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
 from bulk_upload_pipeline.model import Overrides, State
@@ -714,7 +714,7 @@ def test_two_corrections_that_are_closed_at_once_leave_a_true_receipt_of_what_th
         cut_off_behind_its_load(line, f"{number}.csv", as_csv([row | {"Quantity": "4"}]))
         for number, row in enumerate(found)
     )
-    counted, is_free, goes_on = ledger.counted, holding._is_free, threading.Event()
+    counted, is_free, goes_on = counting.counted, holding._is_free, threading.Event()
 
     def close_second():
         stages.close(line, second)
@@ -736,7 +736,7 @@ def test_two_corrections_that_are_closed_at_once_leave_a_true_receipt_of_what_th
             goes_on.set()
         return free
 
-    monkeypatch.setattr(ledger, "counted", counted_while_the_other_one_closes)
+    monkeypatch.setattr(counting, "counted", counted_while_the_other_one_closes)
     monkeypatch.setattr(holding, "_is_free", is_free_now)
     stages.close(line, first)
     other.join()

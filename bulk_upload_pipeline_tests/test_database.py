@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 
-from bulk_upload_pipeline import database, family, ledger, revert, sales, stale, trace
+from bulk_upload_pipeline import counting, database, family, revert, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseTooNewError,
@@ -341,7 +341,7 @@ def test_that_no_finding_of_a_batch_is_resolved_is_known_without_reading_those_t
             "INSERT INTO bulk_upload.processing_errors (batch_id, row_number, error_code, severity, error_message) "
             + findings
         )
-    asked = ledger._CORRECTED.params(of_batch="batch")
+    asked = counting._CORRECTED.params(of_batch="batch")
     query = asked.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE bulk_upload.processing_errors")

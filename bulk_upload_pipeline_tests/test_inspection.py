@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import evidence, history, inspection, ledger
+from bulk_upload_pipeline import evidence, history, inspection, ledger, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import checks
 from bulk_upload_pipeline.history import Past, usual
@@ -107,7 +107,7 @@ def test_a_file_much_larger_or_much_smaller_than_its_senders_others_stands_out(l
 
 def test_the_past_of_files_that_are_asked_about_together_is_that_of_each_by_itself(line):
     a_sender_with(line, 4)
-    batches = [batch.batch_id for batch in ledger.receipts(line.engine)]
+    batches = [batch.batch_id for batch in whereabouts.receipts(line.engine)]
     together = history.before(line.engine, batches)
     assert together == {batch: history.before(line.engine, [batch])[batch] for batch in batches}
     latest, *_, first = batches

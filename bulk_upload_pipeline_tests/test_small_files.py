@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import holding, inspection, intake, ledger, report
+from bulk_upload_pipeline import holding, inspection, intake, report, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, sensors, small_files
@@ -455,13 +455,13 @@ def test_a_file_that_a_run_takes_while_the_inbox_is_looked_at_is_no_second_batch
     path = line.home.inbox / "taken.csv"
     path.write_text(GOOD)
     seen = intake.survey(line, {}, lambda _: True).seen
-    look_up = ledger.waiting
+    look_up = whereabouts.waiting
 
     def taken_meanwhile(engine, sources):
         path.unlink()
         return look_up(engine, sources)
 
-    monkeypatch.setattr(ledger, "waiting", taken_meanwhile)
+    monkeypatch.setattr(whereabouts, "waiting", taken_meanwhile)
     assert intake.survey(line, seen, lambda _: True).requests == ()
     assert count(line, "bulk_upload.upload_batches") == 0
 
@@ -573,7 +573,7 @@ def test_a_batch_that_a_dead_run_left_in_the_middle_goes_on_and_those_it_had_not
         job, run_config=small_files.config_of(batch_ids), status=dg.DagsterRunStatus.FAILURE
     )
     assert recovery._cut_off(instance, line, dead) == [batch_ids[1]]
-    assert ledger.states(line.engine, batch_ids)[batch_ids[2]] is State.WAITING
+    assert whereabouts.states(line.engine, batch_ids)[batch_ids[2]] is State.WAITING
     assert rows(line, "SELECT count(*) FROM mangalam_invoices") == [(1,)]
 
 

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import alerts, contract, ledger, retention, sales
+from bulk_upload_pipeline import alerts, contract, ledger, retention, sales, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.alerting.channels import channels_of
@@ -201,7 +201,7 @@ class Office:
             self.happened["revert refused"] += 1
 
     def receipts(self) -> list[Receipt]:
-        return ledger.receipts(self.line.engine, limit=10_000)
+        return whereabouts.receipts(self.line.engine, limit=10_000)
 
     def hour(self) -> None:
         """The hourly schedule, a run when something is stale, and the sensors of the alerts."""

@@ -17,11 +17,11 @@ from bulk_upload_pipeline.commands.frame import FILE, TEXT, as_json, open_line, 
 @as_json
 def status(batch: str | None, limit: int, as_json: bool) -> None:
     """List the batches, or tell everything about one BATCH."""
-    from bulk_upload_pipeline import ledger, rejects, report
+    from bulk_upload_pipeline import ledger, rejects, report, whereabouts
 
     with open_line() as line:
         if batch is None:
-            receipts = ledger.receipts(line.engine, limit=limit)
+            receipts = whereabouts.receipts(line.engine, limit=limit)
             if as_json:
                 terminal.print_json([report.as_json(receipt) for receipt in receipts])
             else:

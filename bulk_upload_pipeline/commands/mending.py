@@ -24,14 +24,14 @@ def retry(batch: str | None, all_failed: bool, as_json: bool) -> None:
     of today: rows that are good now load, and nothing is loaded twice. Rows that are loaded stay so even when they
     are wrong by now: the receipt names them, until they are corrected or `revert` undoes the load.
     """
-    from bulk_upload_pipeline import ledger
+    from bulk_upload_pipeline import ledger, whereabouts
     from bulk_upload_pipeline.defs.session import session as open_session
 
     if (batch is None) is not all_failed:
         raise click.UsageError("Name a batch, or give --all-failed. `bulk-upload status` lists the batches.")
     with open_session(read_settings()) as session:
         engine = session.line.engine
-        batches = [batch] if batch else ledger.failed(engine)
+        batches = [batch] if batch else whereabouts.failed(engine)
         names = {batch_id: ledger.batch(engine, batch_id).file_name for batch_id in batches}
         code = take_again(session, names, as_json=as_json)
     if not names and not as_json:

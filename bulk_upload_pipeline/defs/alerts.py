@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import again, alerts, ledger
+from bulk_upload_pipeline import again, alerts, whereabouts
 from bulk_upload_pipeline.again import Night
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.alerting.channels import channels_of
@@ -75,7 +75,7 @@ def _failed_runs(instance: dg.DagsterInstance, line: Line, since: datetime, unti
 
 def _of_failed_run(line: Line, run: dg.DagsterRun) -> Alert | None:
     # A day of `daily_sales` is a partition, too, and no batch.
-    batches = ledger.receipts_of(line.engine, batches_of(run)[: messages.MOST_FILES])
+    batches = whereabouts.receipts_of(line.engine, batches_of(run)[: messages.MOST_FILES])
     retried = run.tags.get(WILL_RETRY_TAG) == "true"
     if run.tags.get(FAILURE_REASON_TAG) not in OWN_WORDS:
         files = [batch.file_name for batch in batches]

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import again, ledger
+from bulk_upload_pipeline import again, whereabouts
 from bulk_upload_pipeline.again import Night, Plan
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
@@ -69,4 +69,4 @@ def _last_night(instance: dg.DagsterInstance, line: Line, now: datetime) -> str:
     if not found:
         return ""
     night = night_of(instance, found[-1])
-    return night.in_words(ledger.receipts_of(line.engine, night.batch_ids))
+    return night.in_words(whereabouts.receipts_of(line.engine, night.batch_ids))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from bulk_upload_pipeline import holding, ledger
+from bulk_upload_pipeline import holding, ledger, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
@@ -88,7 +88,7 @@ def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
     """Return the batches on the way that nobody works on, and for which no run waits."""
     before = datetime.now(UTC) - timedelta(seconds=LEFT_AFTER_S)
     # A batch may also be worked on by the run of another one, which corrects it.
-    found = holding.unheld(line.engine, ledger.on_the_way(line.engine, before))
+    found = holding.unheld(line.engine, whereabouts.on_the_way(line.engine, before))
     under_way = batches_under_way(instance) if found else frozenset()
     return [batch_id for batch_id in found if batch_id not in under_way]
 
@@ -161,7 +161,7 @@ def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str
 
 def _cut_off(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
     """Return the batches that a failed run left on the way, or ended but without the last events."""
-    states = ledger.states(line.engine, batches_of(run))
+    states = whereabouts.states(line.engine, batches_of(run))
     if run.job_name != load_small_files.name:
         return [batch_id for batch_id, state in states.items() if _was_cut_off(state)]
     told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
@@ -205,7 +205,7 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
     ended = FINAL_STATES - {State.FAILED}
     if run.job_name == load_small_files.name:
         ended |= {State.WAITING}
-    states = ledger.states(line.engine, batches_of(run))
+    states = whereabouts.states(line.engine, batches_of(run))
     reasons = [
         _end(line, batch_id, _cancelled(batch_id))
         for batch_id, state in states.items()

@@ -14,8 +14,8 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import whereabouts
 from bulk_upload_pipeline.database import is_transient
 from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure, retry
 from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
@@ -91,7 +91,7 @@ def _unfinished(
     context: dg.OpExecutionContext, line: Line, batch_ids: list[str], telling: Telling, tally: "_Tally"
 ) -> list[str]:
     """Return the batches to take; what is finished but was not told before a worker was killed, is told."""
-    states = ledger.states(line.engine, batch_ids)
+    states = whereabouts.states(line.engine, batch_ids)
     finished = {batch_id for batch_id, state in states.items() if state in FINAL_STATES - {State.FAILED}}
     if finished:
         told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
@@ -144,7 +144,7 @@ def _receipt_of_failure(
     Dagster is told nothing then, so that `recovery` gives the file a run of its own, which writes the report.
     """
     with suppress(SQLAlchemyError):
-        if ledger.states(line.engine, [batch_id])[batch_id] in FINAL_STATES - {State.FAILED}:
+        if whereabouts.states(line.engine, [batch_id])[batch_id] in FINAL_STATES - {State.FAILED}:
             return None
     return receipt_of_failure(context, line, batch_id, reason)
 
