@@ -17,9 +17,10 @@ of its own, its details are there: nobody needs them to understand the line.
 * `rejects` keeps the findings; `report` is what the clerk reads and corrects (`reporting/`).
 * `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part, and
   `sharing` decides whether it is worth it.
-* `line` strings all of it together, and `closing` writes the receipt of each exit; `mending` does so for corrections,
-  with `family`: who corrected whom, and `resaved`: what a spreadsheet has written anew. `checking` is a verdict
-  without a load.
+* `line` strings all of it together; `workplace` is what each of its stages works with. `closing` writes the receipt of
+  each exit. `checking` is a verdict without a load.
+* `mending` judges corrections, with `family`: who corrected whom, and `resaved`: what a spreadsheet has written anew;
+  `settling` says what they settle in their family.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
 `exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`, in the form of `kept`; `counting` is what a
@@ -29,7 +30,8 @@ receipt counts, `whereabouts` where many batches stand. Where files are: `places
 Afterwards: `inspection` looks at every batch by the `evidence`, which `history` and `target` bring. `stale` notes
 the days that a change touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a
 night takes again, `trace` what made an invoice what it is. `silence` knows whose file is overdue. `alerts` is the
-outbox of what somebody has to be told (`alerting/`). `metrics` counts for Prometheus. `retention` throws away.
+outbox of what somebody has to be told (`alerting/`). `metrics` counts for Prometheus. `retention` throws away, and
+`sweeping` what killed processes left.
 
 Who shows it: `defs/` to Dagster, `cli` and its `commands/` to people at a terminal, by way of `terminal`; `guard`
 decides who may use the UI. `drafting` and `template` write files for a new sender, `markdown` the references of

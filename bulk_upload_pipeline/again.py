@@ -16,8 +16,8 @@ from bulk_upload_pipeline.tables import processing_errors, upload_batches
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Receipt
+    from bulk_upload_pipeline.workplace import Line
 
 MOST_A_NIGHT = 100
 """So many batches are taken again in a night; the rest has its turn in the next."""

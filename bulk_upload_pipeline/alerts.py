@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.again import Night
     from bulk_upload_pipeline.alerting.channels import Channel
     from bulk_upload_pipeline.alerting.messages import Alert
-    from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Receipt
+    from bulk_upload_pipeline.workplace import Line
 
 DIGEST_AFTER = timedelta(minutes=10)
 """Files that are loaded in part wait so long for others, so that a morning of them is one message."""

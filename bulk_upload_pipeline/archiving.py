@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Batch
     from bulk_upload_pipeline.places import Place
+    from bulk_upload_pipeline.workplace import Line
 
 WORTH_A_THREAD = 64 << 20
 """Bytes of a file whose hashing takes about as long as the imports beside it, or longer."""

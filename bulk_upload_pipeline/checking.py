@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import inbox, report
 from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError
 from bulk_upload_pipeline.judging import stage
-from bulk_upload_pipeline.line import silent
 from bulk_upload_pipeline.model import Layout, Overrides, Progress, Verdict
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.staged import StagedBatch
 from bulk_upload_pipeline.terms import judging_by, recognised
+from bulk_upload_pipeline.workplace import silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage
+from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage, terms
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.reporting import rejected_sheet
@@ -12,8 +12,8 @@ from bulk_upload_pipeline.reporting import rejected_sheet
 if TYPE_CHECKING:
     from bulk_upload_pipeline.counting import Counted
     from bulk_upload_pipeline.kept import Entry
-    from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Batch, Finding, Receipt, Verdict
+    from bulk_upload_pipeline.workplace import Line
 
 
 def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, but: str = "") -> Receipt:
@@ -127,3 +127,18 @@ def publish(line: Line, receipt: Receipt, *, keep_staged: bool = False) -> None:
             part_ledger.forget(line.engine, batch_id)
     home = line.home
     storage.let_go(home, [part / batch_id for part in (home.archive, home.staging, home.reports)])
+
+
+def complete_refusals(line: Line, batch: Batch) -> None:
+    """Give each row that the database refused its source row, which the loader does not have."""
+    import pyarrow as pa
+
+    from bulk_upload_pipeline.verbatim import source_rows
+
+    wanted = rejects.without_source(line.engine, batch.batch_id)
+    if wanted:
+        judging = terms.judging_of(line, batch)
+        with line.engine.begin() as connection:
+            for chunk in judging.chunks():
+                rows = source_rows(chunk, judging.layout.header, pa.array(wanted, pa.int64()))
+                rejects.add_source(connection, batch.batch_id, rows)

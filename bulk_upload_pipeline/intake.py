@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.workplace import Line
 
 MOST_REQUESTS = 50
 """Big files, and files for the second time, that one look asks runs for: each takes some hundredths of a second."""

@@ -6,34 +6,27 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import wraps
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import (
     archiving,
     closing,
-    counting,
     family,
-    holding,
-    inbox,
     ledger,
     members,
     mending,
     part_ledger,
     rejects,
+    settling,
     sharing,
-    splitting,
     storage,
     taking,
     terms,
-    whereabouts,
 )
 from bulk_upload_pipeline.exceptions import (
-    BatchBusyError,
     BatchRejectedError,
     NothingToRevertError,
     NoVerdictError,
@@ -43,7 +36,6 @@ from bulk_upload_pipeline.exceptions import (
     UnreadableError,
 )
 from bulk_upload_pipeline.holding import queued
-from bulk_upload_pipeline.judging import Judging, plan_of, stage
 from bulk_upload_pipeline.model import (
     FINAL_STATES,
     LOADED_STATES,
@@ -55,88 +47,22 @@ from bulk_upload_pipeline.model import (
 )
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
-from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.profiles import GENERIC
-from bulk_upload_pipeline.staged import StagedBatch
+from bulk_upload_pipeline.workplace import alone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    import sqlalchemy as sa
+    from collections.abc import Iterator
 
     from bulk_upload_pipeline.kept import Entry
-    from bulk_upload_pipeline.model import Batch, Progress, Receipt
-    from bulk_upload_pipeline.places import Place
-    from bulk_upload_pipeline.profiles import Profiles
-    from bulk_upload_pipeline.settings import Home, Settings
+    from bulk_upload_pipeline.model import Batch, Receipt
+    from bulk_upload_pipeline.staged import StagedBatch
+    from bulk_upload_pipeline.workplace import Line
 
 
 ON_ITS_WAY = (State.REJECTED, State.VALIDATED, State.LOADING)
 """Where a batch stands that follows its corrections."""
 
 NOT_READ_AGAIN = "It was to be read again and could not, so that nothing was changed:"
-
-SWEPT_AFTER_S = 3600.0
-"""An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-def silent(_: Progress) -> None:
-    """Nobody listens."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """What every stage needs: where the files are, where the rows go, and who wants to hear of progress.
-
-    Attributes:
-        is_helped: Whether other workers may come to help with a huge file.
-        held: The batch that nobody else works on meanwhile, None outside of its stages.
-    """
-
-    settings: Settings
-    engine: sa.Engine
-    on_progress: Callable[[Progress], None] = field(default=silent, compare=False)
-    is_helped: bool = True
-    held: str | None = field(default=None, compare=False)
-
-    @property
-    def home(self) -> Home:
-        """The folders of this installation."""
-        return self.settings.home
-
-    def profiles(self) -> Profiles:
-        """Return the profiles as they are now: a new one needs no restart."""
-        return terms.profiles(self.settings)
-
-    def listening(self, listener: Callable[[Progress], None]) -> Line:
-        """Return the same line with one more to hear of its progress."""
-
-        def tell_both(progress: Progress) -> None:
-            self.on_progress(progress)
-            listener(progress)
-
-        return replace(self, on_progress=tell_both)
-
-    def staging(self, batch_id: str, plan: str) -> Place:
-        """Return where the rows of a batch wait for the loader.
-
-        In a store each plan has a place of its own: else a machine might hold rows of one plan and load them under
-        the verdict of another.
-        """
-        folder = self.home.staging / batch_id
-        return folder / plan[:16] if isinstance(folder, Key) else folder
-
-    def staged(self, batch_id: str, plan: str) -> StagedBatch:
-        """Return the rows of a batch that were staged by a plan, or shall be, as files of this machine."""
-        return StagedBatch(storage.mirrored(self.home, self.staging(batch_id, plan)), plan)
-
-    def reports(self, batch_id: str) -> Place:
-        """Return the report folder of a batch."""
-        return self.home.reports / batch_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,25 +73,10 @@ class Uploaded:
     receipt: Receipt | None = None
 
 
-def _alone(
-    stage: Callable[Concatenate[Line, str, Arguments], Result],
-) -> Callable[Concatenate[Line, str, Arguments], Result]:
-    """Let one worker at a time do a stage of a batch: a run that is taken for dead may be alive."""
-
-    @wraps(stage)
-    def alone(line: Line, batch_id: str, /, *args: Arguments.args, **named: Arguments.kwargs) -> Result:
-        if line.held == batch_id:
-            return stage(line, batch_id, *args, **named)
-        with holding.alone(line.engine, batch_id), storage.naming_a_full_disk(line.home, batch_id):
-            return stage(replace(line, held=batch_id), batch_id, *args, **named)
-
-    return alone
-
-
 # Stage 1: upload
 
 
-@_alone
+@alone
 def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     """Take the file out of the inbox, hash it, and recognise how it is to be read.
 
@@ -202,7 +113,7 @@ def _twin(line: Line, batch: Batch, stated: Overrides) -> str | None:
 # Stage 2: validate
 
 
-@_alone
+@alone
 def validate(line: Line, batch_id: str) -> Verdict:
     """Judge the whole file, stage the rows that may load, and keep findings and verdict together.
 
@@ -222,7 +133,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
             archiving.returning_what_changes(line, batch),
             taking.unchanging(path, batch.file_size if archiving.is_ours(line, batch) else None),
         ):
-            verdict = _judged(line, entry, judging)
+            verdict = sharing.judged(line, entry, judging)
         with line.engine.begin() as connection:
             if batch.state is State.RECEIVED and entry.has_findings:
                 # Whoever takes a batch again wants what the database refused to be tried anew.
@@ -231,9 +142,9 @@ def validate(line: Line, batch_id: str) -> Verdict:
             ledger.keep_verdict(connection, batch_id, verdict)
             mending.keep(connection, batch_id, judging)
     if verdict.breaker_tripped:
-        _settle(line, entry)
-        with _family_of(line, entry):
-            closing.rejected(line, batch, _now(line, batch_id, verdict))
+        settling.settle(line, entry)
+        with settling.family_of(line, entry):
+            closing.rejected(line, batch, settling.now(line, batch_id, verdict))
     return verdict
 
 
@@ -246,28 +157,6 @@ def _not_reverted(line: Line, batch_id: str) -> Entry:
     if entry.batch.state is State.REVERTED:
         raise RevertedMeanwhileError(batch_id)
     return entry
-
-
-def _judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
-    """Judge a file and stage what may load: a huge one together with whoever helps.
-
-    A batch that has passed the gate before may have more open rows than then, when a correction of it was reverted
-    or rules are stricter: what is loaded is no wrong file.
-    """
-    batch, plan = entry.batch, plan_of(judging, entry.batch.sha256)
-    parts = (
-        splitting.planned(judging, line.settings.part_bytes) if sharing.is_parted(line, entry, plan) else ()
-    )
-    if parts:
-        verdict = splitting.judge(sharing.shared(line, batch, judging, parts), parts)
-        return replace(verdict, has_passed=entry.has_passed)
-    if batch.file_size >= line.settings.part_bytes:
-        part_ledger.forget(line.engine, batch.batch_id)
-    verdict = stage(judging, line.staged(batch.batch_id, plan), plan)
-    verdict = replace(verdict, has_passed=entry.has_passed)
-    if not verdict.breaker_tripped:
-        storage.publish(line.home, line.staging(batch.batch_id, plan))
-    return verdict
 
 
 # The gate between validating and loading
@@ -290,7 +179,7 @@ def pass_gate(verdict: Verdict | None, batch_id: str) -> Verdict:
 # Stage 3: load
 
 
-@_alone
+@alone
 def load(line: Line, batch_id: str) -> LoadResult:
     """Load the staged rows, exactly once, under the kept verdict.
 
@@ -306,34 +195,19 @@ def load(line: Line, batch_id: str) -> LoadResult:
         UnreadableError: It corrects a batch that was reverted meanwhile; the receipt is written.
         RevertedMeanwhileError: Its own load was undone, and nobody has taken it again since.
     """
-    from bulk_upload_pipeline.load import load_staged
-
     entry = _not_reverted(line, batch_id)
     batch, verdict = entry.batch, pass_gate(entry.verdict, batch_id)
     staged = _staged_at_hand(line, batch_id, verdict.plan)
     if not staged.exists:
         verdict = pass_gate(validate(line, batch_id), batch_id)
         staged = line.staged(batch_id, verdict.plan)
-    assert batch.layout is not None
-    profile = line.profiles()[batch.layout.profile]
-    pace = Pace("loading", line.on_progress, verdict.rows_valid)
     with queued(line.engine, f"content.{batch.sha256}"):
         earlier = _twin(line, batch, entry.stated)
         if earlier is not None:
             closing.duplicate(line, batch_id, earlier)
             return LoadResult()
         _begin_loading(line, batch)
-        with sharing.share_of(line, batch, staged, verdict.plan, pace) as share:
-            return load_staged(
-                line.engine,
-                batch_id,
-                staged,
-                verdict.plan,
-                profile.on_conflict,
-                on_rows=pace.advance,
-                share=share,
-                is_held=True,
-            )
+        return _loaded(line, batch, staged, verdict)
 
 
 def _begin_loading(line: Line, batch: Batch) -> None:
@@ -342,6 +216,26 @@ def _begin_loading(line: Line, batch: Batch) -> None:
         if batch.parent_batch_id is not None:
             mending.root_that_stands(line.engine, batch.batch_id)
         ledger.loading(line.engine, batch.batch_id)
+
+
+def _loaded(line: Line, batch: Batch, staged: StagedBatch, verdict: Verdict) -> LoadResult:
+    """Load what is staged of a batch, or this worker's share of it."""
+    from bulk_upload_pipeline.load import load_staged
+
+    assert batch.layout is not None
+    profile = line.profiles()[batch.layout.profile]
+    pace = Pace("loading", line.on_progress, verdict.rows_valid)
+    with sharing.share_of(line, batch, staged, verdict.plan, pace) as share:
+        return load_staged(
+            line.engine,
+            batch.batch_id,
+            staged,
+            verdict.plan,
+            profile.on_conflict,
+            on_rows=pace.advance,
+            share=share,
+            is_held=True,
+        )
 
 
 def _staged_at_hand(line: Line, batch_id: str, plan: str) -> StagedBatch:
@@ -355,7 +249,7 @@ def _staged_at_hand(line: Line, batch_id: str, plan: str) -> StagedBatch:
 # All stages at once
 
 
-@_alone
+@alone
 def take(line: Line, batch_id: str, run_id: str | None = None) -> Receipt:
     """Take a batch down the whole line, from wherever it stands, and return its receipt.
 
@@ -378,7 +272,7 @@ def take(line: Line, batch_id: str, run_id: str | None = None) -> Receipt:
 # The exits
 
 
-@_alone
+@alone
 def close(line: Line, batch_id: str) -> Receipt:
     """Write the receipt of a batch whose rows are loaded, and clear its staging folder.
 
@@ -393,49 +287,11 @@ def close(line: Line, batch_id: str) -> Receipt:
     if entry.batch.state is State.DUPLICATE:
         return entry.receipt
     if entry.has_findings:
-        _complete_refusals(line, entry.batch)
-    for relative in _settle(line, entry, loaded=batch_id):
+        closing.complete_refusals(line, entry.batch)
+    for relative in settling.settle(line, entry, loaded=batch_id):
         _close_again(line, relative)
-    with _family_of(line, entry):
+    with settling.family_of(line, entry):
         return _close_loaded(line, entry)
-
-
-def _complete_refusals(line: Line, batch: Batch) -> None:
-    """Give each row that the database refused its source row, which the loader does not have."""
-    import pyarrow as pa
-
-    from bulk_upload_pipeline.verbatim import source_rows
-
-    wanted = rejects.without_source(line.engine, batch.batch_id)
-    if wanted:
-        judging = terms.judging_of(line, batch)
-        with line.engine.begin() as connection:
-            for chunk in judging.chunks():
-                rows = source_rows(chunk, judging.layout.header, pa.array(wanted, pa.int64()))
-                rejects.add_source(connection, batch.batch_id, rows)
-
-
-def _settle(line: Line, entry: Entry, **what: str) -> tuple[str, ...]:
-    """Resolve or reopen the findings that corrections settle; return the other batches that have such."""
-    batch_id = entry.batch.batch_id
-    if entry.has_findings:
-        with line.engine.begin() as connection:
-            rejects.forget_repeated(connection, batch_id)
-    is_corrected = entry.has_corrections and family.living(line.engine, batch_id)
-    if entry.batch.parent_batch_id is None and not is_corrected:
-        return ()
-    root = family.root_of(line.engine, batch_id)
-    with family.locked(line.engine, root):
-        changed = family.settle(line.engine, root, **what)
-    return tuple(relative for relative in changed if relative != batch_id)
-
-
-def _family_of(line: Line, entry: Entry) -> AbstractContextManager[None]:
-    """Let nobody settle findings of the family while a receipt counts them; most batches have no family."""
-    batch = entry.batch
-    if batch.parent_batch_id is None and not entry.has_corrections:
-        return nullcontext()
-    return family.locked(line.engine, family.root_of(line.engine, batch.batch_id))
 
 
 def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:
@@ -461,34 +317,13 @@ def _is_to_go_on(line: Line, entry: Entry) -> bool:
     if batch.state in LOADED_STATES:
         _close_loaded(line, entry, again=True)
         return False
-    if batch.state is State.REJECTED and not _follows(line, entry):
-        closing.rejected(line, batch, _now(line, batch.batch_id, _verdict(entry)), again=True)
+    if batch.state is State.REJECTED and not settling.follows(line, entry):
+        closing.rejected(line, batch, settling.now(line, batch.batch_id, entry.verdict), again=True)
         return False
     return batch.state in ON_ITS_WAY and batch.parent_batch_id is None
 
 
-def _follows(line: Line, entry: Entry) -> bool:
-    """Return whether so many rows of a rejected batch are corrected that the breaker would not stop it any more.
-
-    One whose file was thrown away since cannot follow.
-    """
-    batch = entry.batch
-    if batch.parent_batch_id is not None or _now(line, batch.batch_id, _verdict(entry)).breaker_tripped:
-        return False
-    return storage.exists(archiving.archived(line, batch))
-
-
-def _verdict(entry: Entry) -> Verdict:
-    assert entry.verdict is not None
-    return entry.verdict
-
-
-def _now(line: Line, batch_id: str, verdict: Verdict) -> Verdict:
-    """Return a verdict with what corrections have loaded since."""
-    return replace(verdict, rows_corrected=counting.corrected(line.engine, batch_id))
-
-
-@_alone
+@alone
 def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry.
 
@@ -504,7 +339,7 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     return closing.write(line, batch_id, State.FAILED, reason, keep_staged=True)
 
 
-@_alone
+@alone
 def publish(line: Line, batch_id: str) -> Receipt:
     """Write the report of a batch that has ended once more: whoever ended it may have been killed before the report."""
     receipt = ledger.receipt(line.engine, batch_id)
@@ -537,35 +372,7 @@ def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
         raise
 
 
-# Afterwards
-
-
-def sweep(line: Line) -> list[str]:
-    """Remove what killed processes left: staging of batches that have ended, and unfinished copies of ours.
-
-    Returns:
-        The batches whose staging was removed.
-    """
-    inbox.sweep(line.home.inbox, older_than=time.time() - SWEPT_AFTER_S)
-    left = storage.folders(line.home.staging)
-    ended = [batch_id for batch_id in whereabouts.ended(line.engine, left) if _unstage(line, batch_id)]
-    return sorted(ended)
-
-
-def _unstage(line: Line, batch_id: str) -> bool:
-    """Remove the staging folder of a batch that has ended, unless somebody works on it again."""
-    try:
-        with holding.alone(line.engine, batch_id, patience=0):
-            if whereabouts.ended(line.engine, [batch_id]):
-                storage.remove(line.home, line.home.staging / batch_id)
-                part_ledger.forget(line.engine, batch_id)
-                return True
-    except BatchBusyError:
-        pass
-    return False
-
-
-@_alone
+@alone
 def revert(line: Line, batch_id: str) -> Receipt:
     """Undo a load: its rows go, those that it changed are as they were before, and its file can be loaded again.
 
@@ -582,9 +389,9 @@ def revert(line: Line, batch_id: str) -> Receipt:
     is_undone = batch.state is State.REVERTED
     has_ended = is_undone and before.finished_at is not None
     reason = before.reason if is_undone else _undo(line, entry)
-    for relative in _settle(line, entry, gone=batch_id):
+    for relative in settling.settle(line, entry, gone=batch_id):
         _close_again(line, relative)
-    with _family_of(line, entry):
+    with settling.family_of(line, entry):
         receipt = closing.write(line, batch_id, State.REVERTED, reason, again=has_ended)
     if has_ended:
         raise NothingToRevertError(batch_id, batch.state)
@@ -599,23 +406,8 @@ def _undo(line: Line, entry: Entry) -> str:
     if batch.state not in LOADED_STATES and not entry.has_passed:
         raise NothingToRevertError(batch.batch_id, batch.state)
     with family.locked(line.engine, family.root_of(line.engine, batch.batch_id)):
-        corrections = () if batch.parent_batch_id else _corrections_above(line, batch.batch_id)
+        corrections = () if batch.parent_batch_id else settling.corrections_above(line, batch.batch_id)
         if corrections:
             raise RevertRefusedError(batch.batch_id, corrections)
         part_ledger.halt(line.engine, batch.batch_id)
         return verb.revert(line.engine, batch.batch_id, is_held=True).in_words
-
-
-def _corrections_above(line: Line, root: str) -> tuple[str, ...]:
-    """Return the corrections that would lose what they correct, each once, the latest last."""
-    found = (*family.living(line.engine, root), *family.loading(line.engine, root))
-    return tuple(dict.fromkeys(found))
-
-
-def relatives(line: Line, receipt: Receipt) -> tuple[Receipt, ...]:
-    """Return the receipts of the other batches in the family of a correction; none for any other batch."""
-    batch_id = receipt.batch_id
-    if receipt.parent_batch_id is None:
-        return ()
-    members = family.members(line.engine, family.root_of(line.engine, batch_id))
-    return tuple(ledger.receipt(line.engine, member) for member in members if member != batch_id)

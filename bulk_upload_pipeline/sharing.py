@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import ledger, part_ledger, splitting, storage
 from bulk_upload_pipeline.exceptions import WorkersDifferError
-from bulk_upload_pipeline.judging import plan_of
+from bulk_upload_pipeline.judging import plan_of, stage
 from bulk_upload_pipeline.model import ON_THE_WAY
 from bulk_upload_pipeline.splitting import LoadShare, Shared
 from bulk_upload_pipeline.terms import judging_of
@@ -17,15 +18,35 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.judging import Judging
     from bulk_upload_pipeline.kept import Entry
-    from bulk_upload_pipeline.line import Line
-    from bulk_upload_pipeline.model import Batch
+    from bulk_upload_pipeline.model import Batch, Verdict
     from bulk_upload_pipeline.pace import Pace
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.reading.parts import Part
     from bulk_upload_pipeline.staged import StagedBatch
+    from bulk_upload_pipeline.workplace import Line
 
 
-def is_parted(line: Line, entry: Entry, plan: str) -> bool:
+def judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
+    """Judge a file and stage what may load: a huge one together with whoever helps.
+
+    A batch that has passed the gate before may have more open rows than then, when a correction of it was reverted
+    or rules are stricter: what is loaded is no wrong file.
+    """
+    batch, plan = entry.batch, plan_of(judging, entry.batch.sha256)
+    parts = splitting.planned(judging, line.settings.part_bytes) if _is_parted(line, entry, plan) else ()
+    if parts:
+        verdict = splitting.judge(shared(line, batch, judging, parts), parts)
+        return replace(verdict, has_passed=entry.has_passed)
+    if batch.file_size >= line.settings.part_bytes:
+        part_ledger.forget(line.engine, batch.batch_id)
+    verdict = stage(judging, line.staged(batch.batch_id, plan), plan)
+    verdict = replace(verdict, has_passed=entry.has_passed)
+    if not verdict.breaker_tripped:
+        storage.publish(line.home, line.staging(batch.batch_id, plan))
+    return verdict
+
+
+def _is_parted(line: Line, entry: Entry, plan: str) -> bool:
     """Return whether a file is judged in parts, if it is huge: to plan them takes a reading, which help must be worth.
 
     What was begun in parts goes on so, and what was judged as a whole by this plan is again: else the chunk ledger

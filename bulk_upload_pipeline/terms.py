@@ -1,30 +1,23 @@
-"""On what terms a file is read and judged: the profiles as they are now, and what corrections of it have loaded."""
+"""On what terms a file is read and judged: by which profile, and what corrections of it have loaded."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import family, mending, storage
+from bulk_upload_pipeline import family, mending
 from bulk_upload_pipeline.archiving import archived_file
 from bulk_upload_pipeline.exceptions import NoVerdictError
 from bulk_upload_pipeline.judging import Judging
+from bulk_upload_pipeline.workplace import profiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.model import Batch, Layout, Overrides, Progress
-    from bulk_upload_pipeline.profiles import Profiles
     from bulk_upload_pipeline.settings import Settings
-
-
-def profiles(settings: Settings) -> Profiles:
-    """Return the profiles as they are now: a new one needs no restart."""
-    from bulk_upload_pipeline.profile_files import load_profiles
-
-    return load_profiles(storage.profiles_at_hand(settings.home))
+    from bulk_upload_pipeline.workplace import Line
 
 
 def recognised(settings: Settings, path: Path, folder: str | None, stated: Overrides) -> Layout:

@@ -231,8 +231,8 @@ def engine_of(url):
 @contextmanager
 def line_of(order):
     from bulk_upload_pipeline import storage
-    from bulk_upload_pipeline.line import Line
     from bulk_upload_pipeline.settings import Home, Settings
+    from bulk_upload_pipeline.workplace import Line
 
     stated = {"chunk_rows": order["chunk_rows"]} | ({"part_bytes": 900} if order.get("small_parts") else {})
     engine = engine_of(order["url"])

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 
-from bulk_upload_pipeline import closing, counting, holding, intake
+from bulk_upload_pipeline import closing, counting, holding, intake, settling
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
 from bulk_upload_pipeline.model import Overrides, State
@@ -636,7 +636,7 @@ def test_reverting_a_correction_opens_its_rows_again(line):
 
 
 @pytest.mark.parametrize(
-    ("room", "step"), [(stages, "_settle"), (closing, "write"), (stages, "_close_again")]
+    ("room", "step"), [(settling, "settle"), (closing, "write"), (stages, "_close_again")]
 )
 def test_a_revert_that_was_cut_off_is_brought_to_its_end_by_the_next_one(line, monkeypatch, room, step):
     parent = with_bad(line, BAD)

@@ -27,6 +27,7 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline.workplace import Line
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, rows
 
@@ -245,7 +246,7 @@ class Case:
 
     def line(self):
         self.home.make()
-        return stages.Line(Settings(self.home, self.place.url, chunk_rows=7), self.place.engine)
+        return Line(Settings(self.home, self.place.url, chunk_rows=7), self.place.engine)
 
     def prepare(self):
         line, content = self.line(), self.content(SCENARIOS[self.scenario])
@@ -483,9 +484,16 @@ def test_every_step_of_the_line_is_played(undisturbed):
 
 
 def steps_of_the_line():
-    """What the stages call in other rooms, directly or by other functions of `line` and `closing`."""
-    line, closing = (ast.parse((ROOT / f"{room}.py").read_text("utf-8")) for room in ("line", "closing"))
-    return steps_from(line, STAGES) | steps_from(closing, functions_of(closing))
+    """What the stages call in other rooms, directly or by other functions of `line` and the rooms beside it."""
+    begun = {"line": STAGES, "workplace": ("alone",), "sharing": ("judged", "share_of")}
+    trees = {name: tree_of(name) for name in (*begun, "closing", "settling")}
+    return set().union(
+        *(steps_from(tree, begun.get(name, functions_of(tree))) for name, tree in trees.items())
+    )
+
+
+def tree_of(room):
+    return ast.parse((ROOT / f"{room}.py").read_text("utf-8"))
 
 
 def functions_of(tree):

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import dagster as dg
 import pytest
 
-from bulk_upload_pipeline import evidence, holding, intake
+from bulk_upload_pipeline import evidence, holding, intake, settling
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import session
@@ -23,6 +23,7 @@ from bulk_upload_pipeline.exceptions import (
 from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.liveness import alive
 from bulk_upload_pipeline.model import Overrides, State
+from bulk_upload_pipeline.workplace import silent
 from bulk_upload_pipeline_tests.test_cli import a_file
 from bulk_upload_pipeline_tests.test_corrections import as_csv, found_codes, in_target, rejected, resolutions
 from bulk_upload_pipeline_tests.upped import wait_until
@@ -341,16 +342,16 @@ def test_a_step_that_is_repeated_after_a_revert_loads_nothing_again(line, stage)
 
 def test_nobody_takes_a_batch_between_its_revert_and_the_receipt_of_it(line, monkeypatch):
     batch_id = load(line, "a.csv", csv_of(good_row(n) for n in range(9))).batch_id
-    settle, busy = stages._settle, []
+    settle, busy = settling.settle, []
 
     def meanwhile(*args, **named):
-        monkeypatch.setattr(stages, "_settle", settle)
+        monkeypatch.setattr(settling, "settle", settle)
         with pytest.raises(BatchBusyError) as error:
             again(line, batch_id)
         busy.append(error)
         return settle(*args, **named)
 
-    monkeypatch.setattr(stages, "_settle", meanwhile)
+    monkeypatch.setattr(settling, "settle", meanwhile)
     monkeypatch.setattr(holding, "BUSY_AFTER_S", 0)
     assert stages.revert(line, batch_id).state is State.REVERTED
     assert (len(busy), count(line, TARGET)) == (1, 0)
@@ -383,7 +384,7 @@ def test_where_no_daemon_runs_a_retry_ends_the_run_of_a_killed_command_and_no_ot
         )
         worker = alive(line.engine, run.run_id) if is_alive else nullcontext()
         with worker, pytest.raises(BatchBusyError) if is_alive else nullcontext():
-            Session(instance, line).retry(batch_id, stages.silent)
+            Session(instance, line).retry(batch_id, silent)
         ended = instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
     assert ended is not is_alive
     assert count(line, TARGET) == (0 if is_alive else 1)

@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from bulk_upload_pipeline import (
     sharing,
     splitting,
     storage,
+    sweeping,
     taking,
 )
 from bulk_upload_pipeline import line as stages
@@ -43,6 +45,7 @@ from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.places import Key, is_usable, lies_in, named, place_of
 from bulk_upload_pipeline.recognising import dialects, encodings
 from bulk_upload_pipeline.settings import Home, read_settings
+from bulk_upload_pipeline.workplace import Line
 from bulk_upload_pipeline_tests.buckets import BUCKET, object_store
 from bulk_upload_pipeline_tests.test_splitting import announce
 from bulk_upload_pipeline_tests.world import count, csv_of, good_row, line_at, receipt, rows
@@ -281,8 +284,8 @@ import sys
 from pathlib import Path
 from bulk_upload_pipeline import line as stages, load, storage
 from bulk_upload_pipeline.database import make_engine
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.settings import read_settings
+from bulk_upload_pipeline.workplace import Line
 
 settings = read_settings()
 with storage.opened(settings) as opened:
@@ -336,7 +339,7 @@ def test_rows_that_another_plan_staged_are_never_loaded_under_this_verdict(line)
     batch_id = drop(line, "a.csv", csv_of(good_row(n) for n in range(20)))
     stages.upload(line, batch_id)
     first = stages.validate(line, batch_id)
-    elsewhere = stages.Line(stages.replace(line.settings, chunk_rows=3), line.engine)
+    elsewhere = Line(replace(line.settings, chunk_rows=3), line.engine)
     second = stages.validate(elsewhere, batch_id)
     assert first.plan != second.plan
     stages.load(line, batch_id)
@@ -353,7 +356,7 @@ def test_what_ended_long_ago_is_thrown_away_in_the_bucket_too(line):
     waiting = drop(line, "b.csv", csv_of([good_row(2)]))
     put(line.home.staging / ended / "left" / "valid.arrow", "left")
     put(line.home.archive / waiting / "b.csv", "kept")
-    assert stages.sweep(line) == [ended]
+    assert sweeping.sweep(line) == [ended]
     assert storage.folders(line.home.staging) == []
     later = datetime.now(UTC) + timedelta(days=1)
     assert retention.remove_folders(line.engine, line.home, line.home.archive, later) == 1

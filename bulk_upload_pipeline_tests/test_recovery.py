@@ -19,7 +19,17 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import archiving, evidence, inspection, intake, judging, liveness, rejects, report
+from bulk_upload_pipeline import (
+    archiving,
+    evidence,
+    inspection,
+    intake,
+    judging,
+    liveness,
+    rejects,
+    report,
+    sweeping,
+)
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, small_files
@@ -676,8 +686,8 @@ def test_what_a_worker_left_that_was_killed_after_its_receipt_is_swept(line, ins
     stages.validate(line, other)
     (line.home.staging / batch_id).mkdir()
     with holding(line.engine, batch_id):
-        assert stages.sweep(line) == []
-    assert stages.sweep(line) == [batch_id]
+        assert sweeping.sweep(line) == []
+    assert sweeping.sweep(line) == [batch_id]
     assert [folder.name for folder in line.home.staging.iterdir()] == [other]
 
 

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import ledger, retention
+from bulk_upload_pipeline import ledger, retention, sweeping
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import retention as nightly
@@ -266,7 +266,7 @@ def test_nothing_of_ours_ever_deletes_a_file_that_was_received(line, instance):
             "UPDATE bulk_upload.upload_batches SET received_at = received_at - interval '30 years', "
             "finished_at = finished_at - interval '30 years'"
         )
-    stages.sweep(line)
+    sweeping.sweep(line)
     assert clean_up(line, instance)["archived_files"] == 0
     kept = {name: (line.home.archive / each / name).read_bytes() for name, each in batches.items()}
     assert kept == received

@@ -25,9 +25,9 @@ from bulk_upload_pipeline.defs.nightly import nightly_backfill
 from bulk_upload_pipeline.defs.sales import daily_sales_refresh
 from bulk_upload_pipeline.defs.small_files import config_of
 from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import LOADED_STATES, Receipt, State
 from bulk_upload_pipeline.settings import Keeping
+from bulk_upload_pipeline.workplace import Line
 from bulk_upload_pipeline_tests.test_again import newer_rules
 from bulk_upload_pipeline_tests.test_alerts import TOLD, Hook, hook
 from bulk_upload_pipeline_tests.test_retention import ask, dagster_url, instance

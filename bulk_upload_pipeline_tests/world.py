@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import intake, ledger, storage
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline.workplace import Line
 
 HEADER = (
     "Invoice Number",

@@ -16,7 +16,7 @@ from bulk_upload_pipeline.settings import read_settings
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.workplace import Line
 
 EXIT_CODES = {
     State.LOADED: 0,
@@ -83,7 +83,7 @@ def open_line() -> Generator[Line]:
     """Yield the line over this home's databases, brought up to date; PostgreSQL is started when it must be."""
     from bulk_upload_pipeline import local, storage
     from bulk_upload_pipeline.database import make_engine, migrate
-    from bulk_upload_pipeline.line import Line
+    from bulk_upload_pipeline.workplace import Line
 
     stated = read_settings()
     stated.home.make()

@@ -8,8 +8,8 @@ from bulk_upload_pipeline import inspection, rejects
 from bulk_upload_pipeline.defs import metadata
 from bulk_upload_pipeline.defs.checks import evaluation
 from bulk_upload_pipeline.evidence import Evidence, Known
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import LOADED_STATES, Receipt, State, Verdict
+from bulk_upload_pipeline.workplace import Line
 
 PREVIEW_ROWS = 20
 

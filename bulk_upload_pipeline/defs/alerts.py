@@ -11,7 +11,7 @@ from bulk_upload_pipeline.alerting.channels import channels_of
 from bulk_upload_pipeline.alerting.messages import Alert
 from bulk_upload_pipeline.defs.nightly import night_of, nights
 from bulk_upload_pipeline.defs.recovery import WILL_RETRY_TAG, batches_of, batches_under_way
-from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.workplace import Line
 
 NO_CHANNEL = "Nobody is told: BULK_UPLOAD_ALERT_URLS names no channel."
 FAILURE_REASON_TAG = "dagster/failure_reason"

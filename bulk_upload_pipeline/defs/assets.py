@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from bulk_upload_pipeline import contract, ledger
+from bulk_upload_pipeline import contract, ledger, settling
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import account, metadata
 from bulk_upload_pipeline.defs.exits import exits, materialize_receipt, tell_batch
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.exceptions import FileStillChangingError
-from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.workplace import Line
 
 GROUP = "invoices"
 OWNERS = ["team:back-office"]
@@ -122,7 +122,7 @@ def upload_receipts(
     batch_id = context.partition_key
     with exits(context, line):
         receipt = stages.close(line, batch_id)
-        for relative in stages.relatives(line, receipt):
+        for relative in settling.relatives(line, receipt):
             tell_batch(context, line, relative)
         told = account.of_receipt(line, receipt)
     context.log.info(receipt.reason)

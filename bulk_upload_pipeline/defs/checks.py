@@ -10,8 +10,8 @@ from bulk_upload_pipeline import evidence, inspection
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.evidence import Known
 from bulk_upload_pipeline.inspection import Inspection
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.workplace import Line
 
 
 def _spec(inspected: Inspection) -> dg.AssetCheckSpec:

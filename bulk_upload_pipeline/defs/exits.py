@@ -18,9 +18,9 @@ from bulk_upload_pipeline.exceptions import (
     FileStillChangingError,
     in_one_line,
 )
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Progress, Receipt
 from bulk_upload_pipeline.pace import in_words
+from bulk_upload_pipeline.workplace import Line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 

@@ -9,8 +9,8 @@ from bulk_upload_pipeline import sales, silence
 from bulk_upload_pipeline.defs.checks import result
 from bulk_upload_pipeline.defs.jobs import FILES_ARRIVE
 from bulk_upload_pipeline.defs.sales import DAILY_SALES, FRESH, evaluation
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.workplace import Line
 
 UPLOAD, ARRIVE = FILES_ARRIVE.asset_key.to_user_string(), FILES_ARRIVE.name
 TOLD_EVERY_S = 3600.0

@@ -11,7 +11,7 @@ from bulk_upload_pipeline import sharing
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.exceptions import BulkUploadError
-from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.workplace import Line
 
 OP = "work_on_parts"
 SENSOR_DAEMON = "SENSOR"

@@ -7,7 +7,7 @@ import dagster as dg
 from bulk_upload_pipeline import inbox
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG
 from bulk_upload_pipeline.exceptions import BulkUploadError
-from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.workplace import Line
 
 FILES_ARRIVE = dg.AssetCheckKey(dg.AssetKey("upload"), "files_arrive")
 

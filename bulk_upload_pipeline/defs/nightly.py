@@ -10,7 +10,7 @@ from bulk_upload_pipeline.again import Night, Plan
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.recovery import batches_of, batches_under_way
-from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.workplace import Line
 
 NIGHT_TAG, ASKED_TAG, NOT_TAKEN_TAG = "night", "night_asked", "night_not_taken"
 """What every run of a night says of the night, so that nothing else has to remember it."""

@@ -21,9 +21,9 @@ from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.liveness import without_worker
 from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State
+from bulk_upload_pipeline.workplace import Line
 
 PARTITION_TAG = "dagster/partition"
 WILL_RETRY_TAG = "dagster/will_retry"

@@ -6,8 +6,8 @@ import dagster as dg
 
 from bulk_upload_pipeline import storage
 from bulk_upload_pipeline.exceptions import SettingInvalidError
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.settings import DATABASE_URL, read_settings
+from bulk_upload_pipeline.workplace import Line
 
 STATEMENT_PATIENCE_MS = 60_000
 CONNECTION_AGE_S = 600

@@ -8,12 +8,12 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import retention as rules
+from bulk_upload_pipeline import sweeping
 from bulk_upload_pipeline.defs.partitions import batches
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.places import Place
 from bulk_upload_pipeline.settings import Keeping
+from bulk_upload_pipeline.workplace import Line
 
 MOST_RUNS = 5_000
 """Failed runs deleted in one night; each costs Dagster some queries."""
@@ -24,7 +24,7 @@ def clean_up(context: dg.OpExecutionContext, line: dg.ResourceParam[Line]) -> No
     """Staging of ended batches goes at once; the ledger and what makes a partition materialized stay."""
     policy, now = line.settings.keeping, datetime.now(UTC)
     removed = {
-        "staging_folders": len(stages.sweep(line)),
+        "staging_folders": len(sweeping.sweep(line)),
         **_of_dagster(context.instance, line, policy, now),
         "reports": _folders(line, line.home.reports, policy.reports, now),
         "archived_files": _folders(line, line.home.archive, policy.archive, now),

@@ -10,8 +10,8 @@ from bulk_upload_pipeline import sales
 from bulk_upload_pipeline.defs import metadata
 from bulk_upload_pipeline.defs.checks import log_evaluation, result, severity
 from bulk_upload_pipeline.defs.partitions import days
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.workplace import Line
 
 DAILY_SALES = "daily_sales"
 AGREES, FRESH = "sums_agree", "refreshed"

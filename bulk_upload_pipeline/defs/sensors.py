@@ -15,7 +15,7 @@ from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, RECOVERY, UNDER_WAY
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, config_of, load_small_files
 from bulk_upload_pipeline.intake import OVERDUE
-from bulk_upload_pipeline.line import Line
+from bulk_upload_pipeline.workplace import Line
 
 CUT_OFF = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 """How a run ended that may not have come to its file: Dagster or `recovery` says soon what follows."""

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import dagster as dg
 
-from bulk_upload_pipeline import archiving, holding, intake, ledger, liveness, local, storage
+from bulk_upload_pipeline import archiving, holding, intake, ledger, liveness, local, settling, storage
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.defs.resources import living
 from bulk_upload_pipeline.exceptions import BatchBusyError
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Overrides, Progress, Receipt
 from bulk_upload_pipeline.settings import Settings
+from bulk_upload_pipeline.workplace import Line
 
 PARTITION_TAG = "dagster/partition"
 UNDER_WAY = [
@@ -85,7 +85,7 @@ class Session:
         self._refuse_under_way(batch_id)
         receipt = stages.revert(self.line, batch_id)
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
-        for told in (*stages.relatives(self.line, receipt), receipt):
+        for told in (*settling.relatives(self.line, receipt), receipt):
             self.instance.report_runless_asset_event(receipt_event(self.line, told))
         return receipt
 

@@ -22,8 +22,8 @@ from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.telling import Telling
 from bulk_upload_pipeline.exceptions import BulkUploadError, FileStillChangingError, in_one_line
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State
+from bulk_upload_pipeline.workplace import Line
 
 OP = "take_small_files"
 SECONDS_BETWEEN_LINES = 2.0

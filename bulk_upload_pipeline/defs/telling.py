@@ -14,10 +14,10 @@ import dagster as dg
 import sqlalchemy as sa
 from dagster_postgres import PostgresEventLogStorage
 
-from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import settling
 from bulk_upload_pipeline.defs import account
-from bulk_upload_pipeline.line import Line
 from bulk_upload_pipeline.model import Receipt
+from bulk_upload_pipeline.workplace import Line
 
 SECONDS_UNTOLD = 2.0
 MOST_UNTOLD = 40
@@ -51,7 +51,7 @@ class Telling:
         """Take a batch to be told of; when it corrects others, they are told of as they are now, too."""
         if not self._untold:
             self._since = time.monotonic()
-        for told in (*stages.relatives(self._line, receipt), receipt):
+        for told in (*settling.relatives(self._line, receipt), receipt):
             self._untold[told.batch_id] = told
 
     @property
