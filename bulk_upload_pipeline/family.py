@@ -157,27 +157,27 @@ def standing(engine: sa.Engine, root: str) -> dict[int, str]:
     return {row.row_number: row.batch_id for row in corrections(engine, root) if row.loaded_at is not None}
 
 
+_FORGET_OTHERS = """
+DELETE FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id AND row_number <> ALL(:numbers) AND loaded_at IS NULL
+"""
+_KEEP = """
+INSERT INTO bulk_upload.corrected_rows (batch_id, root_batch_id, row_number, identity, line_occurrence)
+SELECT :batch_id, :root, *
+FROM unnest(CAST(:numbers AS bigint[]), CAST(:identities AS bigint[]), CAST(:occurrences AS integer[]))
+ON CONFLICT (batch_id, row_number) DO UPDATE
+SET identity = excluded.identity, line_occurrence = excluded.line_occurrence
+"""
+
+
 def keep(connection: sa.Connection, batch_id: str, root: str, rows: Iterable[Corrected]) -> None:
     """Keep what a correction brings, in place of what it brought when it was judged before."""
     stated = list(rows)
     numbers, identities, occurrences = (
         zip(*(row[:3] for row in stated), strict=True) if stated else ((), (), ())
     )
+    connection.execute(sa.text(_FORGET_OTHERS), {"batch_id": batch_id, "numbers": list(numbers)})
     connection.execute(
-        sa.text(
-            "DELETE FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id "
-            "AND row_number <> ALL(:numbers) AND loaded_at IS NULL"
-        ),
-        {"batch_id": batch_id, "numbers": list(numbers)},
-    )
-    connection.execute(
-        sa.text(
-            "INSERT INTO bulk_upload.corrected_rows (batch_id, root_batch_id, row_number, identity, "
-            "line_occurrence) SELECT :batch_id, :root, * FROM unnest(CAST(:numbers AS bigint[]), "
-            "CAST(:identities AS bigint[]), CAST(:occurrences AS integer[])) "
-            "ON CONFLICT (batch_id, row_number) DO UPDATE SET identity = excluded.identity, "
-            "line_occurrence = excluded.line_occurrence"
-        ),
+        sa.text(_KEEP),
         {
             "batch_id": batch_id,
             "root": root,

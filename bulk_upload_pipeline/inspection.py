@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline import contract, history
 from bulk_upload_pipeline import target as rows_in_target
@@ -18,7 +18,8 @@ from bulk_upload_pipeline.model import Judgement
 from bulk_upload_pipeline.profiles import GENERIC
 
 if TYPE_CHECKING:
-    from bulk_upload_pipeline.model import Verdict
+    from bulk_upload_pipeline.history import Past
+    from bulk_upload_pipeline.model import Layout, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,14 @@ def shape(known: Known) -> Judgement:
         )
     if not known.past:
         return Judgement(passed=True, words=f"It is the first file of {layout.profile}.", numbers=numbers)
-    last = known.past[0]
+    return _compared(layout, known.past[0], numbers)
+
+
+def _compared(layout: Layout, last: Past, numbers: dict[str, Any]) -> Judgement:
+    """Judge the columns of a file by those of its sender's last one."""
     new = [name for name in layout.header if name not in last.header]
     gone = [name for name in last.header if name not in layout.header]
-    numbers |= {"columns_new": new, "columns_gone": gone, "compared_with": last.batch_id}
+    numbers = numbers | {"columns_new": new, "columns_gone": gone, "compared_with": last.batch_id}
     told = [f"{words}: {', '.join(names)}" for words, names in (("new", new), ("gone", gone)) if names]
     return Judgement(
         passed=not told,

@@ -26,7 +26,7 @@ from bulk_upload_pipeline.recognising.unpack import opened
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bulk_upload_pipeline.profiles import Profiles
+    from bulk_upload_pipeline.profiles import Profile, Profiles
     from bulk_upload_pipeline.recognising.dialects import TopRecord
     from bulk_upload_pipeline.recognising.encodings import Encoding
     from bulk_upload_pipeline.recognising.formats import Identified
@@ -92,9 +92,7 @@ def _delimited(path: Path, identified: Identified, finder: HeaderFinder, stated:
         raise UnreadableError(file_finding("NO_DATA_ROWS"))
     found = header.match.profile
     if profile is None and _states_otherwise(found.encoding, encoding.codec, found.delimiter, delimiter):
-        wanted = Overrides(
-            encoding=stated.encoding or found.encoding, delimiter=stated.delimiter or found.delimiter
-        )
+        wanted = _with_what_it_states(found, stated)
         if wanted != stated:
             return _delimited(path, identified, finder, wanted)
     return Layout(
@@ -128,6 +126,13 @@ def _states_otherwise(encoding: str | None, codec: str, wanted: str | None, deli
     """Return whether a profile that was found by its header states another encoding or delimiter."""
     return (encoding is not None and encodings.stated_encoding(encoding).codec != codec) or (
         wanted is not None and wanted != delimiter
+    )
+
+
+def _with_what_it_states(found: Profile, stated: Overrides) -> Overrides:
+    """Return what a person states and, where that says nothing, what the profile does."""
+    return Overrides(
+        encoding=stated.encoding or found.encoding, delimiter=stated.delimiter or found.delimiter
     )
 
 

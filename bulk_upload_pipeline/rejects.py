@@ -259,21 +259,26 @@ def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path
     starts with an apostrophe already: dropping one apostrophe restores every cell exactly. A record that
     has no cells (too many, too few) stands as its text in the first column.
     """
-    names = unique_names(header)
+    with engine.connect() as connection:
+        sheets = _sheets(connection, batch_id)
+    query = _rejected(batch_id, unique_names(header), sheets)
+    _write_csv(engine, query, (*map(harmless, header), *OWN_COLUMNS), path)
+
+
+def _rejected(batch_id: str, names: Sequence[str], sheets: Sequence[Sheet]) -> sql.Composed:
+    """Return the query for the rejected rows of a batch, a column of the source as a column."""
     source = sql.SQL(", ").join(
         sql.SQL("row_data->>{} AS {}").format(sql.Literal(name), sql.Identifier(f"c{position}"))
         for position, name in enumerate(names)
     )
     shown = [_harmless(sql.Identifier(f"c{position}")) for position in range(len(names))]
     shown[0] = sql.SQL("coalesce({}, {})").format(_harmless(sql.Identifier("raw_text")), shown[0])
-    with engine.connect() as connection:
-        sheets = _sheets(connection, batch_id)
     where = sql.SQL(
         "coalesce('row ' || sheet_row || ' of the sheet ' || '''' || sheet || ''': ', '') || "
         if sheets
         else ""
     )
-    query = sql.SQL(
+    return sql.SQL(
         "SELECT {shown}, {batch_id}, row_number, line_occurrence, {where}errors FROM ("
         "SELECT {source}, row_data->>'_raw' AS raw_text, row_number, line_occurrence, errors FROM ("
         "SELECT row_number, min(line_occurrence) AS line_occurrence, "
@@ -289,7 +294,6 @@ def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path
         where=where,
         places=_places(sheets),
     )
-    _write_csv(engine, query, (*map(harmless, header), *OWN_COLUMNS), path)
 
 
 def _harmless(cell: sql.Composable) -> sql.Composable:

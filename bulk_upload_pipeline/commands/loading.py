@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bulk_upload_pipeline.checking import Checked
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
@@ -108,16 +110,21 @@ def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[
     verdict = checked.verdict
     state = _state_of(verdict.rows_rejected, tripped=verdict.breaker_tripped)
     if not as_json:
-        terminal.say(
-            f"{name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
-            f"{verdict.rows_rejected:,} rejected, {verdict.warnings:,} warnings"
-        )
-        if checked.beside:
-            terminal.say(checked.beside)
-        terminal.print_findings(checked.findings)
+        _tell(name, state, checked)
     facts = {"file": name, "state": state, **dataclasses.asdict(verdict), "findings": checked.findings}
     facts["beside"] = checked.beside
     return facts, EXIT_CODES[state]
+
+
+def _tell(name: str, state: State, checked: Checked) -> None:
+    verdict = checked.verdict
+    terminal.say(
+        f"{name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
+        f"{verdict.rows_rejected:,} rejected, {verdict.warnings:,} warnings"
+    )
+    if checked.beside:
+        terminal.say(checked.beside)
+    terminal.print_findings(checked.findings)
 
 
 def _state_of(rejected: int, *, tripped: bool) -> State:

@@ -5,6 +5,16 @@ import dagster as dg
 from bulk_upload_pipeline.settings import read_settings
 
 batches = dg.DynamicPartitionsDefinition(name="batches")
+PARTITION_TAG = "dagster/partition"
+"""Names the partition of a run: of one with a single batch, the batch."""
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""Statuses of a run that has not ended."""
 
 days = dg.DailyPartitionsDefinition(
     start_date=read_settings().first_day.isoformat(),

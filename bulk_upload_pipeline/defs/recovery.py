@@ -18,14 +18,13 @@ import dagster as dg
 from bulk_upload_pipeline import holding, ledger, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs.jobs import load_batch
-from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.liveness import without_worker
 from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State
 from bulk_upload_pipeline.workplace import Line
 
-PARTITION_TAG = "dagster/partition"
 WILL_RETRY_TAG = "dagster/will_retry"
 
 LOST = "Its worker is gone: it holds no lock any more."
@@ -39,14 +38,6 @@ its next run."""
 
 MOST_RUNS = 8
 """Runs of a batch, all told, after which one that was cut off is not started again by itself."""
-
-UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dg.sensor(

@@ -11,8 +11,8 @@ import dagster as dg
 from bulk_upload_pipeline import intake, lanes
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG, SMALL
-from bulk_upload_pipeline.defs.partitions import batches
-from bulk_upload_pipeline.defs.recovery import PARTITION_TAG, RECOVERY, UNDER_WAY
+from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
+from bulk_upload_pipeline.defs.recovery import RECOVERY
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, config_of, load_small_files
 from bulk_upload_pipeline.intake import OVERDUE
 from bulk_upload_pipeline.workplace import Line

@@ -14,21 +14,12 @@ from bulk_upload_pipeline import archiving, holding, intake, ledger, liveness, l
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
-from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.resources import living
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.model import Overrides, Progress, Receipt
 from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline.workplace import Line
-
-PARTITION_TAG = "dagster/partition"
-UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 BEGUN = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 

@@ -82,6 +82,10 @@ def _target_steps(connection: sa.Connection) -> Iterator[Step]:
         [*(f"ADD COLUMN {name} {made}" for name, made in missing.items()), *map(_relaxed, foreign)],
     )
     yield Step("Indexes that exist under another name are not built again", _renamed(connection, first))
+    yield from _key_steps(connection)
+
+
+def _key_steps(connection: sa.Connection) -> Iterator[Step]:
     has_key, has_index = _key_state(connection)
     if not (has_key or has_index):
         yield Step(
