@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import yaml
 
 import bulk_upload_pipeline
 from bulk_upload_pipeline.serving.cluster import cluster_in
+from bulk_upload_pipeline_tests.upped import free_port
 
 ROOT = Path(bulk_upload_pipeline.__file__).parent.parent
 DOCKER = ROOT / "docker"
@@ -72,12 +72,6 @@ def image_environment():
     last = (DOCKER / "Dockerfile").read_text().rpartition("\nFROM ")[2].replace("\\\n", " ")
     pairs = [pair for line in re.findall(r"^ENV (.*)$", last, re.MULTILINE) for pair in shlex.split(line)]
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Deployment:

@@ -85,6 +85,34 @@ def database_url(postgres_url, administer, template_database):
     administer(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@pytest.fixture
+def engine(database_url):
+    """An engine of the package on that database."""
+    from bulk_upload_pipeline.database import make_engine
+
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def line(tmp_path, database_url, request):
+    """A line on a home of its own, by the settings that a room states as `SETTINGS`."""
+    from bulk_upload_pipeline_tests.world import line_at
+
+    with line_at(tmp_path / "home", database_url, **getattr(request.module, "SETTINGS", {})) as line:
+        yield line
+
+
+@pytest.fixture
+def instance():
+    """A Dagster that is gone with the test."""
+    from bulk_upload_pipeline_tests.world import ephemeral
+
+    with ephemeral() as instance:
+        yield instance
+
+
 @pytest.fixture(scope="session")
 def dagster_url(postgres_url, administer):
     """A storage of Dagster for the commands."""

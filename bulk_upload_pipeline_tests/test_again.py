@@ -14,16 +14,19 @@ from bulk_upload_pipeline.defs.nightly import nightly_backfill
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import FileThrownAwayError
 from bulk_upload_pipeline.model import State
-from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, line_at, receipt, run
+from bulk_upload_pipeline_tests.world import (
+    QUIET,
+    count,
+    csv_of,
+    drop,
+    good_row,
+    receipt,
+    run,
+    through,
+)
 
 NIGHT = datetime(2026, 11, 25, 2, tzinfo=UTC)
 LENIENT = 'total_mismatch = "warning"\n'
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
 
 
 @pytest.fixture
@@ -36,15 +39,6 @@ def instance(tmp_path):
 
 def rows(first, bad=0):
     return [good_row(first + n, **({"Item Total": "51.00"} if n < bad else {})) for n in range(5)]
-
-
-def through(line, name, rows):
-    batch_id = drop(line, name, csv_of(rows))
-    stages.upload(line, batch_id)
-    stages.validate(line, batch_id)
-    stages.load(line, batch_id)
-    stages.close(line, batch_id)
-    return batch_id
 
 
 def failing(line, name, rows):

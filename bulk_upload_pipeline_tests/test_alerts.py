@@ -130,12 +130,6 @@ def line(tmp_path, database_url, hook):
         yield line
 
 
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 def notice(line, after=timedelta(0), under_way=()):
     """Put into words what is to be told `after` so long."""
     channels = channels_of(line.settings.alert_urls)

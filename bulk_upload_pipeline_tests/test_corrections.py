@@ -18,15 +18,11 @@ from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, receipt, rows
 from bulk_upload_pipeline_tests.writers import xlsx_of
 
+SETTINGS = {"chunk_rows": 7}
+
 TARGET = "mangalam_invoices"
 ERRORS = "bulk_upload.processing_errors"
 OWN = ("_batch_id", "_row_number", "_line_occurrence", "_errors")
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
-        yield line
 
 
 def take(line, batch_id):

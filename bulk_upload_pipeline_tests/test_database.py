@@ -33,13 +33,6 @@ def empty_database(postgres_url):
         server.exec_driver_sql("""DROP DATABASE "empty 100%% 'quoted'" WITH (FORCE)""")
 
 
-@pytest.fixture
-def engine(database_url):
-    engine = database.make_engine(database_url)
-    yield engine
-    engine.dispose()
-
-
 @pytest.mark.parametrize(
     "url",
     [

@@ -22,27 +22,16 @@ from bulk_upload_pipeline_tests.world import (
     csv_of,
     drop,
     good_row,
-    line_at,
     receipt,
     rows,
     run,
 )
 from bulk_upload_pipeline_tests.writers import as_xlsx
 
+SETTINGS = {"chunk_rows": 7}
+
 TARGET = "mangalam_invoices"
 ERRORS = "bulk_upload.processing_errors"
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
-        yield line
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def materialized(instance, asset):

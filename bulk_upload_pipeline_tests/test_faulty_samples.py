@@ -5,19 +5,12 @@ from __future__ import annotations
 import csv
 
 import dagster as dg
-import pytest
 
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.sample import write_sample
-from bulk_upload_pipeline_tests.world import count, drop, line_at, receipt, rows, run
+from bulk_upload_pipeline_tests.world import count, drop, receipt, rows, run
 
 ROWS = 14_518
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
 
 
 def load(line, dirty):

@@ -17,7 +17,8 @@ from bulk_upload_pipeline.guard import SESSION_SECONDS, Guard, Lock
 from bulk_upload_pipeline.serving.readiness import LOCATION
 from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Settings
-from bulk_upload_pipeline_tests.test_local import LAUNCH, STATUS, end_world, free_port, make_world, wait_until
+from bulk_upload_pipeline_tests.test_local import LAUNCH, STATUS, end_world, make_world, wait_until
+from bulk_upload_pipeline_tests.upped import free_port
 
 PASSWORD, FOR_VIEWERS = "kaju katli 500 g", "only looking"
 ADD = (

@@ -1,7 +1,6 @@
 """What is looked at in every batch: each inspection where it finds something, and where it does not."""
 
 import dagster as dg
-import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import evidence, history, inspection, ledger, whereabouts
@@ -9,15 +8,9 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import checks
 from bulk_upload_pipeline.history import Past, usual
 from bulk_upload_pipeline.model import Overrides, State
-from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, line_at, run
+from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, run
 
 ZOHO = Overrides(profile="zoho")
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
 
 
 def through(line, name, rows, header=HEADER, until="closed"):

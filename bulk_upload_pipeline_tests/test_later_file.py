@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
-from bulk_upload_pipeline import intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline_tests import writers
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, receipt, rows
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, rows, settled
 
 
 def priced(price, *numbers):
@@ -27,12 +18,6 @@ def priced(price, *numbers):
 def prices(line):
     found = rows(line, "SELECT invoice_number, item_price FROM mangalam_invoices ORDER BY 1")
     return {int(number.removeprefix("INV-")): int(price) for number, price in found}
-
-
-def settled(line):
-    """Two looks, as the sensor's, and what is to be started after them."""
-    first = intake.survey(line, {}, lambda _: False)
-    return intake.survey(line, first.seen, lambda _: False).requests
 
 
 def test_of_two_files_that_one_look_sees_the_one_that_was_written_later_wins(line):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.database import is_transient, make_engine
+from bulk_upload_pipeline.database import is_transient
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.found import FoundWriter
 from bulk_upload_pipeline.holding import lock_name
@@ -27,13 +27,6 @@ from bulk_upload_pipeline_tests.upped import wait_until
 
 UPDATE, SKIP, REJECT = "update", "skip", "reject"
 OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-
-
-@pytest.fixture
-def engine(database_url):
-    engine = make_engine(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -34,6 +33,7 @@ from bulk_upload_pipeline.serving import cluster, embedded, processes
 from bulk_upload_pipeline.serving.readiness import LOCATION
 from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline_tests.upped import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -377,12 +377,6 @@ def _command(process):
         return process.cmdline()
     except psutil.Error:
         return []
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def make_world(folder):

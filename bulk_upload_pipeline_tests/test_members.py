@@ -11,25 +11,22 @@ from bulk_upload_pipeline import intake, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests import writers
-from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows, run
+from bulk_upload_pipeline_tests.world import (
+    count,
+    csv_of,
+    drop,
+    good_row,
+    receipt,
+    rows,
+    run,
+    settled,
+)
 
 TARGET = "mangalam_invoices"
 
 
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
-
-
 def a_file(number, **changed):
     return csv_of([good_row(number, **changed), good_row(number + 1)]).encode()
-
-
-def settled(line):
-    """Two looks, as the sensor's, and what is to be started after them."""
-    first = intake.survey(line, {}, lambda _: False)
-    return intake.survey(line, first.seen, lambda _: False).requests
 
 
 def files_in(folder):

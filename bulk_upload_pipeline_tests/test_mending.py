@@ -29,6 +29,8 @@ from bulk_upload_pipeline_tests.test_corrections import as_csv, found_codes, in_
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
 
+SETTINGS = {"chunk_rows": 7}
+
 TARGET = "mangalam_invoices"
 ERRORS = "bulk_upload.processing_errors"
 OWN = {
@@ -39,12 +41,6 @@ OWN = {
     "item_price": "Price",
     "sku": "Art",
 }
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
-        yield line
 
 
 def load(line, name, content):
@@ -477,6 +473,14 @@ def test_retry_takes_a_failed_batch_to_its_end(at_terminal, home, database_url, 
         assert "bulk-upload status" in refused.stderr
 
 
+def state_shown(batch_id):
+    """The state on the latest receipt that Dagster shows of a batch."""
+    of_batch = dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[batch_id])
+    with dg.DagsterInstance.get() as instance:
+        shown = instance.fetch_materializations(of_batch, limit=1).records[0]
+    return shown.asset_materialization.metadata["state"].value
+
+
 def test_revert_undoes_a_load_and_dagster_shows_it(at_terminal, home, tmp_path):
     path = a_file(tmp_path, [good_row(n) for n in range(10)])
     (first,) = told(at_terminal("load", "--json", path))
@@ -490,12 +494,7 @@ def test_revert_undoes_a_load_and_dagster_shows_it(at_terminal, home, tmp_path):
     assert (undone.exit_code, "rows/s" in undone.stdout) == (0, False)
     result = at_terminal("revert", "--json", first["batch_id"])
     assert (result.exit_code, told(result)["state"]) == (0, "reverted")
-    with dg.DagsterInstance.get() as instance:
-        shown = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[first["batch_id"]]),
-            limit=1,
-        ).records[0]
-    assert shown.asset_materialization.metadata["state"].value == "reverted"
+    assert state_shown(first["batch_id"]) == "reverted"
     (again,) = told(at_terminal("load", "--json", path))
     assert again["rows_inserted"] == 10
 
@@ -508,12 +507,7 @@ def test_a_correction_shows_its_parent_in_dagster(at_terminal, home, tmp_path):
     (tmp_path / "fix.csv").write_text(text)
     (child,) = told(at_terminal("load", "--json", tmp_path / "fix.csv"))
     assert (child["state"], child["parent_batch_id"]) == ("loaded", first["batch_id"])
-    with dg.DagsterInstance.get() as instance:
-        shown = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[first["batch_id"]]),
-            limit=1,
-        ).records[0]
-    assert shown.asset_materialization.metadata["state"].value == "loaded"
+    assert state_shown(first["batch_id"]) == "loaded"
     assert told(at_terminal("status", "--json", first["batch_id"]))["rows_corrected"] == 1
 
 

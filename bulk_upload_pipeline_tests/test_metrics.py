@@ -17,13 +17,7 @@ from bulk_upload_pipeline import metrics
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import PortTakenError
 from bulk_upload_pipeline_tests.upped import COMMAND, ROOT, free_port, wait_until
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row
 
 
 def scraped(port):

@@ -33,6 +33,7 @@ from bulk_upload_pipeline import (
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import exits, recovery, small_files
+from bulk_upload_pipeline.defs.partitions import PARTITION_TAG
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
@@ -45,26 +46,15 @@ from bulk_upload_pipeline_tests.world import (
     csv_of,
     drop,
     good_row,
-    line_at,
     receipt,
     rows,
     run,
 )
 
+SETTINGS = {"chunk_rows": 7}
+
 TARGET = "mangalam_invoices"
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
-        yield line
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture
@@ -324,7 +314,7 @@ def started_run(instance, batch_id, **tags):
     """A run that says of itself that it is under way."""
     instance.add_dynamic_partitions("batches", [batch_id])
     job = defs.resolve_job_def("load_batch")
-    run = instance.create_run_for_job(job, tags={recovery.PARTITION_TAG: batch_id, **tags})
+    run = instance.create_run_for_job(job, tags={PARTITION_TAG: batch_id, **tags})
     instance.handle_new_event(event_of(run, "PIPELINE_START"))
     return run
 

@@ -17,16 +17,12 @@ from bulk_upload_pipeline.reporting import rejected_sheet
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_corrections import TARGET, in_target, load, resolutions
 from bulk_upload_pipeline_tests.test_senders import dropped, profile
-from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, receipt, rows
+from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, receipt, rows
+
+SETTINGS = {"chunk_rows": 7}
 
 COLUMNS = "\n".join(f'{name.lower().replace(" ", "_")} = ["{name}"]' for name in HEADER)
 OTHER = (*HEADER, "Remark")
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
-        yield line
 
 
 def values(row):

@@ -10,7 +10,6 @@ from bulk_upload_pipeline.holding import lock_name
 from bulk_upload_pipeline.revert import RevertResult, revert
 from bulk_upload_pipeline_tests.test_load import (
     counts,
-    engine,
     execute,
     ledger,
     line,
@@ -21,7 +20,7 @@ from bulk_upload_pipeline_tests.test_load import (
     table,
 )
 
-__all__ = ["engine", "stage"]
+__all__ = ["stage"]
 
 
 def everything(engine):

@@ -20,10 +20,10 @@ from bulk_upload_pipeline.defs.sales import daily_sales, daily_sales_refresh
 from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.sales import Day
-from bulk_upload_pipeline_tests.test_load import engine, execute, line, lines, load, query, stage
+from bulk_upload_pipeline_tests.test_load import execute, line, lines, load, query, stage
 from bulk_upload_pipeline_tests.world import QUIET, line_at
 
-__all__ = ["engine", "stage"]
+__all__ = ["stage"]
 
 FIRST, SECOND, THIRD = date(2024, 1, 1), date(2024, 1, 2), date(2024, 1, 3)
 
@@ -289,12 +289,6 @@ def test_a_view_of_the_old_system_stays_as_it_is(engine):
 
 
 # How Dagster shows it
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from bulk_upload_pipeline.tables import mangalam_invoices
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.scripts import FOUND, SCRIPTS, STATED, encoded, writable
 from bulk_upload_pipeline_tests.test_formats import judged
-from bulk_upload_pipeline_tests.world import count, drop, line_at
+from bulk_upload_pipeline_tests.world import count, drop
 
 LINES = 5_000
 TABLES = "public.mangalam_invoices, bulk_upload.upload_batches, bulk_upload.processing_errors, bulk_upload.load_chunks"
@@ -125,12 +125,6 @@ def disagreements(line, table, ways, stated=None):
         else:
             found[name] = next((pair for pair in zip_longest(rows, expected) if pair[0] != pair[1]), None)
     return {name: difference for name, difference in found.items() if difference}
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
 
 
 @pytest.fixture

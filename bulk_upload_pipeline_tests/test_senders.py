@@ -12,7 +12,7 @@ import xlsxwriter
 from bulk_upload_pipeline import intake, report
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import BulkUploadError
-from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, line_at, receipt, rows
+from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, receipt, rows
 
 ROWS = (
     "SELECT invoice_number, invoice_date, customer_name, quantity, item_price, item_total, customer_id, sku "
@@ -27,12 +27,6 @@ COLUMNS = (
     "customer_id",
     "sku",
 )
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
 
 
 def profile(line, text, name="mine"):

@@ -5,20 +5,13 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import silence
 from bulk_upload_pipeline.defs.freshness import files_arrive, freshness_sensor
 from bulk_upload_pipeline.model import Overrides
 from bulk_upload_pipeline.profiles import Profile
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, run
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, run
 
 
 def came(line, name, profile, hours_ago):
@@ -97,12 +90,6 @@ def test_a_file_that_waits_in_a_senders_folder_has_come(line):
 
 
 # How Dagster shows it
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def expect_zoho_every(line, hours):

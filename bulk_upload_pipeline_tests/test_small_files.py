@@ -28,11 +28,12 @@ from bulk_upload_pipeline_tests.world import (
     csv_of,
     drop,
     good_row,
-    line_at,
     receipt,
     rows,
     run,
 )
+
+SETTINGS = {"chunk_rows": 7}
 
 ASSETS = ("upload", "validated_invoices", "processing_errors", "mangalam_invoices", "upload_receipts")
 GOOD = csv_of(good_row(n) for n in range(20))
@@ -40,18 +41,6 @@ SOME_BAD = csv_of([*(good_row(n) for n in range(30, 40)), good_row(90, Quantity=
 WRONG = csv_of([*(good_row(n, Quantity="x") for n in range(5)), *(good_row(n) for n in range(50, 55))])
 UNREADABLE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40
 OTHER = csv_of(good_row(n) for n in range(60, 70))
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url, chunk_rows=7) as line:
-        yield line
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def take(line, batch_ids, instance):

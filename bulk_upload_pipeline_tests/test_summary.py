@@ -19,7 +19,7 @@ from bulk_upload_pipeline import report
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import CodeCount, Receipt, State
 from bulk_upload_pipeline.reporting import summary
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, receipt
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt
 
 THEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 ACCOUNT = Receipt(
@@ -149,12 +149,6 @@ def test_nothing_that_a_file_says_becomes_part_of_the_page(name, reason, example
     assert "\u202e" not in shown
     for said in (name, reason, example, column):
         assert summary._shown(said) in shown
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
 
 
 def test_a_report_folder_holds_the_page_the_same_for_programs_and_the_rows_to_correct(line):

@@ -11,22 +11,7 @@ from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.trace import in_words, trace
 from bulk_upload_pipeline_tests.test_corrections import as_csv, rejected
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at
-
-
-@pytest.fixture
-def line(tmp_path, database_url):
-    with line_at(tmp_path / "home", database_url) as line:
-        yield line
-
-
-def through(line, name, rows):
-    batch_id = drop(line, name, csv_of(rows))
-    stages.upload(line, batch_id)
-    stages.validate(line, batch_id)
-    stages.load(line, batch_id)
-    stages.close(line, batch_id)
-    return batch_id
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, through
 
 
 def bill(sku, **changed):

@@ -10,6 +10,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import intake, ledger, storage
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.settings import Home, Settings
@@ -69,6 +70,22 @@ def drop(line, name, content, overrides=None):
     path = line.home.inbox / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return intake.announce(line, path, overrides)
+
+
+def through(line, name, rows):
+    """Drop a file and take it down the line stage by stage; every stage must let it pass."""
+    batch_id = drop(line, name, csv_of(rows))
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    stages.load(line, batch_id)
+    stages.close(line, batch_id)
+    return batch_id
+
+
+def settled(line):
+    """Two looks, as the sensor's, and what is to be started after them."""
+    first = intake.survey(line, {}, lambda _: False)
+    return intake.survey(line, first.seen, lambda _: False).requests
 
 
 def run(line, batch_id, instance):
