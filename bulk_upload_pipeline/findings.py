@@ -165,6 +165,15 @@ _ENTRIES = (
         "Remove or rename one of them, and drop the file again.",
     ),
     _file(
+        "SECOND_HEADER",
+        "Two tables in one",
+        "A row further down is a header as well, with other columns than the first: {value}.",
+        "Two exports were put into one file. The rows below the second header would be read under the names of "
+        "the first, a price as a quantity, and nobody would see it.",
+        "An export with `Quantity` before `Item Price`, and below it one with `Item Price` before `Quantity`.",
+        "Make a file of each table, and drop both.",
+    ),
+    _file(
         "TOO_MANY_COLUMNS",
         "Too many columns",
         "The header has {value}.",

@@ -19,7 +19,8 @@ from bulk_upload_pipeline.model import TypedChunk
 from bulk_upload_pipeline.parsing import dates
 from bulk_upload_pipeline.parsing.cells import as_text, bytes_of, cells_at, storable
 from bulk_upload_pipeline.parsing.decimals import even_decimals
-from bulk_upload_pipeline.parsing.numerals import PLAIN, TOO_LARGE, Notation, read_number
+from bulk_upload_pipeline.parsing.numerals import INVALID, PLAIN, TOO_LARGE, Notation, read_number
+from bulk_upload_pipeline.parsing.second_headers import refuse_second_header
 from bulk_upload_pipeline.parsing.texts import read_texts
 from bulk_upload_pipeline.verbatim import as_json
 
@@ -59,12 +60,16 @@ def parse_chunk(
     Returns:
         Rows with `contract.STAGED_SCHEMA`, as many and in the same order. A cell that cannot be read is null
         there and has exactly one finding. Damaged records are left to the verdict.
+
+    Raises:
+        UnreadableError: `SECOND_HEADER`: it turns out that the file is two tables.
     """
     order = _Order(profile.date_order, date_order)
     readings = {
         name: _read(contract.BY_NAME[name], as_text(chunk.cells[str(at)]), layout, profile, order)
         for name, at in layout.mapping.items()
     }
+    refuse_second_header(chunk, layout, profile, _unreadable(readings))
     found = [
         _finding(code, name, chunk, layout, where)
         for name, reading in readings.items()
@@ -143,6 +148,16 @@ class _Order:
         if self._ask is not None:
             self.known, self._ask = self._ask(), None
         return self.known
+
+
+def _unreadable(readings: dict[str, _Reading]) -> dict[str, pa.BooleanArray]:
+    """Return which cells are neither a number nor a day, by their columns."""
+    return {
+        name: where
+        for name, reading in readings.items()
+        for code, where in reading.found
+        if code in (INVALID, dates.INVALID)
+    }
 
 
 def _read(

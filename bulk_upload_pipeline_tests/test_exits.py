@@ -254,6 +254,40 @@ def test_an_unreadable_file_ends_in_one_clear_sentence_and_the_next_file_loads(l
     assert count(line, TARGET) == 1
 
 
+SWAPPED = (*HEADER[:5], "Item Price", "Quantity", "Item Total")
+
+
+@pytest.mark.parametrize("above", [3, 60], ids=["at the top", "further down"])
+def test_a_second_table_with_other_columns_is_refused_and_never_read_under_the_first_header(
+    line, instance, above
+):
+    two = csv_of(map(good_row, range(above))) + csv_of(map(good_row, range(100, 130)), SWAPPED)
+    batch_id = drop(line, "two.csv", two)
+    assert not run(line, batch_id, instance).success
+    account = receipt(line, batch_id)
+    assert (account.state, account.findings_by_code) == (State.UNREADABLE, {"SECOND_HEADER": 1})
+    assert ", Item Price, Quantity, " in account.reason
+    assert count(line, TARGET) == 0
+
+
+def test_a_second_table_with_a_column_more_does_not_hide_the_first(line, instance):
+    wider = [good_row(n, Brand="Haldi") for n in range(100, 105)]
+    two = csv_of(map(good_row, range(20))) + csv_of(wider, (*HEADER, "Brand"))
+    batch_id = drop(line, "two.csv", two)
+    run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert (account.state, account.rows_inserted, account.rows_rejected) == (State.PARTIALLY_LOADED, 20, 6)
+    assert account.findings_by_code == {"WRONG_FIELD_COUNT": 6}
+
+
+def test_a_header_that_comes_again_on_each_page_is_a_rejected_row(line, instance):
+    pages = csv_of(map(good_row, range(20))) + csv_of(map(good_row, range(20, 40)))
+    batch_id = drop(line, "pages.csv", pages)
+    run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert (account.state, account.rows_inserted, account.rows_rejected) == (State.PARTIALLY_LOADED, 40, 1)
+
+
 def test_the_same_bytes_again_change_nothing_and_name_the_first_batch(line, instance):
     content = csv_of(good_row(n) for n in range(20))
     first = drop(line, "a.csv", content)

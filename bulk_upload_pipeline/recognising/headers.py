@@ -69,8 +69,26 @@ class HeaderFinder:
         filled = [at for at, row in enumerate(rows) if any(cell.strip(BLANKS) for cell in row)]
         if not filled:
             raise UnreadableError(file_finding("EMPTY_FILE"))
-        at = max(filled, key=lambda at: (self.known(rows[at]), -at))
+        at = self._first_table(rows, filled, max(filled, key=lambda at: (self.known(rows[at]), -at)))
         return Header(at, names := header_names(rows[at]), self.match(names))
+
+    def _first_table(self, rows: Sequence[Sequence[str]], filled: Sequence[int], best: int) -> int:
+        """Return the row with most known names, or one above it that is a header, too, with records in between.
+
+        So of two exports in one file the first is not passed over because the second has a column more.
+        """
+        for at in filled[: filled.index(best)]:
+            between = (rows[row] for row in filled if at < row < best)
+            if self.known(rows[at]) > 1 and self._laid_over(header_names(rows[at])).fits:
+                return at if any(map(self._may_be_record, between)) else best
+        return best
+
+    def _may_be_record(self, row: Sequence[str]) -> bool:
+        """Return whether a row is more than a heading, and no second line of a header."""
+        return sum(bool(cell.strip(BLANKS)) for cell in row) > 1 and self.known(row) < 2
+
+    def _laid_over(self, names: Sequence[str]) -> HeaderMatch:
+        return self._profiles.match(names) if self.stated is None else lay_over(names, self.stated)
 
     def match(self, names: Sequence[str]) -> HeaderMatch:
         """Return what the names of a header mean.
@@ -84,7 +102,7 @@ class HeaderFinder:
             )
         if names_own_columns(names):
             return HeaderMatch(Profile(name=CORRECTION), {}, {}, ())
-        match = self._profiles.match(names) if self.stated is None else lay_over(names, self.stated)
+        match = self._laid_over(names)
         self.refuse(match, names)
         return match
 
