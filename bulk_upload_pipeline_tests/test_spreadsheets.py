@@ -24,6 +24,7 @@ from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_formats import judged, recognise_loosely
 from bulk_upload_pipeline_tests.world import HEADER, drop, good_row, line_at
+from bulk_upload_pipeline_tests.writers import Formatted
 
 PROFILES = load_profiles()
 NUMBER, DAY, QUANTITY, PRICE, TOTAL = (
@@ -287,6 +288,87 @@ def test_errors_in_every_kind_of_spreadsheet_become_findings(tmp_path, kind):
         (2, "Item Name", "SPREADSHEET_ERROR", "#REF!"),
     ]
     assert (layout.file_format, len(valid)) == (kind, 2)
+
+
+SHOWN = ("Discount", "Invoice ID", "Billing Code", "Customer ID")
+
+
+def shown_in(path):
+    valid, findings, _ = judged(path)
+    assert findings == []
+    names = ("discount", "invoice_id", "billing_code", "customer_id")
+    return [[row[name] for name in names] for row in valid.to_pylist()]
+
+
+@pytest.mark.parametrize("kind", ["xlsx", "xls", "xlsb"])
+def test_a_number_means_what_its_format_shows_in_every_kind_of_spreadsheet(tmp_path, kind):
+    shares, codes = ("0.0%", "0.0%;-0.0%"), ("00000", '"C;"\\-000;@')
+    cells = [
+        [Formatted(0.125, shares[0]), Formatted(2134.0, codes[0]), "02134", Formatted(7.0, codes[1])],
+        [Formatted(0.3, shares[1]), Formatted(1.5, codes[0]), "x", Formatted(12345.0, codes[1])],
+        [Formatted(1.0, shares[0]), Formatted(-3.0, codes[0]), Formatted(3.0, '0.00" kg"'), "7"],
+    ]
+    table = [[*HEADER, *SHOWN], *([*good_row(at).values(), *row] for at, row in enumerate(cells))]
+    path = tmp_path / "x"
+    path.write_bytes(getattr(writers, f"as_{kind}")(table))
+    assert shown_in(path) == [
+        [Decimal("12.5"), "02134", "02134", "C;-007"],
+        [Decimal(30), "1.5", "x", "C;-12345"],
+        [Decimal(100), "-3", "3", "7"],
+    ]
+
+
+def test_a_percentage_in_ods_is_the_one_that_its_cell_shows(tmp_path):
+    path = tmp_path / "x.ods"
+    row = [*good_row(1).values(), Formatted(0.125, "0.0%"), "", "", ""]
+    path.write_bytes(writers.as_ods([[*HEADER, *SHOWN], row]))
+    assert shown_in(path) == [[Decimal("12.5"), None, None, None]]
+
+
+def test_each_cell_of_a_run_in_xls_is_shown_in_its_own_style(tmp_path):
+    path = tmp_path / "x.xls"
+    first = [*good_row(1).values(), Formatted(0.5, "0%"), Formatted(1.0, "0000"), "", ""]
+    run = writers.xls_run(2, len(HEADER), (1, 1), (42, 2), (42, 0))
+    table = [[*HEADER, *SHOWN], first, list(good_row(2).values())]
+    path.write_bytes(writers.as_xls(table, runs=run))
+    assert shown_in(path)[1] == [Decimal(100), "0042", "42", None]
+
+
+@pytest.mark.parametrize("named", [b"[A-Z]+[0-9]+", b"[A-Z]*[0-9]+"], ids=["cells", "rows and cells"])
+def test_what_a_cell_shows_is_known_where_it_does_not_say_its_place(tmp_path, named):
+    path = tmp_path / "x.xlsx"
+    table = [[*HEADER, *SHOWN], [*good_row(1).values(), Formatted(0.125, "0.0%"), "", "", "x"]]
+    nowhere = rewritten(writers.as_xlsx(table), sheet1=lambda sheet: re.sub(b' r="%b"' % named, b"", sheet))
+    path.write_bytes(nowhere)
+    assert shown_in(path)[0][0] == Decimal("12.5")
+
+
+def test_long_figures_in_a_sheet_keep_every_digit(tmp_path):
+    path = tmp_path / "x.xlsx"
+    numbers = ["9876543210987655", "12345678901234567", "123456789012345678901234"]
+    table = [[*HEADER, "Invoice ID"], *([*good_row(at).values(), "1.5"] for at in range(3))]
+    figures = iter(numbers)
+    path.write_bytes(
+        rewritten(
+            writers.as_xlsx(table),
+            sheet1=lambda sheet: re.sub(rb"<v>1\.5<", lambda _: f"<v>{next(figures)}<".encode(), sheet),
+        )
+    )
+    valid, findings, _ = judged(path)
+    assert (valid["invoice_id"].to_pylist(), findings) == (numbers, [])
+
+
+@pytest.mark.parametrize("kind", ["xls", "xlsb"])
+def test_bare_numbers_are_no_days_in_any_workbook_that_counts_from_1904(tmp_path, kind):
+    path = tmp_path / "x"
+    row = [Formatted(45657.0, "yyyy-mm-dd") if at == DAY else cell for at, cell in enumerate(line_of(1))]
+    table = [list(HEADER), [str(c) if isinstance(c, float) else c for c in row], list(good_row(2).values())]
+    path.write_bytes(getattr(writers, f"as_{kind}")(table, starts_in_1904=True))
+    valid, findings, _ = judged(path)
+    assert valid["invoice_date"].to_pylist() == [date(2029, 1, 1)]
+    assert [(f["row_number"], f["error_code"]) for f in findings if f["severity"] == "error"] == [
+        (2, "INVALID_DATE")
+    ]
 
 
 def test_a_cell_beyond_the_header_is_reported_and_not_lost(book):

@@ -9,11 +9,24 @@ import json
 import struct
 import zipfile
 from datetime import date, datetime
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xlsxwriter
+
+
+class Formatted(NamedTuple):
+    """A number in a cell of a spreadsheet, and the format under which it is shown."""
+
+    value: float
+    code: str
+
+
+def codes_in(table):
+    """The formats in a table; the style of each has its place among them, and 0 is the one of all other cells."""
+    return ["", *dict.fromkeys(cell.code for row in table for cell in row if isinstance(cell, Formatted))]
 
 
 def as_csv(table, *, delimiter=",", encoding="utf-8", end="\r\n", quoting=csv.QUOTE_MINIMAL):
@@ -44,6 +57,8 @@ def as_parquet(table):
 
 def typed(cell):
     """A cell as a spreadsheet's user would have it: numbers and days as such where nothing of them is lost."""
+    if isinstance(cell, Formatted):
+        return cell
     if len(cell) == 10 and cell[4:5] == cell[7:8] == "-" and cell.replace("-", "").isdigit():
         return date.fromisoformat(cell)
     plain = cell.removeprefix("-").replace(".", "", 1)
@@ -68,7 +83,9 @@ def xlsx_of(sheets, **options):
         sheet = book.add_worksheet(name)
         for at, row in enumerate(rows):
             for column, value in enumerate(row):
-                if isinstance(value, datetime):
+                if isinstance(value, Formatted):
+                    sheet.write_number(at, column, value.value, book.add_format({"num_format": value.code}))
+                elif isinstance(value, datetime):
                     sheet.write_datetime(at, column, value, moment)
                 elif isinstance(value, date):
                     sheet.write_datetime(at, column, datetime.combine(value, datetime.min.time()), day)
@@ -103,6 +120,9 @@ def _ods_cell(cell):
     value = typed(cell)
     if cell == "":
         return "<table:table-cell/>"
+    if isinstance(cell, Formatted):
+        kind = f'office:value-type="percentage" office:value="{cell.value}" calcext:value-type="percentage"'
+        return f"<table:table-cell {kind}><text:p>{cell.value:.1%}</text:p></table:table-cell>"
     if cell in ERRORS:
         kind = 'office:value-type="string" office:string-value="" calcext:value-type="error"'
     elif isinstance(value, date):
@@ -115,16 +135,19 @@ def _ods_cell(cell):
     return f"<table:table-cell {kind}>{lines}</table:table-cell>"
 
 
-def as_xlsb(table):
+def as_xlsb(table, *, starts_in_1904=False):
     """An XLSB of texts and numbers (days as their serials)."""
+    codes = codes_in(table)
     rows = b"".join(
-        _record(0, struct.pack("<II", at, 0) + bytes(17)) + b"".join(map(_xlsb_cell, range(len(row)), row))
+        _record(0, struct.pack("<II", at, 0) + bytes(17))
+        + b"".join(_xlsb_cell(column, cell, codes) for column, cell in enumerate(row))
         for at, row in enumerate(table)
     )
     area = struct.pack("<IIII", 0, len(table) - 1, 0, len(table[0]) - 1)
     sheet = _record(129) + _record(148, area) + _record(145) + rows + _record(146) + _record(130)
     bundle = struct.pack("<II", 0, 1) + _wide("rId1") + _wide("Sheet1")
-    book = _record(131) + _record(143) + _record(156, bundle) + _record(144) + _record(132)
+    days = _record(153, struct.pack("<II", starts_in_1904, 0) + _wide(""))
+    book = _record(131) + days + _record(143) + _record(156, bundle) + _record(144) + _record(132)
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     package = "http://schemas.openxmlformats.org/package/2006"
     links = (
@@ -137,6 +160,7 @@ def as_xlsb(table):
             "xl/workbook.bin": book,
             "xl/_rels/workbook.bin.rels": links.encode(),
             "xl/worksheets/sheet1.bin": sheet,
+            "xl/styles.bin": _xlsb_styles(codes),
         }
     )
 
@@ -144,7 +168,18 @@ def as_xlsb(table):
 ERRORS = {"#N/A": 0x2A, "#REF!": 0x17}
 
 
-def _xlsb_cell(column, cell):
+def _xlsb_styles(codes):
+    own = b"".join(_record(44, struct.pack("<H", 164 + at) + _wide(code)) for at, code in enumerate(codes))
+    styles = b"".join(_record(47, struct.pack("<HH", 0, 164 + at) + bytes(12)) for at in range(len(codes)))
+    count = struct.pack("<I", len(codes))
+    of_no_cell = _record(626) + _record(47, struct.pack("<HH", 0xFFFF, 9) + bytes(12)) + _record(627)
+    formats = _record(615, count) + own + _record(616)
+    return _record(278) + formats + of_no_cell + _record(617, count) + styles + _record(618) + _record(279)
+
+
+def _xlsb_cell(column, cell, codes):
+    if isinstance(cell, Formatted):
+        return _record(5, struct.pack("<IId", column, codes.index(cell.code), cell.value))
     place = struct.pack("<II", column, 0)
     if cell in ERRORS:
         # As a value, and as what a formula came to.
@@ -176,20 +211,38 @@ def serial(value):
     return float((value - date(1899, 12, 30)).days) if isinstance(value, date) else value
 
 
-def as_xls(table):
-    """A workbook of Excel 97 with texts and numbers (days as their serials)."""
+def as_xls(table, *, starts_in_1904=False, runs=b""):
+    """A workbook of Excel 97 with texts and numbers (days as their serials), and `runs` of cells as they are."""
+    codes = codes_in(table)
     cells = b"".join(
-        _xls_cell(at, column, cell) for at, row in enumerate(table) for column, cell in enumerate(row)
+        _xls_cell(at, column, cell, codes) for at, row in enumerate(table) for column, cell in enumerate(row)
     )
     bof = struct.pack("<HHHHII", 0x0600, 0x0005, 0x0DBB, 0x07CC, 0, 6)
-    sheet = _biff(0x0809, bof[:2] + b"\x10\0" + bof[4:]) + cells + _biff(0x000A)
+    sheet = _biff(0x0809, bof[:2] + b"\x10\0" + bof[4:]) + cells + runs + _biff(0x000A)
     name = b"Sheet1"
-    bound = 4 + 16 + 4 + 8 + len(name) + 4
-    globals_ = _biff(0x0809, bof) + _biff(0x0085, struct.pack("<IBBBB", bound, 0, 0, len(name), 0) + name)
+    above = _biff(0x0022, struct.pack("<H", starts_in_1904)) + b"".join(
+        _biff(0x041E, struct.pack("<HHB", 164 + at, len(code), 0) + code.encode("latin-1"))
+        for at, code in enumerate(codes)
+    )
+    above += b"".join(_biff(0x00E0, struct.pack("<HH", 0, 164 + at) + bytes(16)) for at in range(len(codes)))
+    bound = 4 + 16 + len(above) + 4 + 8 + len(name) + 4
+    globals_ = (
+        _biff(0x0809, bof) + above + _biff(0x0085, struct.pack("<IBBBB", bound, 0, 0, len(name), 0) + name)
+    )
     return _compound("Workbook", globals_ + _biff(0x000A) + sheet)
 
 
-def _xls_cell(row, column, cell):
+def xls_run(row, column, *cells):
+    """A run of whole numbers in one record, each with the number of its style."""
+    values = b"".join(struct.pack("<HI", style, value << 2 & 0xFFFFFFFF | 2) for value, style in cells)
+    return _biff(
+        0x00BD, struct.pack("<HH", row, column) + values + struct.pack("<H", column + len(cells) - 1)
+    )
+
+
+def _xls_cell(row, column, cell, codes):
+    if isinstance(cell, Formatted):
+        return _biff(0x0203, struct.pack("<HHHd", row, column, codes.index(cell.code), cell.value))
     place = struct.pack("<HHH", row, column, 0)
     if cell == "#N/A":
         return _biff(0x0205, place + bytes([ERRORS[cell], 1]))

@@ -1,13 +1,12 @@
 """The cells of a spreadsheet's sheets, some thousand rows at a time, whatever kind of file it is.
 
-XLSX comes in parts of bounded size (`sheet_parts`); its errors, percentages and formulas that were never
-calculated are looked up in the XML, because the reader of its values does not tell them. The other kinds are read
-whole, as far as `whole_sheets` lets them, which also knows their errors.
+XLSX comes in parts of bounded size (`sheet_parts`); its errors, percentages and whatever else the reader of its
+values does not tell are looked up in the XML (`beside_values`). The other kinds are read whole, as far as
+`whole_sheets` lets them, which also knows their errors and what they show.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.reading.figures import figure, percentage
-from bulk_upload_pipeline.reading.sheet_cutter import Merged, column_number
+from bulk_upload_pipeline.reading.beside_values import BesideValues
+from bulk_upload_pipeline.reading.figures import figure
+from bulk_upload_pipeline.reading.sheet_cutter import Merged
 from bulk_upload_pipeline.reading.sheet_parts import PARTS_AT_ONCE, XlsxParts
 from bulk_upload_pipeline.reading.sheet_trial import refuse_fatal
-from bulk_upload_pipeline.reading.whole_sheets import Errors, ods_with_errors, xls_errors, xlsb_errors
+from bulk_upload_pipeline.reading.whole_sheets import Beside, ods_as_shown, xls_beside, xlsb_beside
 from bulk_upload_pipeline.recognising.unpack import unpacked
 
 if TYPE_CHECKING:
@@ -30,22 +30,11 @@ if TYPE_CHECKING:
 
     from python_calamine import CalamineSheet
 
+    from bulk_upload_pipeline.reading.beside_values import Told
+    from bulk_upload_pipeline.reading.number_formats import Shown
     from bulk_upload_pipeline.reading.sheet_cutter import Part
 
 _ROWS_AT_ONCE = 5_000
-
-NEVER_CALCULATED = "#CALC!"
-"""What stands for a formula of which the file holds no value."""
-
-_CELL = rb"""<(?:\w+:)?c\b([^>]*%s[^>]*)>(.*?)</(?:\w+:)?c>"""
-_ERROR = re.compile(_CELL % rb"""\bt=["']e["']""", re.DOTALL)
-_SHARE = rb"""<(?:\w+:)?c\b([^>]*\bs=["'](?:%s)["'][^>]*)>"""
-_NO_VALUE = re.compile(
-    rb"""<(?:\w+:)?c\b([^>]*)><(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)"""
-    rb"""(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?</(?:\w+:)?c>"""
-)
-_REFERENCE = re.compile(rb"""\br=["']([A-Z]{1,3})([0-9]{1,8})["']""")
-_VALUE = re.compile(rb"<(?:\w+:)?v>([^<]*)</")
 
 
 class Block(NamedTuple):
@@ -139,7 +128,7 @@ class _Laid(NamedTuple):
     """A part in the workbook: the number of its first row less 1 (or 1), and what its XML tells beside the values."""
 
     offset: int
-    told: dict[tuple[int, int], str | None]
+    told: Told
 
 
 class _PartedBook:
@@ -148,8 +137,7 @@ class _PartedBook:
     def __init__(self, parts: XlsxParts) -> None:
         self._parts = parts
         self._sheets = {sheet.name: sheet for sheet in parts.sheets}
-        styles = b"|".join(str(style).encode() for style in sorted(parts.percent_styles))
-        self._share = re.compile(_SHARE % styles) if styles else None
+        self._beside = BesideValues(parts.styles_shown)
 
     def names(self) -> list[str]:
         return [name for name, sheet in self._sheets.items() if sheet.is_visible]
@@ -176,9 +164,7 @@ class _PartedBook:
     def _laid(self, parts: Iterable[Part]) -> list[_Laid]:
         """Lay parts into a workbook; return what their XML tells, since it is not kept."""
         return [
-            _Laid(
-                1 if part.numbered else part.first_row, self._told(part.rows, prefixed=b":" in part.closing)
-            )
+            _Laid(1 if part.numbered else part.first_row, self._beside.told(part))
             for part in self._parts.laid(parts)
         ]
 
@@ -198,44 +184,21 @@ class _PartedBook:
                 row, left = start or (0, 0)
                 yield _with_told(Block(row + offset, left, rows), told)
 
-    def _told(self, document: bytes, *, prefixed: bool) -> dict[tuple[int, int], str | None]:
-        """Return the texts of cells of which the XML tells more than their value; None for a percentage."""
-        told: dict[tuple[int, int], str | None] = {}
-        if self._share is not None:
-            for attributes in self._share.findall(document):
-                told[_place(attributes)] = None
-        if b't="e"' in document or b"t='e'" in document:
-            for attributes, content in _ERROR.findall(document):
-                value = _VALUE.search(content)
-                told[_place(attributes)] = value[1].decode() if value else "#VALUE!"
-        if b"<f" in document or (prefixed and b":f" in document):
-            for attributes in _NO_VALUE.findall(document):
-                if b't="str"' not in attributes:
-                    told[_place(attributes)] = NEVER_CALCULATED
-        told.pop((0, 0), None)
-        return told
 
-
-def _place(attributes: bytes) -> tuple[int, int]:
-    """Return row (from 1) and column (from 0) that a cell states; (0, 0) for one that states none."""
-    found = _REFERENCE.search(attributes)
-    return (int(found[2]), column_number(found[1]) - 1) if found else (0, 0)
-
-
-def _with_told(block: Block, told: dict[tuple[int, int], str | None]) -> Block | None:
-    """Lay what the XML tells over the values."""
+def _with_told(block: Block, told: Told) -> Block | None:
+    """Lay what the file tells of cells over their values."""
     if told:
-        block = _grown(block, [place for place, text in told.items() if text is not None])
+        block = _grown(block, [place for place, text in told.items() if isinstance(text, str)])
         for (row, column), text in told.items():
             cells = block.rows[row - block.row] if 0 <= row - block.row < len(block.rows) else []
             at = column - block.left
             if 0 <= at < len(cells):
-                cells[at] = _as_percentage(cells[at]) if text is None else text
+                cells[at] = text if isinstance(text, str) else _shown(text, cells[at])
     return block if block.rows else None
 
 
-def _as_percentage(value: Any) -> Any:
-    return percentage(value) if isinstance(value, float) else value
+def _shown(shown: Shown, value: Any) -> Any:
+    return shown(float(value)) if type(value) in (int, float) else value
 
 
 def _grown(block: Block, places: list[tuple[int, int]]) -> Block:
@@ -263,19 +226,18 @@ class _WholeBook:
     def __init__(self, path: Path, file_format: str, folder: Path, *, tried: bool) -> None:
         from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
-        errors: dict[str, Errors] = {}
-        in_order: list[Errors] = []
+        beside = Beside({}, starts_in_1904=False)
         if file_format == "xls":
-            in_order = xls_errors(path)
+            beside = xls_beside(path)
         elif file_format == "xlsb":
-            errors = xlsb_errors(path)
+            beside = xlsb_beside(path)
         else:
-            path = ods_with_errors(path, folder / "content.ods")
+            path = ods_as_shown(path, folder / "content.ods")
         if not tried:
             refuse_fatal(path)
         with _faults_as_findings():
             self._workbook = CalamineWorkbook.from_path(path)
-        self._errors = errors or dict(zip(self._workbook.sheet_names, in_order, strict=False))
+        self._beside = beside
         sheets = [sheet for sheet in self._workbook.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
         self._names = [sheet.name for sheet in sheets if sheet.visible == SheetVisibleEnum.Visible]
         self._hidden = [sheet.name for sheet in sheets if sheet.visible != SheetVisibleEnum.Visible]
@@ -290,14 +252,19 @@ class _WholeBook:
         return self._blocks(name, self._sheet(name))
 
     def _blocks(self, name: str, sheet: CalamineSheet) -> Iterator[Block]:
-        errors = sorted(self._errors.get(name, {}).items())
-        places = [place for place, _ in errors]
+        told = self._told(name)
+        places = sorted(told)
         for block in _blocks(sheet):
             first = bisect_left(places, (block.row, 0))
             behind = bisect_left(places, (block.row + len(block.rows), 0))
-            told = _with_told(block, dict(errors[first:behind]))
-            if told is not None:
-                yield told
+            shown = _with_told(block, {place: told[place] for place in places[first:behind]})
+            if shown is not None:
+                yield shown
+
+    def _told(self, name: str) -> Told:
+        """Return what is told of the cells of a sheet, of which an XLS file knows the number only."""
+        number = self._workbook.sheet_names.index(name)
+        return self._beside.sheets.get(name, self._beside.sheets.get(number, {}))
 
     def ends(self, name: str, rows: int) -> Ends:
         sheet = self._sheet(name)
@@ -321,7 +288,7 @@ class _WholeBook:
 
     @property
     def serials_are_days(self) -> bool:
-        return True
+        return not self._beside.starts_in_1904
 
 
 def _blocks(sheet: CalamineSheet) -> Iterator[Block]:

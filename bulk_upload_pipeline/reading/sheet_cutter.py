@@ -318,6 +318,15 @@ def column_number(letters: bytes) -> int:
     return number
 
 
+def column_letters(number: int) -> bytes:
+    """Return the letters by which a column is named: A is 1."""
+    letters = b""
+    while number:
+        number, letter = divmod(number - 1, 26)
+        letters = bytes([65 + letter]) + letters
+    return letters
+
+
 def refuse_entities(head: bytes) -> None:
     """Stop where XML declares entities, by which it can grow without bounds.
 

@@ -8,7 +8,6 @@ the original. Rows and cells without a value are left out on the way: formatted 
 from __future__ import annotations
 
 import posixpath
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from xml.etree import ElementTree
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.reading.number_formats import styles_shown
 from bulk_upload_pipeline.reading.shared_texts import SharedTexts
 from bulk_upload_pipeline.reading.sheet_cutter import Cutter, refuse_entities
 from bulk_upload_pipeline.recognising.unpack import damage_as_finding
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
+    from bulk_upload_pipeline.reading.number_formats import Shown
     from bulk_upload_pipeline.reading.sheet_cutter import Ends, Part
 
 MOST_TEXTS_BYTES = 200 << 20
@@ -72,7 +73,7 @@ class XlsxParts:
                 self._names = {_plain(name): name for name in self._zip.namelist()}
                 self._copy_shared()
                 self.sheets = self._find_sheets()
-                self.percent_styles = self._find_percent_styles()
+                self.styles_shown = self._find_styles_shown()
         except BaseException:  # nobody can close what was never opened, whatever stopped it
             self._folder.cleanup()
             raise
@@ -153,21 +154,15 @@ class XlsxParts:
         stated = self._tree("xl/workbook.xml").find("{*}workbookPr")
         return stated is not None and stated.get("date1904", "0").lower() in {"1", "true"}
 
-    def _find_percent_styles(self) -> frozenset[int]:
-        """Return the numbers of the cell styles that show a share as a percentage."""
+    def _find_styles_shown(self) -> dict[int, Shown]:
+        """Return what the cell styles show that is not their number."""
         if _STYLES not in self._names:
-            return frozenset()
+            return {}
         styles = self._tree(_STYLES)
-        formats = {"9", "10"} | {
-            own.get("numFmtId", "")
-            for own in styles.iterfind("{*}numFmts/{*}numFmt")
-            if "%" in re.sub(r'"[^"]*"|\\.', "", own.get("formatCode", ""))
-        }
-        return frozenset(
-            at
-            for at, style in enumerate(styles.iterfind("{*}cellXfs/{*}xf"))
-            if style.get("numFmtId") in formats
-        )
+        own = styles.iterfind("{*}numFmts/{*}numFmt")
+        codes = {_number(one, "numFmtId"): one.get("formatCode", "") for one in own}
+        formats = [_number(style, "numFmtId") for style in styles.iterfind("{*}cellXfs/{*}xf")]
+        return styles_shown(formats, codes)
 
     def parts(self, sheet: SheetFile) -> Iterator[Part]:
         """Yield the rows of a sheet in their order, without those that hold no value.
@@ -212,6 +207,11 @@ def _copy_texts(source: IO[bytes], target: IO[bytes], known: SharedTexts) -> Non
         known.learn(block)
         target.write(block)
     known.close()
+
+
+def _number(element: ElementTree.Element, name: str) -> int:
+    stated = element.get(name, "")
+    return int(stated) if stated.isascii() and stated.isdigit() else 0
 
 
 def _plain(name: str) -> str:

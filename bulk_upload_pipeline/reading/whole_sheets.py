@@ -1,8 +1,8 @@
-"""What has to be known of an XLS, XLSB or ODS file before calamine reads it whole: its room, and its errors.
+"""What has to be known of an XLS, XLSB or ODS file before calamine reads it whole: its room, and what it shows.
 
 Calamine keeps room for every cell between the first and the last of a sheet, so that some bytes can ask for all
-memory; and it returns nothing for a cell whose formula failed, which would be silence about a lost value. So the
-records of the file are passed over once before.
+memory; it returns nothing for a cell whose formula failed, which would be silence about a lost value, and 0.125 for
+one that shows 12.5%. So the records of the file are passed over once before.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from xml.etree import ElementTree
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.reading.figures import percentage
+from bulk_upload_pipeline.reading.number_formats import styles_shown
 from bulk_upload_pipeline.reading.sheet_cutter import refuse_entities
 from bulk_upload_pipeline.recognising.unpack import damage_as_finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from bulk_upload_pipeline.reading.beside_values import Told
+    from bulk_upload_pipeline.reading.number_formats import Shown
 
 MOST_CELLS = 8_000_000
 """Cells that are held at once, filled or not: 200,000 rows of 40 columns."""
@@ -39,10 +44,20 @@ _TEXTS = {
     0x2B: "#GETTING_DATA",
 }
 _PLACE = struct.Struct("<HH")
+_STYLE = struct.Struct("<H")
 _WIDE_PLACE = struct.Struct("<I")
 
-Errors = dict[tuple[int, int], str]
-"""Texts of the cells that show an error, by row (from 1) and column (from 0)."""
+
+class Beside(NamedTuple):
+    """What a file tells beside the values of its cells.
+
+    Attributes:
+        sheets: Of each sheet, in their order.
+        starts_in_1904: Whether its days are counted from 1904.
+    """
+
+    sheets: dict[str | int, Told]
+    starts_in_1904: bool
 
 
 class _Extent:
@@ -80,38 +95,80 @@ def refuse_room(cells: int) -> None:
 # XLS
 
 
-def xls_errors(path: Path) -> list[Errors]:
-    """Return the errors of each sheet of an XLS file, in the order of its sheets.
+def xls_beside(path: Path) -> Beside:
+    """Return what an XLS file tells beside its values; its sheets have numbers, from 0.
 
     Raises:
         UnreadableError: It is damaged, or its sheets ask for too much room.
     """
     stream = _workbook_stream(path)
-    starts = [
-        struct.unpack_from("<I", content)[0]
-        for kind, content in _biff(stream, 0)
-        if kind == 0x0085 and len(content) >= 4
-    ]
-    errors, cells = [], 0
-    for start in starts:
-        extent, found = _Extent(), {}
-        for kind, content in _biff(stream, start):
-            if kind not in _XLS_CELLS or len(content) < 6:
-                continue
-            row, column = _PLACE.unpack_from(content)
-            last = _PLACE.unpack_from(content, len(content) - 4)[1] if kind in _XLS_RUNS else column
-            extent.grow(row, column, last)
-            if kind == 0x0205 and len(content) >= 8 and content[7] == 1:
-                found[row + 1, column] = _TEXTS.get(content[6], "#VALUE!")
-            elif kind == 0x0006 and content[12:14] == b"\xff\xff" and content[6] == 2:
-                found[row + 1, column] = _TEXTS.get(content[8], "#VALUE!")
+    above = _XlsGlobals(stream)
+    sheets: dict[str | int, Told] = {}
+    cells = 0
+    for number, start in enumerate(above.starts):
+        sheets[number], extent = _xls_sheet(stream, start, above.styles)
         cells += extent.cells
         refuse_room(cells)
-        errors.append(found)
-    return errors
+    return Beside(sheets, above.starts_in_1904)
+
+
+class _XlsGlobals:
+    """What stands above all sheets: where each begins, what the styles of cells show, the first day."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.starts: list[int] = []
+        self.starts_in_1904 = False
+        formats: list[int] = []
+        codes: dict[int, str] = {}
+        for kind, content in _biff(stream, 0):
+            if kind == 0x0085 and len(content) >= 4:
+                self.starts.append(struct.unpack_from("<I", content)[0])
+            elif kind == 0x0022:
+                self.starts_in_1904 = content[:1] == b"\1"
+            elif kind == 0x00E0 and len(content) >= 4:
+                formats.append(_PLACE.unpack_from(content)[1])
+            elif kind == 0x041E and len(content) >= 5:
+                codes[_STYLE.unpack_from(content)[0]] = _xls_text(content[2:])
+        self.styles = styles_shown(formats, codes)
+
+
+def _xls_text(content: bytes) -> str:
+    """Return a text that is preceded by its length; since Excel 97 also by whether its characters have two bytes."""
+    if len(content) == 1 + content[0]:
+        return content[1:].decode("latin-1")
+    return content[3:].decode("utf-16-le" if content[2] & 1 else "latin-1", "replace")
+
+
+def _xls_sheet(stream: bytes, start: int, styles: Mapping[int, Shown]) -> tuple[Told, _Extent]:
+    extent = _Extent()
+    told: Told = {}
+    for kind, content in _biff(stream, start):
+        if kind not in _XLS_CELLS or len(content) < 6:
+            continue
+        row, column = _PLACE.unpack_from(content)
+        last = _PLACE.unpack_from(content, len(content) - 4)[1] if kind in _XLS_RUNS else column
+        extent.grow(row, column, last)
+        if kind == 0x0205 and len(content) >= 8 and content[7] == 1:
+            told[row + 1, column] = _TEXTS.get(content[6], "#VALUE!")
+        elif kind == 0x0006 and content[12:14] == b"\xff\xff" and content[6] == 2:
+            told[row + 1, column] = _TEXTS.get(content[8], "#VALUE!")
+        elif styles and kind in _XLS_NUMBERS:
+            told |= {
+                (row + 1, column + at): styles[style]
+                for at, style in enumerate(_xls_styles(kind, content))
+                if style in styles
+            }
+    return told, extent
+
+
+def _xls_styles(kind: int, content: bytes) -> Iterator[int]:
+    """Yield the style of a cell, or of each cell of a run, in which six bytes say style and value of each."""
+    behind = len(content) - 2 if kind in _XLS_RUNS else 6
+    return (_STYLE.unpack_from(content, at)[0] for at in range(4, behind, 6))
 
 
 _XLS_CELLS = frozenset({0x0006, 0x0203, 0x0204, 0x0205, 0x00FD, 0x027E, 0x00BD, 0x00D6})
+_XLS_NUMBERS = frozenset({0x0006, 0x0203, 0x027E, 0x00BD})
 _XLS_RUNS = frozenset({0x00BD})
 """Records of several cells, which end with the number of the last column."""
 
@@ -149,8 +206,8 @@ def _biff(stream: bytes, at: int) -> Iterator[tuple[int, bytes]]:
 # XLSB
 
 
-def xlsb_errors(path: Path) -> dict[str, Errors]:
-    """Return the errors of each sheet of an XLSB file, by the names of its sheets.
+def xlsb_beside(path: Path) -> Beside:
+    """Return what an XLSB file tells beside its values, by the names of its sheets.
 
     Raises:
         UnreadableError: It is damaged, or one of its sheets asks for too much room.
@@ -160,10 +217,31 @@ def xlsb_errors(path: Path) -> dict[str, Errors]:
         for name in ("xl/sharedstrings.bin", "xl/styles.bin"):
             if name in names and archive.getinfo(names[name]).file_size > MOST_BYTES:
                 raise _too_large()
-        return {sheet: _xlsb_sheet(_part(archive, part)) for sheet, part in _xlsb_sheets(archive, names)}
+        styles = _xlsb_styles(_part(archive, names["xl/styles.bin"])) if "xl/styles.bin" in names else {}
+        book = _part(archive, names.get("xl/workbook.bin", ""))
+        starts_in_1904 = any(kind == 153 and record[:1] and record[0] & 1 for kind, record in _records(book))
+        sheets: dict[str | int, Told] = {
+            sheet: _xlsb_sheet(_part(archive, part), styles)
+            for sheet, part in _xlsb_sheets(archive, names, book)
+        }
+        return Beside(sheets, starts_in_1904)
 
 
-def _xlsb_sheets(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _xlsb_styles(content: bytes) -> dict[int, Shown]:
+    formats: list[int] = []
+    codes: dict[int, str] = {}
+    of_cells = False
+    for kind, record in _records(content):
+        if kind in (617, 618):
+            of_cells = kind == 617
+        elif kind == 47 and of_cells and len(record) >= 4:
+            formats.append(_PLACE.unpack_from(record)[1])
+        elif kind == 44 and len(record) >= 2:
+            codes[_STYLE.unpack_from(record)[0]] = _wide(record, 2)[0]
+    return styles_shown(formats, codes)
+
+
+def _xlsb_sheets(archive: zipfile.ZipFile, names: dict[str, str], book: bytes) -> Iterator[tuple[str, str]]:
     links = _part(archive, names.get("xl/_rels/workbook.bin.rels", ""))
     refuse_entities(links)
     try:
@@ -172,7 +250,7 @@ def _xlsb_sheets(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[tu
     except ElementTree.ParseError:
         raise _damaged("its part xl/_rels/workbook.bin.rels is no XML") from None
     targets = {link.get("Id"): link.get("Target", "").lower() for link in tree}
-    for kind, content in _records(_part(archive, names.get("xl/workbook.bin", ""))):
+    for kind, content in _records(book):
         if kind == 156:
             link, at = _wide(content, 8)
             target = targets.get(link, "")
@@ -181,8 +259,8 @@ def _xlsb_sheets(archive: zipfile.ZipFile, names: dict[str, str]) -> Iterator[tu
                 yield _wide(content, at)[0], part
 
 
-def _xlsb_sheet(content: bytes) -> Errors:
-    found: Errors = {}
+def _xlsb_sheet(content: bytes, styles: Mapping[int, Shown]) -> Told:
+    told: Told = {}
     extent, row = _Extent(), 0
     for kind, record in _records(content):
         if kind == 0 and len(record) >= 4:
@@ -190,10 +268,16 @@ def _xlsb_sheet(content: bytes) -> Errors:
         elif 1 <= kind <= 11 and len(record) >= 8:
             (column,) = _WIDE_PLACE.unpack_from(record)
             extent.grow(row, column, column)
+            style = int.from_bytes(record[4:7], "little")
             if kind in (3, 11) and len(record) >= 9:
-                found[row + 1, column] = _TEXTS.get(record[8], "#VALUE!")
+                told[row + 1, column] = _TEXTS.get(record[8], "#VALUE!")
+            elif kind in _XLSB_NUMBERS and style in styles:
+                told[row + 1, column] = styles[style]
     refuse_room(extent.cells)
-    return found
+    return told
+
+
+_XLSB_NUMBERS = frozenset({2, 5, 9})
 
 
 def _part(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -250,12 +334,17 @@ _CELL_TIMES = re.compile(
 )
 _ERROR = re.compile(rb"""<table:table-cell\b[^>]*\bcalcext:value-type=["']error["'][^>]*>""")
 _NO_TEXT = re.compile(rb"""\soffice:string-value=["'][^"']*["']""")
-_ERROR_MARK = re.compile(rb"""calcext:value-type=["']error["']""")
+_SHARE = re.compile(rb"""<table:table-cell\b[^>]*\boffice:value-type=["']percentage["'][^>]*>""")
+_SHARE_KIND = re.compile(rb"""(office|calcext):value-type=["']percentage["']""")
+_NUMBER = re.compile(rb"""\boffice:value=["']([^"']*)["']""")
+_TO_REWRITE = re.compile(rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']""")
 _BLOCK = 1 << 20
 
 
-def ods_with_errors(path: Path, target: Path) -> Path:
-    """Return an ODS file in which cells that show an error have its text as their value: `path` if there is none.
+def ods_as_shown(path: Path, target: Path) -> Path:
+    """Return an ODS file in which errors and percentages are the texts that their cells show.
+
+    It is `path` itself if there are none.
 
     Args:
         path: The file.
@@ -267,10 +356,10 @@ def ods_with_errors(path: Path, target: Path) -> Path:
     with damage_as_finding(), zipfile.ZipFile(path) as source:
         if "content.xml" not in source.namelist():
             raise _damaged("its part content.xml is missing")
-        errors = False
+        as_it_is = True
         extent, cells, row = _Extent(), 0, 0
         for piece in _pieces(source):
-            errors = errors or _ERROR_MARK.search(piece) is not None
+            as_it_is = as_it_is and _TO_REWRITE.search(piece) is None
             if b"<table:table " in piece or b"<table:table>" in piece:
                 cells, row, extent = cells + extent.cells, 0, _Extent()
             times, width = _ods_row(piece)
@@ -279,7 +368,7 @@ def ods_with_errors(path: Path, target: Path) -> Path:
                 extent.grow(row + times - 1, 0, width - 1)
             row += times
             refuse_room(cells + extent.cells)
-        if not errors:
+        if as_it_is:
             return path
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
             for name in ("mimetype", "META-INF/manifest.xml", "styles.xml"):
@@ -287,8 +376,22 @@ def ods_with_errors(path: Path, target: Path) -> Path:
                     copy.writestr(name, _part(source, name))
             with copy.open("content.xml", "w") as file:
                 for piece in _pieces(source):
-                    file.write(_ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece))
+                    without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
+                    file.write(_SHARE.sub(_as_text, without_errors))
         return target
+
+
+def _as_text(tag: re.Match[bytes]) -> bytes:
+    """Return the tag of a cell with a percentage as that of one with its text."""
+    stated = _NUMBER.search(tag[0])
+    try:
+        text = percentage(float(stated[1])) if stated else None
+    except ValueError:
+        text = None
+    if stated is None or text is None:
+        return tag[0]
+    kind = _SHARE_KIND.sub(rb'\1:value-type="string"', tag[0])
+    return kind.replace(stated[0], b'office:string-value="%b"' % text.encode())
 
 
 def _pieces(source: zipfile.ZipFile) -> Iterator[bytes]:
