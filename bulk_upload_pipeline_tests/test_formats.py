@@ -409,6 +409,16 @@ def test_typed_columns_of_parquet_become_the_text_that_a_person_would_write(tmp_
     assert len(chunk.cells) == 1  # the second row holds nothing
 
 
+def test_whole_floats_of_any_size_become_figures_without_a_point(tmp_path):
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    numbers = [2.0**53 - 1, 2.0**53, 9876543210987656.0, 9999999999999998.0, 1e16, -9876543210987656.0, 1e20]
+    pq.write_table(pa.table({"Invoice Number": pa.array(numbers)}), path)
+    (chunk,) = read_chunks(path, recognise_loosely(path), 10)
+    assert chunk.cells["0"].to_pylist() == [str(int(number)) for number in numbers]
+
+
 def test_columns_named_twice_in_parquet_are_refused(tmp_path):
     path = tmp_path / "x.parquet"
     sink = io.BytesIO()

@@ -28,7 +28,7 @@ def figure(value: float) -> str | None:
     if math.isinf(value) or abs(value) >= _LONGEST:
         return repr(value)
     if value == int(value):
-        return str(int(value)) if abs(value) < _EXACT else f"{Decimal(repr(value)):f}"
+        return str(int(value)) if abs(value) < _EXACT else f"{Decimal(repr(value)):.0f}"
     text = f"{value:.15g}"
     return f"{Decimal(text):f}" if "e" in text else text
 
