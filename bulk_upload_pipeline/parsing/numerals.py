@@ -54,6 +54,9 @@ _AFFIXES = re.compile(
 _LOOSE_BLANKS = re.compile(r"(?<![0-9.,eE\s])\s+|\s+(?![0-9.,eE\s])")
 """Blanks between a sign, a bracket or a currency and the figures. Those within figures stay, and spoil them."""
 
+_POINT_OF_WHAT = re.compile(r"(?:rs|inr)\s+\.", re.IGNORECASE)
+"""`Rs .50` may be half a rupee, or fifty behind the point of the abbreviation."""
+
 _PUNCTUATION = str.maketrans(
     {"．": ".", "，": ",", "－": "-", "−": "-", "＋": "+", "（": "(", "）": ")", "％": "%"}
 )
@@ -98,7 +101,7 @@ def read_number(
     if fault is not None:
         return fault
     match = _AFFIXES.fullmatch(_LOOSE_BLANKS.sub("", _ascii(trimmed)))
-    if match is None or (match["percent"] and not percent):
+    if match is None or _POINT_OF_WHAT.search(trimmed) or (match["percent"] and not percent):
         return INVALID
     negative = _is_negative(match)
     unsigned = _unsigned(match["figures"], notation)
