@@ -272,6 +272,28 @@ def test_numbers_in_json_keep_every_digit(tmp_path):
     ]
 
 
+def test_a_name_that_stands_twice_however_deep_costs_its_record(tmp_path):
+    path = tmp_path / "x.jsonl"
+    good, bad = json.dumps(good_row(1)), json.dumps(good_row(2))
+    deep = bad.replace("{", '{"tags": [{"a": 1}, {"b": {"c": 1, "c": 2}}], ', 1)
+    path.write_text("\n".join([good, deep, good.replace("{", '{"tags": {"a": 1, "b": 2}, ')]))
+    valid, findings, _ = judged(path)
+    assert valid["extra"].to_pylist() == [None, '{"tags": "{\\"a\\":1,\\"b\\":2}"}']
+    ((number, code, message),) = [(f["row_number"], f["error_code"], f["error_message"]) for f in findings]
+    assert (number, code) == (2, "DAMAGED_RECORD")
+    assert "two values named 'c'" in message
+
+
+def test_nan_in_json_is_no_value_in_any_column(tmp_path):
+    path = tmp_path / "x.json"
+    row = good_row(1, Brand=float("nan"), Zone=float("nan"), MRP=float("nan"), Kind="NaN")
+    path.write_text(json.dumps([row]))
+    valid, findings, _ = judged(path)
+    (loaded,) = valid.to_pylist()
+    assert (loaded["brand"], loaded["mrp"], loaded["extra"]) == (None, None, '{"Kind": "NaN"}')
+    assert findings == []
+
+
 def recognise_loosely(path):
     """The layout of a file whatever columns it lacks."""
     from bulk_upload_pipeline.drafting import _AnyHeader

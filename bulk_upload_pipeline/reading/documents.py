@@ -58,12 +58,6 @@ class _Number(str):
     __slots__ = ()
 
 
-class _Twice(NamedTuple):
-    """An object in which a name stands twice."""
-
-    name: str
-
-
 class _Damage(NamedTuple):
     """Something that is no record: where it stands, what is wrong with it, and its text."""
 
@@ -161,8 +155,10 @@ class _Documents:
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._blocks = encodings.utf8_blocks(stream, encoding)
         self._decoder = json.JSONDecoder(
-            object_pairs_hook=_object, parse_float=_Number, parse_int=_Number, parse_constant=_Number
+            object_pairs_hook=self._object, parse_float=_Number, parse_int=_Number, parse_constant=_constant
         )
+        # A name that stands twice in one object of the value that was decoded last.
+        self._twice: str | None = None
         # What is at hand of the text, where the next value begins in it, and up to where lines are counted.
         self._text, self._at = "", 0
         self._line, self._counted = 1, 0
@@ -205,8 +201,8 @@ class _Documents:
     def _record(self, value: Any, end: int, place: str | None) -> _Record:
         text = self._text[self._at : end]
         self._count(text)
-        if isinstance(value, _Twice):
-            record: _Record = _Damage(place or self._place(), f"has two values named {value.name!r}", text)
+        if self._twice is not None:
+            record: _Record = _Damage(place or self._place(), f"has two values named {self._twice!r}", text)
         elif not isinstance(value, dict):
             record = _Damage(place or self._place(), "is no object with names and values", text)
         else:
@@ -225,6 +221,7 @@ class _Documents:
         """
         self._peek()
         while True:
+            self._twice = None
             try:
                 return self._decoder.raw_decode(self._text, self._at)
             except RecursionError:
@@ -233,6 +230,14 @@ class _Documents:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _LONGEST_TOKEN
                 if not (cut and self._more()):
                     raise ValueError(error.msg) from None
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object, however deep in a value it is."""
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            names = [name for name, _ in pairs]
+            self._twice = next(name for name in names if names.count(name) > 1)
+        return record
 
     def _more(self) -> bool:
         """Read on, and let go of what is done with; return False at the end of the text."""
@@ -297,12 +302,9 @@ class _Documents:
         return UnreadableError(file_finding("DAMAGED_FILE", f"at line {self._line_here():,}, {why}"))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
-    record = dict(pairs)
-    if len(record) == len(pairs):
-        return record
-    names = [name for name, _ in pairs]
-    return _Twice(next(name for name in names if names.count(name) > 1))
+def _constant(name: str) -> _Number | None:
+    """Return what stands for a constant that is no JSON: NaN is how programs write that there is no value."""
+    return None if name == "NaN" else _Number(name)
 
 
 def _storable(value: Any) -> Any:
