@@ -280,6 +280,14 @@ def test_a_second_table_with_a_column_more_does_not_hide_the_first(line, instanc
     assert account.findings_by_code == {"WRONG_FIELD_COUNT": 6}
 
 
+def test_a_record_is_no_header_whatever_its_texts_are(line, instance):
+    names = {"Customer Name": "Balance", "Item Name": "Brand", "SKU": "SKU", "Quantity": "Total"}
+    batch_id = drop(line, "names.csv", csv_of([*map(good_row, range(5)), good_row(5, **names)]))
+    run(line, batch_id, instance)
+    account = receipt(line, batch_id)
+    assert (account.rows_inserted, account.findings_by_code) == (5, {"INVALID_NUMBER": 1})
+
+
 def test_a_header_that_comes_again_on_each_page_is_a_rejected_row(line, instance):
     pages = csv_of(map(good_row, range(20))) + csv_of(map(good_row, range(20, 40)))
     batch_id = drop(line, "pages.csv", pages)

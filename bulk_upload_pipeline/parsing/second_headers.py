@@ -73,6 +73,8 @@ def _rows(chunk: TextChunk, where: pa.BooleanArray) -> Iterator[list[str]]:
 
 
 def _refuse(row: Sequence[str], layout: Layout, names: Mapping[str, str]) -> None:
+    if any(cell.strip()[:1].isdigit() for cell in row):
+        return  # a day or a number: a record, whatever its texts are
     own = {at: name for name, at in layout.mapping.items()}
     named = {at: names.get(normalised(cell)) for at, cell in enumerate(row) if len(cell) <= _LONGEST_NAME}
     meant = {at: name for at, name in named.items() if name is not None}
