@@ -325,6 +325,21 @@ def test_a_percentage_in_ods_is_the_one_that_its_cell_shows(tmp_path):
     assert shown_in(path) == [[Decimal("12.5"), None, None, None]]
 
 
+def test_words_stay_apart_at_tabs_and_line_breaks_in_ods(tmp_path):
+    path = tmp_path / "x.ods"
+    table = [list(HEADER), list(good_row(1, **{"Item Name": "Kaju_Katli^500 g"}).values())]
+    with zipfile.ZipFile(io.BytesIO(writers.as_ods(table))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    gaps = (
+        parts["content.xml"]
+        .replace(b"_", b"<text:tab/>")
+        .replace(b"^", b"<text:line-break></text:line-break>")
+    )
+    path.write_bytes(writers.zip_of(parts | {"content.xml": gaps}))
+    valid, findings, _ = judged(path)
+    assert (valid["item_name"].to_pylist(), findings) == (["Kaju\tKatli\n500 g"], [])
+
+
 def test_each_cell_of_a_run_in_xls_is_shown_in_its_own_style(tmp_path):
     path = tmp_path / "x.xls"
     first = [*good_row(1).values(), Formatted(0.5, "0%"), Formatted(1.0, "0000"), "", ""]

@@ -337,14 +337,18 @@ _NO_TEXT = re.compile(rb"""\soffice:string-value=["'][^"']*["']""")
 _SHARE = re.compile(rb"""<table:table-cell\b[^>]*\boffice:value-type=["']percentage["'][^>]*>""")
 _SHARE_KIND = re.compile(rb"""(office|calcext):value-type=["']percentage["']""")
 _NUMBER = re.compile(rb"""\boffice:value=["']([^"']*)["']""")
-_TO_REWRITE = re.compile(rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']""")
+_GAP = re.compile(rb"""<text:(tab|line-break)\b[^>]*(?:/>|></text:(?:tab|line-break)>)""")
+_TO_REWRITE = re.compile(
+    rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']|<text:(?:tab|line-break)\b"""
+)
 _BLOCK = 1 << 20
 
 
 def ods_as_shown(path: Path, target: Path) -> Path:
     """Return an ODS file in which errors and percentages are the texts that their cells show.
 
-    It is `path` itself if there are none.
+    So are tabs and line breaks within a paragraph, at which calamine would join the words. It is `path` itself if
+    there is none of all that.
 
     Args:
         path: The file.
@@ -377,8 +381,12 @@ def ods_as_shown(path: Path, target: Path) -> Path:
             with copy.open("content.xml", "w") as file:
                 for piece in _pieces(source):
                     without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
-                    file.write(_SHARE.sub(_as_text, without_errors))
+                    file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, without_errors)))
         return target
+
+
+def _as_blank(tag: re.Match[bytes]) -> bytes:
+    return b"\t" if tag[1] == b"tab" else b"\n"
 
 
 def _as_text(tag: re.Match[bytes]) -> bytes:
