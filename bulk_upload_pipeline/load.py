@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psycopg2
 import pyarrow.compute as pc
+from psycopg2.errors import SerializationFailure
 
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import CONTENTION, connected, holding
@@ -283,8 +284,9 @@ class _Load:
                     self._make_sure(cursor, index)
                     merge = Merge(cursor, self.batch_id, index, self.on_conflict, self._check)
                     self._note(cursor, index, "merge", merge.place(rows))
+                    merge.make_sure()
             except psycopg2.Error as error:
-                if error.pgcode not in CONTENTION or attempt == ATTEMPTS:
+                if attempt == ATTEMPTS or not _may_succeed(error):
                     raise
                 # Two that collided must not come back at the same moment.
                 self.stop.wait(random.uniform(0.5, 1.5) * 0.05 * 2**attempt)  # noqa: S311 - no secret
@@ -306,6 +308,11 @@ class _Load:
         if cursor.rowcount == 0:
             # Only a worker that lost its lock, but not its other connections, can be so fast.
             raise BatchBusyError(self.batch_id)
+
+
+def _may_succeed(error: psycopg2.Error) -> bool:
+    """Return whether the next attempt at a chunk may: others got in its way. What we raise has no code."""
+    return isinstance(error, SerializationFailure) or error.pgcode in CONTENTION
 
 
 def _totals(rows: pa.Table) -> Totals:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.holding import connected, holding
-from bulk_upload_pipeline.loading.confirmed import LATER
+from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME
 from bulk_upload_pipeline.loading.copying import VALUES
 from bulk_upload_pipeline.loading.former import former_rows
 from bulk_upload_pipeline.stale import TOUCH
@@ -166,6 +166,7 @@ def revert(engine: sa.Engine, batch_id: str, *, is_held: bool = False) -> Revert
 def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     named = {"batch_id": batch_id}
     cursor.execute(_LOCK, named)
+    cursor.execute(ONE_AT_A_TIME)
     cursor.execute(_LATER, named)
     later = [name or "(changed by hand)" for (name,) in cursor.fetchall()]
     if later:

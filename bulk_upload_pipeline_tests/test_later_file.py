@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline_tests import writers
+from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, rows, settled
 
 
@@ -93,3 +96,82 @@ def test_what_a_file_confirmed_is_forgotten_when_its_load_is_undone(line):
     stages.revert(line, first)
     assert prices(line) == {}
     assert rows(line, "SELECT count(*) FROM bulk_upload.confirmed_rows") == [(0,)]
+
+
+@contextmanager
+def loading_but_not_committed(line, batch_id):
+    """A load of which the rows are settled; it waits to note its chunk until it is let, at the latest by the end."""
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    with ThreadPoolExecutor(1) as pool, line.engine.connect() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO bulk_upload.load_chunks (batch_id, chunk_index, plan, path, rows, inserted, updated, "
+            "unchanged) VALUES (%s, 0, '', '', 0, 0, 0, 0)",
+            (batch_id,),
+        )
+        mine = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        load = pool.submit(stages.load, line, batch_id)
+
+        def let():
+            connection.rollback()
+            load.result(30)
+
+        try:
+            wait_until(lambda: load.done() or is_waited_for(line, mine), 30)
+            assert not load.done()
+            yield let
+        finally:
+            connection.rollback()
+        let()
+    stages.close(line, batch_id)
+
+
+def is_waited_for(line, pid):
+    query = "SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))"
+    return rows(line, query, pid=pid) != [(0,)]
+
+
+@pytest.mark.parametrize("first", ["earlier", "later"])
+def test_an_earlier_file_that_is_loaded_at_the_same_moment_changes_no_line_that_a_later_one_confirms(
+    line, first
+):
+    stages.take(line, drop(line, "first.csv", priced(10, 1)))
+    earlier = drop(line, "earlier.csv", priced(12, 1))
+    later = drop(line, "later.csv", priced(10, 1) + "\n")
+    with (
+        loading_but_not_committed(line, later) as let_later,
+        loading_but_not_committed(line, earlier) as let_earlier,
+    ):
+        (let_later if first == "later" else let_earlier)()
+    assert prices(line) == {1: 10}
+    assert receipt(line, earlier).rows_updated == receipt(line, later).rows_updated == (first == "earlier")
+
+
+def test_a_file_that_arrives_while_an_earlier_one_is_settled_wins_nevertheless(line):
+    stages.take(line, drop(line, "first.csv", priced(10, 1, 2)))
+    earlier = drop(line, "earlier.csv", priced(12, 1, 2))
+    stages.upload(line, earlier)
+    stages.validate(line, earlier)
+    with line.engine.connect() as connection, ThreadPoolExecutor(1) as pool:
+        connection.exec_driver_sql(
+            "SELECT FROM mangalam_invoices WHERE invoice_number = 'INV-000001' FOR UPDATE"
+        )
+        mine = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        load = pool.submit(stages.load, line, earlier)
+        wait_until(lambda: is_waited_for(line, mine), 30)
+        stages.take(line, drop(line, "later.csv", priced(14, 2)))
+        connection.rollback()
+        load.result()
+    stages.close(line, earlier)
+    assert prices(line) == {1: 12, 2: 14}
+    assert receipt(line, earlier).rows_unchanged == 1
+
+
+def test_a_line_whose_load_is_undone_at_the_moment_in_which_a_later_file_confirms_it_is_the_later_files(line):
+    first = drop(line, "first.csv", priced(10, 1))
+    stages.take(line, first)
+    later = drop(line, "later.csv", priced(10, 1) + "\n")
+    with loading_but_not_committed(line, later):
+        stages.revert(line, first)
+    assert prices(line) == {1: 10}
+    assert receipt(line, later).rows_inserted == 1

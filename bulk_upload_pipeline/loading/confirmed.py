@@ -40,12 +40,24 @@ SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > 
 
 
 def confirming(rows: str) -> str:
-    """Return a CTE by which a chunk confirms rows.
+    """Return CTEs by which a chunk confirms rows.
 
     Args:
-        rows: SQL of a relation with `id` and `row_number`.
+        rows: SQL of a relation with `id`, `row_number` and `version`.
     """
-    return f"""confirmed AS (
+    return f"""said AS MATERIALIZED (SELECT id, row_number, version FROM {rows}), confirmed AS (
     INSERT INTO bulk_upload.confirmed_rows (batch_id, chunk_index, target_ids, row_numbers)
-    SELECT %(batch_id)s, %(chunk_index)s, array_agg(id), array_agg(row_number) FROM {rows} HAVING count(*) > 0
+    SELECT %(batch_id)s, %(chunk_index)s, array_agg(id), array_agg(row_number) FROM said HAVING count(*) > 0
 )"""  # noqa: S608 - our own SQL only
+
+
+SAID = "(SELECT array_agg(id)::text FROM said), (SELECT array_agg(version)::text FROM said)"
+"""What a statement returns of the rows that it confirms: their ids, and which version of each it saw."""
+
+ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.settled', 0))"
+"""Lets one transaction at a time look whether another has come in between, until it has committed.
+
+A row that is confirmed is not locked, which would cost as much as to write it: so an earlier file may change it, or a
+revert remove it, before either can see what the other does. Who waits here holds locks on rows, so whoever has passed
+must not wait for such any more.
+"""

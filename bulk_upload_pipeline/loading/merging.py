@@ -15,9 +15,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import psycopg2
+from psycopg2.errors import SerializationFailure
 
 from bulk_upload_pipeline import contract, findings
-from bulk_upload_pipeline.loading.confirmed import LATER, confirming
+from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME, SAID, confirming
 from bulk_upload_pipeline.loading.copying import ROW, VALUES, Text, copy
 from bulk_upload_pipeline.loading.former import former_rows
 from bulk_upload_pipeline.model import LoadResult, Severity, Totals
@@ -105,7 +106,7 @@ def _matches(lacking: Iterable[str]) -> Iterable[str]:
         yield (
             "SELECT s.ctid AS place, s.row_number, t.id, t.quantity, t.item_total, "  # noqa: S608
             f"{differs} AS differs, "
-            "t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
+            "t.xmin AS version, t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {_STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
             f"WHERE {where}"
         )
@@ -174,14 +175,16 @@ def _update(which: str) -> str:
     FROM settled
 )
 SELECT count(*) FILTER (WHERE outcome = 'inserted'), count(*) FILTER (WHERE outcome = 'updated'),
-    count(*) FILTER (WHERE outcome = 'unchanged'), 0, {_SUMS} FROM told
+    count(*) FILTER (WHERE outcome = 'unchanged'), 0, {_SUMS}, {SAID},
+    (SELECT array_agg(id)::text FROM changed), (SELECT array_agg(former_batch_id)::text FROM changed)
+FROM told
 """  # noqa: S608
 
 
 _SKIP = f""", {confirming("matched WHERE NOT differs")}, gone AS (
     {_gone("matched")}
 )
-SELECT 0, 0, count(*), 0, {_SUMS} FROM matched
+SELECT 0, 0, count(*), 0, {_SUMS}, {SAID} FROM matched
 """  # noqa: S608
 
 _ERROR_COLUMNS = "batch_id, row_number, line_occurrence, column_name, error_code, severity, error_message"
@@ -195,7 +198,7 @@ _REJECT = f""", refused AS (
 ), {confirming("matched WHERE NOT differs")}, kept AS (
     SELECT quantity, item_total FROM matched WHERE NOT differs
 )
-SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS} FROM kept
+SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS}, {SAID} FROM kept
 """  # noqa: S608
 
 _OWN = _update("(own OR yields)")
@@ -223,6 +226,31 @@ SELECT 0, 0, 0, count(*), 0, 0 FROM gone
 """  # noqa: S608
 
 
+_OTHERS = """
+SELECT EXISTS (
+    SELECT FROM bulk_upload.upload_batches WHERE batch_id <> %(batch_id)s
+    AND (state IN ('received', 'validated', 'loading') OR finished_at >= now()
+        OR finished_at IS NULL AND state = 'reverted')
+)
+"""
+"""Whether any other batch can have committed rows, or undone them, since this transaction began."""
+
+_OVERTAKEN = f"""
+WITH later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
+    SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
+)
+SELECT EXISTS (
+    SELECT FROM unnest(%(said)s::bigint[], %(versions)s::xid[]) AS said (id, version)
+    LEFT JOIN {TARGET} AS t ON t.id = said.id WHERE t.xmin IS DISTINCT FROM said.version
+) OR EXISTS (
+    SELECT FROM unnest(%(changed)s::bigint[], %(owners)s::text[]) AS changed (id, owner)
+    WHERE owner IN (TABLE later) OR id IN (TABLE held)
+)
+"""  # noqa: S608
+"""Whether a row that was confirmed is another by now, or one that was changed is a later batch's: as all others have
+committed, and not as it was when the statement began which settled the row."""
+
+
 class Merge:
     """Merges rows of one batch in the transaction of `cursor`.
 
@@ -242,6 +270,7 @@ class Merge:
         self._cursor, self._batch_id, self._chunk_index, self._check = cursor, batch_id, chunk_index, check
         self._on_conflict: OnConflict = on_conflict
         self._holds_rows = False
+        self._settled: list[Sequence[str | None]] = []
         cursor.execute(_CREATE)
 
     def place(self, rows: pa.Table) -> LoadResult:
@@ -251,6 +280,26 @@ class Merge:
             psycopg2.Error: For a reason that does not lie in a row; the transaction is then aborted.
         """
         return self._place(rows.sort_by([(name, "ascending") for name in contract.IDENTITY]))
+
+    def make_sure(self) -> None:
+        """Make sure, as the last thing of the transaction, that what it settled is settled rightly.
+
+        Raises:
+            SerializationFailure: It is not; the transaction has to begin anew.
+        """
+        if not self._settled:
+            return
+        self._cursor.execute(ONE_AT_A_TIME)
+        if not self._is(_OTHERS):
+            return
+        for said, versions, *changed in self._settled:
+            ids, owners = changed or (None, None)
+            if self._is(_OVERTAKEN, said=said, versions=versions, changed=ids, owners=owners):
+                raise SerializationFailure("Another batch has changed the same rows at the same time.")
+
+    def _is(self, condition: str, **named: str | None) -> bool:
+        self._cursor.execute(condition, named | {"batch_id": self._batch_id})
+        return self._cursor.fetchone() == (True,)
 
     def _place(self, rows: pa.Table) -> LoadResult:
         """Place all but the rows that the database refuses, which halving and halving again finds."""
@@ -268,6 +317,7 @@ class Merge:
         if self._holds_rows:
             self._cursor.execute(f"DELETE FROM {_STAGED}")  # noqa: S608
         self._cursor.execute("SAVEPOINT before_rows")
+        settled = len(self._settled)
         try:
             # In this order every merge takes its locks, so that two merges of the same invoices seldom deadlock.
             copy(self._cursor, _STAGED, Text(rows, self._batch_id, self._check))
@@ -277,6 +327,7 @@ class Merge:
             if not lies_in_a_row(error):
                 raise
             self._cursor.execute("ROLLBACK TO SAVEPOINT before_rows")
+            del self._settled[settled:]
             return error
         self._cursor.execute("RELEASE SAVEPOINT before_rows")
         self._holds_rows = True
@@ -307,7 +358,9 @@ class Merge:
         self._cursor.execute(statement, self._stated(code, value) | {"remaining": remaining})
         row = self._cursor.fetchone()
         assert row is not None
-        inserted, updated, unchanged, refused, quantity, item_total = row
+        inserted, updated, unchanged, refused, quantity, item_total, *settled = row
+        if any(settled):
+            self._settled.append(settled)
         return LoadResult(inserted, updated, unchanged, refused, Totals(quantity, item_total))
 
     def _stated(self, code: str, value: str) -> dict[str, object]:
