@@ -73,11 +73,6 @@ def place_of(text: str) -> Place:
     return Key(text.rstrip("/")) if text.startswith(SCHEME) else Path(text)
 
 
-def unused(wanted: Path) -> Path:
-    """Return a path that nothing has: the wanted one, or with a number behind its name."""
-    return next(path for path in numbered(wanted) if not path.exists())
-
-
 def numbered(wanted: Path) -> Iterator[Path]:
     """Yield the wanted path, and then, for ever, those with a number behind its name."""
     yield wanted

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import objects
 from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
-from bulk_upload_pipeline.places import Key, named, unused
+from bulk_upload_pipeline.places import Key, named, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,10 +129,25 @@ def put_back(folder: Place, source: Place) -> None:
     assert isinstance(source, Path), "what waits in a store is archived there"
     archived = folder / source.name
     if archived.exists():
-        _move(archived, unused(source))
+        next(place for place in numbered(source) if _is_back(archived, place))
     (folder / UNFINISHED_COPY).unlink(missing_ok=True)
     if folder.exists():
         folder.rmdir()
+
+
+def _is_back(archived: Path, place: Path) -> bool:
+    """Move a file to a place, unless something has it: a rename replaces what was dropped there just now."""
+    try:
+        os.link(archived, place)
+    except FileExistsError:
+        return False
+    except OSError:  # on another file system, or one that knows no links
+        if place.exists():
+            return False
+        _move(archived, place)
+        return True
+    archived.unlink()
+    return True
 
 
 def _put_back_in_store(folder: Key, source: Place) -> None:

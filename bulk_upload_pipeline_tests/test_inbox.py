@@ -195,6 +195,25 @@ def test_a_file_that_goes_back_does_not_take_the_place_of_another(tmp_path):
     assert (source.read_text(), (tmp_path / "a (2).csv").read_text()) == ("second", "first")
 
 
+def test_a_file_that_goes_back_overwrites_none_that_is_dropped_at_that_moment(tmp_path, monkeypatch):
+    source = tmp_path / "a.csv"
+    source.write_text("first")
+    taken = taking.take(source, tmp_path / "archive" / "b1", keep_source=False)
+
+    def when_another_is_dropped(act):
+        def acting(*paths):
+            source.write_text("second")
+            return act(*paths)
+
+        return acting
+
+    monkeypatch.setattr(os, "link", when_another_is_dropped(os.link))
+    monkeypatch.setattr(Path, "rename", when_another_is_dropped(Path.rename))
+    taking.put_back(taken.parent, source)
+    assert (source.read_text(), (tmp_path / "a (2).csv").read_text()) == ("second", "first")
+    assert not taken.parent.exists()
+
+
 def test_a_file_that_changes_while_it_is_read_is_noticed_whatever_was_made_of_it(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("x")
