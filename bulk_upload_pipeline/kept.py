@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.places import Place
 
-_NO_TEXT = "hex:"
+NO_TEXT = "hex:"
 """How a place begins in `source_path` when its bytes are no text; others are absolute paths, or URLs."""
 
 
@@ -116,12 +116,12 @@ def path_text(place: Place) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return _NO_TEXT + text.encode("utf-8", "surrogateescape").hex()
+        return NO_TEXT + text.encode("utf-8", "surrogateescape").hex()
     return text
 
 
 def path_of(text: str) -> Place:
     """Return the place that `path_text` has written."""
-    if text.startswith(_NO_TEXT):
-        return place_of(bytes.fromhex(text.removeprefix(_NO_TEXT)).decode("utf-8", "surrogateescape"))
+    if text.startswith(NO_TEXT):
+        return place_of(bytes.fromhex(text.removeprefix(NO_TEXT)).decode("utf-8", "surrogateescape"))
     return place_of(text)

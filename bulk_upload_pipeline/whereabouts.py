@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from bulk_upload_pipeline.kept import as_receipt, path_of, path_text
+from bulk_upload_pipeline.kept import NO_TEXT, as_receipt, path_of, path_text
 from bulk_upload_pipeline.model import FINAL_STATES, ON_THE_WAY, State
 from bulk_upload_pipeline.tables import upload_batches
 
@@ -93,12 +93,18 @@ def failed(engine: sa.Engine) -> list[str]:
         return list(connection.scalars(query))
 
 
-def on_the_way(engine: sa.Engine, before: datetime) -> list[str]:
-    """Return batches that were taken before a moment and have not ended, the latest first, and only so many."""
+def on_the_way(engine: sa.Engine, before: datetime, inbox: Place) -> list[str]:
+    """Return batches that were taken before a moment and have not ended, the latest first, and only so many.
+
+    What waits outside of the inbox counts as well: nobody but the command that named it would come for it.
+    """
     columns = upload_batches.c
+    watched = (f"{path_text(inbox)}/", NO_TEXT)
+    elsewhere = sa.and_(*(~columns.source_path.startswith(each, autoescape=True) for each in watched))
     query = (
         sa.select(columns.batch_id)
-        .where(columns.state.in_(ON_THE_WAY), columns.started_at < before)
+        .where(sa.or_(columns.state.in_(ON_THE_WAY), sa.and_(columns.state == State.WAITING, elsewhere)))
+        .where(columns.started_at < before)
         .order_by(columns.started_at.desc(), columns.batch_id)
         .limit(MOST_ON_THE_WAY)
     )

@@ -6,6 +6,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pytest
+
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.upped import wait_until

@@ -536,6 +536,20 @@ def test_a_file_outside_the_inbox_stays_there_when_its_run_is_cancelled(line, in
     is_loaded_whole(line, batch_id)
 
 
+def test_a_file_outside_the_inbox_whose_command_was_killed_before_it_had_a_run_gets_its_receipt(
+    line, instance, batch_id, tmp_path, at_once
+):
+    path = tmp_path / "mine.csv"
+    path.write_text(csv_of(good_row(n) for n in range(20)))
+    named = intake.announce(line, path)
+    reason = f"Its command ended before it had taken the file. `bulk-upload retry {named}` loads it."
+    assert followed(instance, line) == reason
+    account = receipt(line, named)
+    assert (account.state, account.reason, path.exists()) == (State.FAILED, reason, True)
+    assert receipt(line, batch_id).state is State.WAITING  # in the inbox, which is looked at
+    assert Session(instance, line).retry(named, lambda _: None).state is State.LOADED
+
+
 def test_a_batch_fails_whose_waiting_file_is_gone(line, instance, batch_id):
     (line.home.inbox / "a.csv").unlink()
     assert not run(line, batch_id, instance).success

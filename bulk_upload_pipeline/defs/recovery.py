@@ -79,7 +79,7 @@ def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
     """Return the batches on the way that nobody works on, and for which no run waits."""
     before = datetime.now(UTC) - timedelta(seconds=LEFT_AFTER_S)
     # A batch may also be worked on by the run of another one, which corrects it.
-    found = holding.unheld(line.engine, whereabouts.on_the_way(line.engine, before))
+    found = holding.unheld(line.engine, whereabouts.on_the_way(line.engine, before, line.home.inbox))
     under_way = batches_under_way(instance) if found else frozenset()
     return [batch_id for batch_id in found if batch_id not in under_way]
 
