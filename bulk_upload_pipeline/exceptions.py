@@ -158,6 +158,17 @@ class NoVerdictError(BulkUploadError):
         )
 
 
+class RowsNotLoadedError(BulkUploadError):
+    """A receipt was asked for, and rows that passed are not in the table."""
+
+    def __init__(self, batch_id: str, missing: int, valid: int) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"{missing:,} of the {valid:,} good rows of batch {batch_id} are not loaded yet, and its receipt would say "
+            f"that they are. Materialize `mangalam_invoices` for it first, or run `bulk-upload retry {batch_id}`."
+        )
+
+
 class BatchBusyError(TransientError):
     """Another worker holds the batch."""
 

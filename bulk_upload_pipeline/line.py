@@ -32,6 +32,7 @@ from bulk_upload_pipeline.exceptions import (
     NoVerdictError,
     RevertedMeanwhileError,
     RevertRefusedError,
+    RowsNotLoadedError,
     SeveralFilesError,
     UnreadableError,
 )
@@ -281,17 +282,34 @@ def close(line: Line, batch_id: str) -> Receipt:
     are corrected that it would not be stopped any more. Its own receipt comes last: it says that all is done.
 
     Raises:
+        NoVerdictError: Nobody has judged the batch.
+        BatchRejectedError: The circuit breaker tripped.
+        RowsNotLoadedError: Its rows are not loaded, or not all of them.
         RevertedMeanwhileError: Its load was undone, and nobody has taken it again since.
     """
     entry = _not_reverted(line, batch_id)
     if entry.batch.state is State.DUPLICATE:
         return entry.receipt
+    _make_sure_it_is_loaded(line, entry)
     if entry.has_findings:
         closing.complete_refusals(line, entry.batch)
     for relative in settling.settle(line, entry, loaded=batch_id):
         _close_again(line, relative)
     with settling.family_of(line, entry):
         return _close_loaded(line, entry)
+
+
+def _make_sure_it_is_loaded(line: Line, entry: Entry) -> None:
+    """Make sure that all good rows are in the table: a person may ask for the receipt before, or after half a load.
+
+    As a loaded batch it would also make a duplicate of every file that brings the same rows.
+    """
+    batch_id = entry.batch.batch_id
+    valid = pass_gate(entry.verdict, batch_id).rows_valid
+    done = counting.committed(line.engine, batch_id)
+    missing = valid - done.rows - done.refused
+    if missing > 0:
+        raise RowsNotLoadedError(batch_id, missing, valid)
 
 
 def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import archiving, intake, ledger
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.defs.assets import mangalam_invoices
-from bulk_upload_pipeline.exceptions import BatchRejectedError, NoVerdictError
+from bulk_upload_pipeline.defs.assets import mangalam_invoices, upload_receipts
+from bulk_upload_pipeline.exceptions import BatchRejectedError, NoVerdictError, RowsNotLoadedError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.world import (
     HEADER,
@@ -209,6 +209,44 @@ def test_the_loader_refuses_a_rejected_batch_even_when_nobody_asks_the_gate(line
     assert not result.success
     assert count(line, TARGET) == 0
     assert receipt(line, batch_id).state is State.REJECTED
+
+
+def cut_off_after(line, batch_id, chunks):
+    """A load that came to so many chunks."""
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    if chunks:
+        stages.load(line, batch_id)
+        with line.engine.begin() as connection:
+            gone = {"chunks": chunks, "rows": 7 * chunks}
+            connection.execute(
+                sa.text("DELETE FROM bulk_upload.load_chunks WHERE chunk_index >= :chunks"), gone
+            )
+            connection.execute(sa.text(f"DELETE FROM {TARGET} WHERE row_number > :rows"), gone)
+
+
+@pytest.mark.parametrize(("chunks", "missing"), [(0, 20), (2, 6)])
+def test_a_receipt_alone_says_of_no_row_that_it_is_loaded_when_it_is_not(line, instance, chunks, missing):
+    content = csv_of(good_row(n) for n in range(20))
+    batch_id = drop(line, "good.csv", content)
+    cut_off_after(line, batch_id, chunks)
+    instance.add_dynamic_partitions("batches", [batch_id])
+    result = dg.materialize(
+        [upload_receipts],
+        instance=instance,
+        partition_key=batch_id,
+        resources={"line": line},
+        raise_on_error=False,
+    )
+    assert not result.success
+    account = receipt(line, batch_id)
+    assert (account.state, account.rows_unprocessed) == (State.FAILED, missing)
+    assert str(RowsNotLoadedError(batch_id, missing, 20)) in account.reason
+    again = drop(line, "again.csv", content)
+    assert run(line, again, instance).success
+    assert receipt(line, again).state is State.LOADED
+    assert run(line, batch_id, instance).success
+    assert count(line, TARGET) == 20
 
 
 def test_nothing_loads_without_a_verdict(line):
