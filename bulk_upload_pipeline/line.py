@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import (
     archiving,
     closing,
+    counting,
     family,
     ledger,
     members,

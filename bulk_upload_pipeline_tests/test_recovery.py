@@ -419,6 +419,20 @@ def test_a_batch_that_was_to_be_taken_a_part_of_its_way_stays_there(line, instan
     assert receipt(line, batch_id).state is State.LOADING
 
 
+@pytest.mark.parametrize("stage", [stages.upload, stages.validate, stages.load])
+def test_a_batch_that_had_ended_before_a_part_of_its_way_was_taken_again_is_brought_to_its_end(
+    line, instance, batch_id, at_once, stage
+):
+    stages.take(line, batch_id)
+    stage(line, batch_id)
+    alone = started_run(instance, batch_id)
+    instance.handle_new_event(event_of(alone, "PIPELINE_SUCCESS"))
+    assert receipt(line, batch_id).state in stages.ledger.ON_THE_WAY
+    assert followed(instance, line) == [(f"{batch_id}#left-1", batch_id, "a.csv")]
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_left_batch_whose_run_was_cancelled_gets_its_receipt(line, instance, batch_id, at_once, shared):
     left_loading(line, batch_id)

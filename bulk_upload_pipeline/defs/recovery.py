@@ -21,6 +21,7 @@ from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
+from bulk_upload_pipeline.kept import Entry
 from bulk_upload_pipeline.liveness import without_worker
 from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State
 from bulk_upload_pipeline.workplace import Line
@@ -86,9 +87,10 @@ def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
 
 def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunRequest | str:
     """Return the next run of a batch that was left on the way, or why there is none."""
-    batch = ledger.batch(line.engine, batch_id)
+    entry = ledger.entry(line.engine, batch_id)
+    batch = entry.batch
     last = _last_run(instance, batch)
-    if last is not None and last.status is dg.DagsterRunStatus.SUCCESS:
+    if last is not None and last.status is dg.DagsterRunStatus.SUCCESS and not _had_ended(entry):
         return f"Batch {batch_id} was to be taken so far and no further."
     if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
         return _end(line, batch_id, _cancelled(batch_id))
@@ -100,6 +102,13 @@ def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunR
     return dg.RunRequest(
         run_key=f"{batch_id}#left-{runs}", partition_key=batch_id, tags={"file": batch.file_name[:200]}
     )
+
+
+def _had_ended(entry: Entry) -> bool:
+    """Return whether a batch had its receipt before a part of its way was done again, which would be out of date."""
+    if entry.batch.state is State.RECEIVED:
+        return entry.verdict is not None
+    return entry.has_passed or entry.receipt.finished_at is not None
 
 
 def _last_run(instance: dg.DagsterInstance, batch: Batch) -> dg.DagsterRun | None:
