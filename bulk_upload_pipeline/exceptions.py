@@ -101,6 +101,19 @@ class FileMissingError(BulkUploadError):
         super().__init__(f"There is no file at {path}. Drop it again, or name a file that exists.")
 
 
+class NeverTakenError(BulkUploadError):
+    """A file was to be dropped in the inbox under a name that nobody takes from there."""
+
+    exit_code = 2
+
+    def __init__(self, path: Place, kind: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path.name} would never be taken from the inbox, as its name is one of {kind}. Give the file another "
+            f"name when it is complete."
+        )
+
+
 class FileThrownAwayError(BulkUploadError):
     """The file of a batch that has ended is not in the archive any more, so that it cannot be read again."""
 

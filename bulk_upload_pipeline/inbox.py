@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from bulk_upload_pipeline import objects
-from bulk_upload_pipeline.exceptions import FileMissingError
+from bulk_upload_pipeline.exceptions import FileMissingError, NeverTakenError
 from bulk_upload_pipeline.places import Key, is_usable, named, numbered
 
 if TYPE_CHECKING:
@@ -229,15 +229,22 @@ def drop(source: Path, folder: Place) -> Place:
 
     Raises:
         FileMissingError: There is no such file.
+        NeverTakenError: Nobody would take it from there.
     """
     if not source.is_file():
         raise FileMissingError(source)
+    if kind := _why_unnamed(source.name):
+        raise NeverTakenError(source, kind)
     if isinstance(folder, Key):
         return _put(source, folder)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{DROPPING}{uuid4().hex}.part"
-    shutil.copyfile(source, unfinished)
-    return next(target for target in numbered(folder / source.name) if _is_named(unfinished, target))
+    try:
+        shutil.copyfile(source, unfinished)
+        return next(target for target in numbered(folder / source.name) if _is_named(unfinished, target))
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # half of a huge file would fill the disk further
+        raise
 
 
 def _is_named(unfinished: Path, target: Path) -> bool:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_upload_pipeline import inbox, taking
-from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError
+from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError, NeverTakenError
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -314,6 +314,27 @@ def test_a_dropped_copy_gets_a_number_when_its_name_is_taken(tmp_path, monkeypat
     assert inbox.drop(source, folder).name == "a (2).csv"
     assert source.exists()
     assert names_in(folder) == ["a (2).csv", "a.csv"]
+
+
+@pytest.mark.parametrize("name", [".may.csv", "may.csv.part", "~$may.xlsx"])
+def test_a_file_whose_name_nobody_takes_from_the_inbox_is_not_dropped_there(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(NeverTakenError, match="would never be taken"):
+        inbox.drop(tmp_path / name, tmp_path / "inbox")
+    assert not (tmp_path / "inbox").exists()
+
+
+def test_a_drop_that_fails_leaves_nothing_in_the_inbox(tmp_path, monkeypatch):
+    def half(_, target):
+        Path(target).write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = tmp_path / "a.csv"
+    source.write_text("x")
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(OSError, match="No space left"):
+        inbox.drop(source, tmp_path / "inbox")
+    assert names_in(tmp_path / "inbox") == []
 
 
 def test_of_two_files_of_one_name_that_are_dropped_at_once_none_is_overwritten(tmp_path, monkeypatch):

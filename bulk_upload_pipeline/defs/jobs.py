@@ -6,7 +6,7 @@ import dagster as dg
 
 from bulk_upload_pipeline import inbox
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG
-from bulk_upload_pipeline.exceptions import BulkUploadError
+from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.workplace import Line
 
 FILES_ARRIVE = dg.AssetCheckKey(dg.AssetKey("upload"), "files_arrive")
@@ -33,9 +33,10 @@ def copy_into_inbox(context: dg.OpExecutionContext, config: FileToDrop, line: dg
     if config.profile and config.profile not in line.profiles():
         raise dg.Failure(f"There is no profile {config.profile!r}.", allow_retries=False)
     try:
-        target = inbox.drop(Path(config.path), line.home.inbox / config.profile)
-    except BulkUploadError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        # The folder of this process is not that of the person: where one was looked is said in full.
+        target = inbox.drop(Path(config.path).absolute(), line.home.inbox / config.profile)
+    except (BulkUploadError, OSError) as error:
+        raise dg.Failure(in_one_line(error), allow_retries=False) from error
     context.log.info(f"{target.name} is in the inbox; the sensor takes it within some seconds.")
 
 
