@@ -204,6 +204,27 @@ def test_a_run_that_starts_again_takes_only_what_is_not_finished(line, instance)
     assert count(line, "mangalam_invoices") == 40
 
 
+def failure_of(result):
+    """What a failed run says."""
+    (failure,) = [e.step_failure_data.user_failure_data for e in result.all_events if e.is_step_failure]
+    return failure.description
+
+
+def test_a_run_that_starts_again_fails_for_what_an_earlier_attempt_could_not_load(line, instance):
+    batches = drop_six(line)
+    take(line, [batches["wrong.csv"]], instance)  # a worker that was killed then
+    again = take(line, [batches["wrong.csv"], batches["good.csv"]], instance)
+    assert failure_of(again).startswith("1 of 2 files are not loaded; all others are. The first: wrong.csv")
+    assert count(line, "mangalam_invoices") == 20
+
+
+def test_a_run_that_was_launched_for_a_batch_that_does_not_exist_says_so(line, instance):
+    batches = drop_six(line)
+    result = take(line, ["nonsense", batches["good.csv"]], instance)
+    assert "There is no batch 'nonsense'" in failure_of(result)
+    assert receipt(line, batches["good.csv"]).state is State.LOADED
+
+
 def test_a_file_that_was_finished_but_not_told_of_is_told_of_by_the_next_attempt(line, instance):
     batch_id = drop(line, "good.csv", GOOD)
     stages.take(line, batch_id)

@@ -21,7 +21,12 @@ from bulk_upload_pipeline.defs.exits import RETRIES, STOPPED, receipt_of_failure
 from bulk_upload_pipeline.defs.lanes import LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.telling import Telling
-from bulk_upload_pipeline.exceptions import BulkUploadError, FileStillChangingError, in_one_line
+from bulk_upload_pipeline.exceptions import (
+    BatchNotFoundError,
+    BulkUploadError,
+    FileStillChangingError,
+    in_one_line,
+)
 from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State
 from bulk_upload_pipeline.workplace import Line
 
@@ -90,20 +95,28 @@ def _telling(context: dg.OpExecutionContext, line: Line) -> Iterator[Telling]:
 def _unfinished(
     context: dg.OpExecutionContext, line: Line, batch_ids: list[str], telling: Telling, tally: "_Tally"
 ) -> list[str]:
-    """Return the batches to take; what is finished but was not told before a worker was killed, is told."""
+    """Return the batches to take; what is finished but was not told before a worker was killed, is told.
+
+    It counts for the end of this attempt, too: a run that fails for a file does not succeed when it starts again.
+    """
     states = whereabouts.states(line.engine, batch_ids)
+    tally.unended |= {b: str(BatchNotFoundError(b)) for b in batch_ids if b not in states}
     finished = {batch_id for batch_id, state in states.items() if state in FINAL_STATES - {State.FAILED}}
     if finished:
         told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
         for batch_id in sorted(finished - told):
             _publish(line, batch_id, telling, tally)
+        for receipt in ledger.receipts_of(line.engine, finished & told):
+            tally.count(receipt)
     return [batch_id for batch_id in batch_ids if batch_id in states and batch_id not in finished]
 
 
 def _publish(line: Line, batch_id: str, telling: Telling, tally: "_Tally") -> None:
     """Write the report of a batch that is finished, as the killed worker may not have done, and tell of it."""
     try:
-        telling.add(stages.publish(line, batch_id))
+        receipt = stages.publish(line, batch_id)
+        telling.add(receipt)
+        tally.count(receipt)
     except (SQLAlchemyError, BulkUploadError, OSError) as error:
         tally.unended[batch_id] = in_one_line(error)
 
