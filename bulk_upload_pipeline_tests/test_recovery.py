@@ -488,6 +488,15 @@ def test_a_batch_that_was_cut_off_gets_another_run_and_its_receipt_when_there_we
     assert "can be retried" in account.reason
 
 
+def test_a_batch_whose_partition_was_deleted_while_its_run_waited_has_one_again(line, instance, batch_id):
+    stages.upload(line, batch_id)
+    run = started_run(instance, batch_id)
+    instance.delete_dynamic_partition("batches", batch_id)
+    assert after_failure(instance, line, run).partition_key == batch_id
+    # What is asked for without a partition fails its tick, and all that come after it.
+    assert instance.has_dynamic_partition("batches", batch_id)
+
+
 def test_a_run_that_dagster_starts_again_or_that_has_a_successor_is_left_alone(line, instance, batch_id):
     stages.upload(line, batch_id)
     run = started_run(instance, batch_id, **{recovery.WILL_RETRY_TAG: "true"})

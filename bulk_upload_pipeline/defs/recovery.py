@@ -97,11 +97,17 @@ def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunR
     runs = _runs_of(instance, batch_id)
     if runs >= MOST_RUNS:
         return _end(line, batch_id, "Its runs ended early, and it can be retried.")
-    # One of a command that was killed early has no partition yet; adding it twice does nothing.
+    return _next_run(instance, batch_id, f"left-{runs}", {"file": batch.file_name[:200]})
+
+
+def _next_run(instance: dg.DagsterInstance, batch_id: str, why: str, tags: dict[str, str]) -> dg.RunRequest:
+    """Return the next run of a batch.
+
+    One of a command that was killed early has no partition yet, and a person may have deleted it since: then Dagster
+    would refuse the whole tick, again and again, and nobody would hear of the failures behind it.
+    """
     instance.add_dynamic_partitions(str(batches.name), [batch_id])
-    return dg.RunRequest(
-        run_key=f"{batch_id}#left-{runs}", partition_key=batch_id, tags={"file": batch.file_name[:200]}
-    )
+    return dg.RunRequest(run_key=f"{batch_id}#{why}", partition_key=batch_id, tags=tags)
 
 
 def _had_ended(entry: Entry) -> bool:
@@ -153,9 +159,7 @@ def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str
     if _runs_of(context.instance, batch_id, UNDER_WAY):
         return f"Another run works on batch {batch_id}."
     if _runs_of(context.instance, batch_id) < MOST_RUNS:
-        return dg.RunRequest(
-            run_key=f"{batch_id}#after-{run.run_id}", partition_key=batch_id, tags=_file_tag(run)
-        )
+        return _next_run(context.instance, batch_id, f"after-{run.run_id}", _file_tag(run))
     return _end(line, batch_id, f"Its run ended early and can be retried: {context.failure_event.message}")
 
 
