@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import archiving, intake, ledger
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs.assets import mangalam_invoices, upload_receipts
 from bulk_upload_pipeline.exceptions import BatchRejectedError, NoVerdictError, RowsNotLoadedError
 from bulk_upload_pipeline.model import State
@@ -247,6 +248,23 @@ def test_a_receipt_alone_says_of_no_row_that_it_is_loaded_when_it_is_not(line, i
     assert receipt(line, again).state is State.LOADED
     assert run(line, batch_id, instance).success
     assert count(line, TARGET) == 20
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_run_that_is_launched_for_no_batch_or_for_several_says_what_to_choose(line, instance, several):
+    batches = [drop(line, f"{name}.csv", csv_of([good_row(1)])) for name in "ab"]
+    instance.add_dynamic_partitions("batches", batches)
+    ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    result = defs.resolve_job_def("load_batch").execute_in_process(
+        instance=instance,
+        resources={"line": line},
+        run_config=QUIET,
+        tags=dict(zip(ends, batches, strict=True)) if several else {},
+        raise_on_error=False,
+    )
+    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
+    assert "choose `Multiple runs" in failure.user_failure_data.description
+    assert [receipt(line, batch_id).state for batch_id in batches] == [State.WAITING] * 2
 
 
 def test_nothing_loads_without_a_verdict(line):

@@ -8,7 +8,7 @@ from bulk_upload_pipeline import contract, ledger, settling
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import account, metadata
 from bulk_upload_pipeline.defs.exits import exits, materialize_receipt, tell_batch
-from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.defs.partitions import batch_of, batches
 from bulk_upload_pipeline.exceptions import FileStillChangingError
 from bulk_upload_pipeline.workplace import Line
 
@@ -31,9 +31,10 @@ def upload(
 
     A file of the same bytes as an earlier loaded one ends here, as exit `duplicate`; an unreadable one, too.
     """
+    batch_id = batch_of(context)
     try:
         with exits(context, line):
-            uploaded = stages.upload(line, context.partition_key, context.run.run_id)
+            uploaded = stages.upload(line, batch_id, context.run.run_id)
     except FileStillChangingError as error:
         context.log.warning(str(error))
         return
@@ -71,7 +72,7 @@ def judged_rows(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Both come from one reading of the file, so they cannot disagree."""
-    batch_id = context.partition_key
+    batch_id = batch_of(context)
     with exits(context, line) as watched:
         verdict = stages.validate(watched, batch_id)
         found = account.of_errors(line, batch_id, verdict)
@@ -100,8 +101,9 @@ def mangalam_invoices(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult[None]:
     """The invoice lines, loaded chunk by chunk, each exactly once. It reads the verdict again before it loads."""
+    batch_id = batch_of(context)
     with exits(context, line) as watched:
-        result = stages.load(watched, context.partition_key)
+        result = stages.load(watched, batch_id)
     return dg.MaterializeResult(metadata=metadata.of_load(result))
 
 
@@ -119,7 +121,7 @@ def upload_receipts(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult[None]:
     """The final account of the batch: a row in `bulk_upload.upload_batches` and a folder for the clerk."""
-    batch_id = context.partition_key
+    batch_id = batch_of(context)
     with exits(context, line):
         receipt = stages.close(line, batch_id)
         for relative in settling.relatives(line, receipt):

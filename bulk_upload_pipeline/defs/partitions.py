@@ -20,3 +20,18 @@ days = dg.DailyPartitionsDefinition(
     start_date=read_settings().first_day.isoformat(),
     end_offset=1,  # today's invoices are looked at today
 )
+
+
+def batch_of(context: dg.AssetExecutionContext) -> str:
+    """Return the batch that a step is for.
+
+    Raises:
+        dagster.Failure: The run was launched for none, or for several at once.
+    """
+    if not context.has_partition_key:
+        raise dg.Failure(
+            "A run takes one batch down the line. Launch it with a partition; of several, choose `Multiple runs (One "
+            "per selected partition)`.",
+            allow_retries=False,
+        )
+    return context.partition_key
