@@ -171,6 +171,19 @@ class NoVerdictError(BulkUploadError):
         )
 
 
+class NothingToJudgeError(BulkUploadError):
+    """A batch was to be judged of which nobody knows where its rows are."""
+
+    def __init__(self, batch_id: str, state: str, reason: str | None) -> None:
+        self.batch_id = batch_id
+        ended = f"Batch {batch_id} is {state}, and has no rows to be judged. {reason}"
+        begin = (
+            f"The file of batch {batch_id} was not recognised yet, so that no row of it can be judged. Materialize "
+            f"`upload` for it first, or run `bulk-upload retry {batch_id}`."
+        )
+        super().__init__(ended if reason else begin)
+
+
 class RowsNotLoadedError(BulkUploadError):
     """A receipt was asked for, and rows that passed are not in the table."""
 

@@ -123,6 +123,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
 
     Raises:
         UnreadableError: Exit `unreadable`, met in the middle of the file; the receipt is written.
+        NothingToJudgeError: It was not recognised as a table: a .zip of several files, say.
         RevertedMeanwhileError: Its load was undone, and nobody has taken it again since.
     """
     entry = _not_reverted(line, batch_id)

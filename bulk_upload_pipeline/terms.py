@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import family, mending
+from bulk_upload_pipeline import family, ledger, mending
 from bulk_upload_pipeline.archiving import archived_file
-from bulk_upload_pipeline.exceptions import NoVerdictError
+from bulk_upload_pipeline.exceptions import NothingToJudgeError
 from bulk_upload_pipeline.judging import Judging
+from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.workplace import profiles
 
 if TYPE_CHECKING:
@@ -28,9 +29,15 @@ def recognised(settings: Settings, path: Path, folder: str | None, stated: Overr
 
 
 def judging_of(line: Line, batch: Batch, *, is_corrected: bool = True) -> Judging:
-    """Return how the file of a batch is to be judged; rows of one that `is_corrected` may have been loaded since."""
-    if batch.layout is None:
-        raise NoVerdictError(batch.batch_id)
+    """Return how the file of a batch is to be judged; rows of one that `is_corrected` may have been loaded since.
+
+    Raises:
+        NothingToJudgeError: It was not recognised as a table.
+    """
+    if batch.layout is None or batch.layout.members:
+        has_ended = batch.state in FINAL_STATES - {State.FAILED}
+        reason = ledger.receipt(line.engine, batch.batch_id).reason if has_ended else None
+        raise NothingToJudgeError(batch.batch_id, batch.state, reason)
     path = archived_file(line, batch)
     plain = judging_by(line.settings, path, batch.layout, line.on_progress)
     if batch.parent_batch_id is None:

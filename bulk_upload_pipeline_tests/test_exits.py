@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 
 import dagster as dg
 import pytest
@@ -14,7 +15,12 @@ from bulk_upload_pipeline import archiving, intake, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs.assets import mangalam_invoices, upload_receipts
-from bulk_upload_pipeline.exceptions import BatchRejectedError, NoVerdictError, RowsNotLoadedError
+from bulk_upload_pipeline.exceptions import (
+    BatchRejectedError,
+    NothingToJudgeError,
+    NoVerdictError,
+    RowsNotLoadedError,
+)
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.world import (
     HEADER,
@@ -27,7 +33,7 @@ from bulk_upload_pipeline_tests.world import (
     rows,
     run,
 )
-from bulk_upload_pipeline_tests.writers import as_xlsx
+from bulk_upload_pipeline_tests.writers import as_xlsx, zip_of
 
 SETTINGS = {"chunk_rows": 7}
 
@@ -272,6 +278,28 @@ def test_nothing_loads_without_a_verdict(line):
     stages.upload(line, batch_id)
     with pytest.raises(NoVerdictError):
         stages.load(line, batch_id)
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        ("waiting", "Materialize `upload` for it first"),
+        ("unreadable", "is unreadable, and has no rows to be judged. No line of the file names the columns"),
+        ("duplicate", "is duplicate, and has no rows to be judged. The same content was loaded on"),
+        ("unpacked", "is unpacked, and has no rows to be judged. The archive holds 2 files"),
+    ],
+)
+def test_what_has_no_rows_is_not_judged_and_why_is_said(line, instance, ending, says):
+    good, other = (csv_of([good_row(n)]).encode() for n in range(2))
+    content = {"unreadable": b"\x89PNG" + bytes(500), "unpacked": zip_of({"a.csv": good, "b.csv": other})}
+    stages.take(line, drop(line, "first.csv", good))
+    batch_id = drop(line, "it", content.get(ending, good))
+    if ending != "waiting":
+        stages.take(line, batch_id)
+    assert receipt(line, batch_id).state == ending
+    with pytest.raises(NothingToJudgeError, match=re.escape(says)):
+        stages.validate(line, batch_id)
+    assert receipt(line, batch_id).state == ending
 
 
 UNREADABLE = {
