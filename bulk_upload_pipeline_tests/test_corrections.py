@@ -718,9 +718,9 @@ def test_two_corrections_that_are_closed_at_once_leave_a_true_receipt_of_what_th
 
     other = threading.Thread(target=close_second)
 
-    def counted_while_the_other_one_closes(engine, entry):
+    def counted_while_the_other_one_closes(engine, entry, *known):
         """The second one closes, as far as it gets, when the first has counted and not yet written."""
-        count = counted(engine, entry)
+        count = counted(engine, entry, *known)
         if entry.batch.batch_id == parent.batch_id and other.ident is None:
             other.start()
             assert goes_on.wait(60)
