@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage, terms
 from bulk_upload_pipeline import findings as catalogue
+from bulk_upload_pipeline.exceptions import RowsNotLoadedError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.reporting import rejected_sheet
 
 if TYPE_CHECKING:
     from bulk_upload_pipeline.counting import Counted
     from bulk_upload_pipeline.kept import Entry
-    from bulk_upload_pipeline.model import Batch, Finding, Receipt, Verdict
+    from bulk_upload_pipeline.model import Batch, Finding, LoadResult, Receipt, Verdict
     from bulk_upload_pipeline.workplace import Line
 
 
@@ -25,9 +26,14 @@ def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, b
         verdict: Under which it was loaded.
         again: The batch has ended before; when it did so stays as it is.
         but: A sentence to add to the reason.
+
+    Raises:
+        RowsNotLoadedError: Its rows are not loaded, or not all of them, and it has not ended before.
     """
     batch_id = entry.batch.batch_id
     counts = counting.counted(line.engine, entry)
+    if not again:
+        make_sure_it_is_loaded(batch_id, verdict, counts.done)
     rejected = verdict.rows_rejected + counts.done.refused
     state = State.PARTIALLY_LOADED if rejected > counts.corrected else State.LOADED
     reason = report.why_loaded(
@@ -40,6 +46,24 @@ def loaded(line: Line, entry: Entry, verdict: Verdict, *, again: bool = False, b
     )
     reason = " ".join(filter(None, (reason, report.beside(entry.batch.layout), but)))
     return write(line, batch_id, state, reason, again=again, counts=counts)
+
+
+def make_sure_it_is_loaded(batch_id: str, verdict: Verdict, done: LoadResult) -> None:
+    """Make sure that all good rows are in the table: a person may ask for the receipt before, or after half a load.
+
+    As a loaded batch it would also make a duplicate of every file that brings the same rows.
+
+    Args:
+        batch_id: The batch.
+        verdict: Under which it is loaded.
+        done: What the chunk ledger proves.
+
+    Raises:
+        RowsNotLoadedError: Some are missing.
+    """
+    missing = verdict.rows_valid - done.rows - done.refused
+    if missing > 0:
+        raise RowsNotLoadedError(batch_id, missing, verdict.rows_valid)
 
 
 def rejected(line: Line, batch: Batch, verdict: Verdict, *, again: bool = False) -> None:

@@ -33,7 +33,6 @@ from bulk_upload_pipeline.exceptions import (
     NoVerdictError,
     RevertedMeanwhileError,
     RevertRefusedError,
-    RowsNotLoadedError,
     SeveralFilesError,
     UnreadableError,
 )
@@ -292,26 +291,15 @@ def close(line: Line, batch_id: str) -> Receipt:
     entry = _not_reverted(line, batch_id)
     if entry.batch.state is State.DUPLICATE:
         return entry.receipt
-    _make_sure_it_is_loaded(line, entry)
+    if settling.has_family(entry):  # whose findings are settled before the receipt is written
+        done = counting.committed(line.engine, batch_id)
+        closing.make_sure_it_is_loaded(batch_id, pass_gate(entry.verdict, batch_id), done)
     if entry.has_findings:
         closing.complete_refusals(line, entry.batch)
     for relative in settling.settle(line, entry, loaded=batch_id):
         _close_again(line, relative)
     with settling.family_of(line, entry):
         return _close_loaded(line, entry)
-
-
-def _make_sure_it_is_loaded(line: Line, entry: Entry) -> None:
-    """Make sure that all good rows are in the table: a person may ask for the receipt before, or after half a load.
-
-    As a loaded batch it would also make a duplicate of every file that brings the same rows.
-    """
-    batch_id = entry.batch.batch_id
-    valid = pass_gate(entry.verdict, batch_id).rows_valid
-    done = counting.committed(line.engine, batch_id)
-    missing = valid - done.rows - done.refused
-    if missing > 0:
-        raise RowsNotLoadedError(batch_id, missing, valid)
 
 
 def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:

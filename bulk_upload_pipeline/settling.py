@@ -33,10 +33,14 @@ def settle(line: Line, entry: Entry, **what: str) -> tuple[str, ...]:
 
 def family_of(line: Line, entry: Entry) -> AbstractContextManager[None]:
     """Let nobody settle findings of the family while a receipt counts them; most batches have no family."""
-    batch = entry.batch
-    if batch.parent_batch_id is None and not entry.has_corrections:
+    if not has_family(entry):
         return nullcontext()
-    return family.locked(line.engine, family.root_of(line.engine, batch.batch_id))
+    return family.locked(line.engine, family.root_of(line.engine, entry.batch.batch_id))
+
+
+def has_family(entry: Entry) -> bool:
+    """Return whether a batch corrects another one, or others have corrected it."""
+    return entry.batch.parent_batch_id is not None or entry.has_corrections
 
 
 def relatives(line: Line, receipt: Receipt) -> tuple[Receipt, ...]:

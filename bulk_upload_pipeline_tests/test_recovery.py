@@ -38,7 +38,7 @@ from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
 from bulk_upload_pipeline.holding import holding
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.model import ON_THE_WAY, State
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import (
     QUIET,
@@ -427,7 +427,7 @@ def test_a_batch_that_had_ended_before_a_part_of_its_way_was_taken_again_is_brou
     stage(line, batch_id)
     alone = started_run(instance, batch_id)
     instance.handle_new_event(event_of(alone, "PIPELINE_SUCCESS"))
-    assert receipt(line, batch_id).state in stages.ledger.ON_THE_WAY
+    assert receipt(line, batch_id).state in ON_THE_WAY
     assert followed(instance, line) == [(f"{batch_id}#left-1", batch_id, "a.csv")]
     assert run(line, batch_id, instance).success
     is_loaded_whole(line, batch_id)

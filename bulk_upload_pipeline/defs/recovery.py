@@ -89,6 +89,8 @@ def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunR
     """Return the next run of a batch that was left on the way, or why there is none."""
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
+    if batch.state is State.WAITING:  # who stopped a command that early may not want it
+        return _end(line, batch_id, _untaken(batch_id))
     last = _last_run(instance, batch)
     if last is not None and last.status is dg.DagsterRunStatus.SUCCESS and not _had_ended(entry):
         return f"Batch {batch_id} was to be taken so far and no further."
@@ -220,6 +222,10 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
 
 def _cancelled(batch_id: str) -> str:
     return f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it."
+
+
+def _untaken(batch_id: str) -> str:
+    return f"Its command ended before it had taken the file. `bulk-upload retry {batch_id}` loads it."
 
 
 def _runs_of(

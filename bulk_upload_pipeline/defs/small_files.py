@@ -106,7 +106,7 @@ def _unfinished(
         told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
         for batch_id in sorted(finished - told):
             _publish(line, batch_id, telling, tally)
-        for receipt in ledger.receipts_of(line.engine, finished & told):
+        for receipt in whereabouts.receipts_of(line.engine, finished & told):
             tally.count(receipt)
     return [batch_id for batch_id in batch_ids if batch_id in states and batch_id not in finished]
 
