@@ -110,6 +110,11 @@ def test_every_variable_that_there_is_is_given_to_some_service_and_told_of():
     assert [name for name in DEPLOYED if f"`{name}`" not in told] == []
 
 
+def test_what_a_service_says_is_kept_within_bounds():
+    for name, service in compose()["services"].items():
+        assert {"max-size", "max-file"} <= set(service["logging"]["options"]), name
+
+
 def test_every_service_that_stays_restarts_and_has_a_health_check():
     for name, service in compose()["services"].items():
         if name == "init":

@@ -29,7 +29,7 @@ from bulk_upload_pipeline.exceptions import (
     ServiceFailedError,
 )
 from bulk_upload_pipeline.local import dagster_environment, postgres
-from bulk_upload_pipeline.serving import cluster, embedded, processes
+from bulk_upload_pipeline.serving import cluster, embedded, logs, processes
 from bulk_upload_pipeline.serving.readiness import LOCATION
 from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Home, Settings
@@ -416,7 +416,13 @@ def kill_an_up(world):
         run = world.launch("endless_job")
         wait_until(lambda: world.status_of(run) == "STARTED")
         killed.kill()
+    world.sockets_left = sockets_of(world.home)
     return processes.marked(world.home.root), processes.runs_of(world.home.root)
+
+
+def sockets_of(home):
+    workspace = json.loads((home.dagster / "workspace.yaml").read_text())
+    return Path(workspace["load_from"][0]["grpc_server"]["socket"]).parent
 
 
 def alive(process):
@@ -427,6 +433,9 @@ def test_what_a_killed_up_left_is_ended_before_the_next_one_starts(running):
     assert len(running.orphans) >= 4
     assert len(running.orphaned_runs) == 1
     assert not [process for process in running.orphans if alive(process)]
+    assert running.sockets_left != sockets_of(running.home)
+    assert not running.sockets_left.exists()
+    assert sockets_of(running.home).is_dir()
 
 
 def test_the_ui_answers_and_the_databases_were_prepared_before(running):
@@ -488,6 +497,16 @@ def test_a_killed_postgres_comes_back_under_the_services(running):
     assert pid_of(running.home) != killed
     run = wait_until(lambda: launched(running, "quick_job"))
     wait_until(lambda: running.status_of(run) == "SUCCESS")
+
+
+def test_a_log_that_grows_large_is_put_aside_while_its_service_runs(running):
+    large = [running.services.logs / "daemon.log", running.home.postgres / cluster.LOG]
+    for log in large:
+        os.truncate(log, logs.LARGEST + 1)
+    for log in large:
+        aside = log.with_name(f"{log.name}.1")
+        wait_until(lambda: aside.exists() and log.stat().st_size < logs.LARGEST)  # noqa: B023
+        assert aside.stat().st_size > logs.LARGEST
 
 
 def test_definitions_that_do_not_load_are_said_so_and_leave_nothing_running(tmp_path):

@@ -24,6 +24,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from bulk_upload_pipeline.exceptions import EmbeddedPostgresError, EmbeddedPostgresMissingError
+from bulk_upload_pipeline.serving import logs
 
 SUPERUSER = "postgres"
 # Seconds. After a crash in the middle of a large load the server first replays up to `max_wal_size`.
@@ -33,8 +34,9 @@ ORPHAN_PATIENCE = 30
 POLL = 0.1
 # A socket's address holds 108 bytes on Linux and 104 on macOS, the final NUL included.
 LONGEST_SOCKET = 103
-LARGEST_LOG = 10_000_000
 NEW_CLUSTER_VERSION = 18
+LOG = "log"
+"""Name of what a server says, in its data folder."""
 
 # Written once, into postgresql.conf, where the owner of a home may change them. fsync and
 # synchronous_commit stay as they are: a committed chunk survives a power cut.
@@ -64,7 +66,7 @@ class Cluster:
     @property
     def log(self) -> Path:
         """What the server says."""
-        return self.folder / "log"
+        return self.folder / LOG
 
     def failure(self, cause: object) -> EmbeddedPostgresError:
         """Return the error that names this cluster."""
@@ -135,8 +137,7 @@ def _initialise(cluster: Cluster) -> None:
 
 
 def _start(cluster: Cluster) -> None:
-    if cluster.log.exists() and cluster.log.stat().st_size > LARGEST_LOG:
-        cluster.log.replace(cluster.log.with_name("log.1"))
+    logs.keep_short(cluster.log)
     before = cluster.log.stat().st_size if cluster.log.exists() else 0
     # PostgreSQL reads this as a list of folders, a shell reads it before: quoted once for each.
     sockets = '"{}"'.format(str(_socket_folder(cluster)).replace('"', '""'))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from bulk_upload_pipeline.serving import logs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 # All that `up` starts for a home carries this variable, and hands it on to whatever it starts itself. So
 # even the run of a code server that was killed is found, and a pid that was used again is never mistaken.
 MARK = "BULK_UPLOAD_SUPERVISED_HOME"
-LARGEST_LOG = 10_000_000
 LONGEST_BACKOFF = 30.0
 # Seconds after which a process counts as well, so that its next end is its first again.
 SETTLED = 60.0
@@ -54,8 +55,7 @@ class Child:
     def start(self, environment: Mapping[str, str]) -> None:
         """Start it, in a session of its own: Ctrl-C at the terminal is for its supervisor alone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LARGEST_LOG:
-            self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+        logs.keep_short(self.log)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCHER, *self.arguments],

@@ -26,7 +26,8 @@ from bulk_upload_pipeline.exceptions import (
     ServiceFailedError,
 )
 from bulk_upload_pipeline.local import Urls, dagster_environment, postgres, write_if_changed
-from bulk_upload_pipeline.serving import embedded, processes
+from bulk_upload_pipeline.serving import embedded, logs, processes
+from bulk_upload_pipeline.serving.cluster import LOG
 from bulk_upload_pipeline.serving.processes import MARK, Child
 from bulk_upload_pipeline.serving.readiness import LOCATION, unready
 
@@ -39,6 +40,8 @@ ADDRESS = "127.0.0.1"
 DEFINITIONS = "bulk_upload_pipeline.definitions"
 CODE_SERVER = "bulk_upload_pipeline.defs.code_server"
 UI = "bulk_upload_pipeline.defs.ui"
+SOCKETS = "bulk-upload-"
+WORKSPACE = "workspace.yaml"
 # Seconds.
 POLL = 0.1
 LOOK_AFTER = 0.5
@@ -136,7 +139,8 @@ def services(
     """
     # gRPC has no passwords and runs what it is told: a socket in a private folder lets only us in. The
     # folder is a temporary one, because the path of a home may be too long for a socket.
-    sockets = Path(tempfile.mkdtemp(prefix="bulk-upload-"))
+    _remove_sockets(settings.home)
+    sockets = Path(tempfile.mkdtemp(prefix=SOCKETS))
     running = Services(settings, urls, ports, sockets / "code", definitions, on_event)
     try:
         running.start()
@@ -144,6 +148,15 @@ def services(
     finally:
         running.stop()
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _remove_sockets(home: Home) -> None:
+    """Remove the folder of sockets of an `up` that was killed, which its workspace names."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        left = json.loads((home.dagster / WORKSPACE).read_text())
+        folder = Path(left["load_from"][0]["grpc_server"]["socket"]).parent
+        if folder.name.startswith(SOCKETS):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Services:
@@ -178,7 +191,7 @@ class Services:
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 
     def _children(self, definitions: str) -> tuple[Child, Child, Child]:
-        workspace = str(self._home.dagster / "workspace.yaml")
+        workspace = str(self._home.dagster / WORKSPACE)
         loads = ["-f" if definitions.endswith(".py") else "-m", definitions]
         code = [CODE_SERVER, "api", "grpc", "-s", str(self._socket), *loads, "--location-name", LOCATION]
         web = [UI, "--host", ADDRESS, *self._ports.options, "--workspace", workspace]
@@ -223,7 +236,7 @@ class Services:
         # JSON is YAML, and quotes any path.
         server = {"socket": str(self._socket), "location_name": LOCATION}
         text = json.dumps({"load_from": [{"grpc_server": server}]})
-        write_if_changed(self._home.dagster / "workspace.yaml", text)
+        write_if_changed(self._home.dagster / WORKSPACE, text)
 
     def _wait(self, missing: Callable[[], tuple[Child, str] | None]) -> None:
         deadline = time.monotonic() + START_PATIENCE
@@ -244,6 +257,7 @@ class Services:
     def _supervise(self) -> None:
         while not self._stopping.wait(LOOK_AFTER):
             self._look_after_postgres()
+            self._look_after_logs()
             for child in (self._code_server, self._daemon, self._webserver):
                 if not self._stopping.is_set():
                     self._look_after(child)
@@ -260,6 +274,12 @@ class Services:
                 self._tell(
                     f"The {child.name} cannot be started ({error}); next try in {child.postpone():g} s."
                 )
+
+    def _look_after_logs(self) -> None:
+        for child in (self._code_server, self._daemon, self._webserver):
+            logs.keep_short(child.log)
+        if self._postgres:
+            logs.keep_short(self._postgres / LOG)
 
     def _look_after_postgres(self) -> None:
         try:
