@@ -25,7 +25,7 @@ of its own, its details are there: nobody needs them to understand the line.
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
 `exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`, in the form of `kept`; `counting` is what a
 receipt counts, `whereabouts` where many batches stand. Where files are: `places`, of this machine or in a bucket;
-`storage` brings them at hand, `objects` makes the requests.
+`storage` brings them at hand, `objects` makes the requests. `scratch` is for what is needed for a while.
 
 Afterwards: `inspection` looks at every batch by the `evidence`, which `history` and `target` bring. `stale` notes
 the days that a change touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import inbox, report
+from bulk_upload_pipeline import inbox, report, scratch
 from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError
 from bulk_upload_pipeline.judging import stage
 from bulk_upload_pipeline.model import Layout, Overrides, Progress, Verdict
@@ -64,8 +63,8 @@ def check(
     layout = recognised(settings, path, None, overrides or Overrides())
     if layout.profile == CORRECTION:
         raise CorrectionNotJudgedError
-    with tempfile.TemporaryDirectory(prefix="bulk-upload-check-") as folder:
-        staged = StagedBatch(Path(folder) / "staged")
+    with scratch.folder("check") as folder:
+        staged = StagedBatch(folder / "staged")
         verdict = stage(judging_by(settings, path, layout, on_progress), staged, "check")
         return Checked(layout, verdict, _first_findings(staged, layout, findings), report.beside(layout))
 

@@ -12,10 +12,9 @@ import shutil
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from bulk_upload_pipeline import inbox, ledger, objects, storage
+from bulk_upload_pipeline import inbox, ledger, objects, scratch, storage
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.model import Batch, State
@@ -79,10 +78,10 @@ def unpacked_members(path: Path) -> Iterator[list[tuple[str, Path]]]:
     Raises:
         UnreadableError: A member is an archive itself, or the .zip is damaged or refused.
     """
-    with TemporaryDirectory(prefix="bulk-upload-members-") as folder, Archive(path) as opened:
+    with scratch.folder("members") as folder, Archive(path) as opened:
         found = []
         for at, entry in enumerate(opened.members(), start=1):
-            content = Path(folder) / f"{at:04}"
+            content = folder / f"{at:04}"
             opened.extract(entry, content)
             _refuse_packed(entry.filename, content)
             found.append((entry.filename, content))

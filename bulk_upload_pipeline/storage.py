@@ -1,25 +1,22 @@
 """Bringing files at hand: everything is read and written as a file of this machine, wherever a home is.
 
 A home in a folder is at hand already, and all here costs nothing. Of a home in an object store each line keeps copies
-in a scratch folder of its own, in the system's temporary folder (`TMPDIR`), which goes with it; what a killed
-process left there, the next one on the same machine removes.
+in a `scratch` folder of its own, which goes with it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import re
 import shutil
 import tempfile
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import objects
+from bulk_upload_pipeline import objects, scratch
 from bulk_upload_pipeline.exceptions import DiskFullError
 from bulk_upload_pipeline.places import Key, Place
 
@@ -27,11 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from bulk_upload_pipeline.settings import Home, Settings
-
-SCRATCH = "bulk-upload-scratch-"
-LOCK = ".lock"
-BEING_MADE_S = 60
-"""A lock file younger than this may belong to a process that has not come to lock it."""
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -43,26 +35,8 @@ def opened(settings: Settings) -> Generator[Settings]:
     if isinstance(home.root, Path):
         yield settings
         return
-    _sweep()
-    with tempfile.NamedTemporaryFile(prefix=SCRATCH, suffix=LOCK) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        scratch = Path(lock.name.removesuffix(LOCK))
-        scratch.mkdir(mode=0o700)
-        try:
-            yield replace(settings, home=replace(home, scratch=scratch))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sweep() -> None:
-    """Remove the scratch folders of this user's processes that are no more."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*{LOCK}"):
-        with suppress(OSError), lock.open("rb") as file:
-            if time.time() - lock.stat().st_mtime < BEING_MADE_S:
-                continue
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_name(lock.name.removesuffix(LOCK)), ignore_errors=True)
-            lock.unlink()
+    with scratch.folder("home") as copies:
+        yield replace(settings, home=replace(home, scratch=copies))
 
 
 def mirrored(home: Home, place: Place) -> Path:

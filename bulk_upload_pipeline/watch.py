@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import storage, terminal, whereabouts
+from bulk_upload_pipeline import scratch, storage, terminal, whereabouts
 from bulk_upload_pipeline.database import address, make_engine, migrate
 from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
@@ -182,7 +180,7 @@ def drop_samples(folder: Place) -> None:
     )
     for number, (name, profile, rows, dirty) in enumerate(samples, start=1):
         if name not in there:
-            with TemporaryDirectory(prefix="bulk-upload-sample-") as made:
-                sample = Path(made) / name
+            with scratch.folder("sample") as made:
+                sample = made / name
                 write_sample(sample, rows=rows, profile=profile, dirty=dirty, seed=number)
                 drop(sample, folder)

@@ -27,6 +27,7 @@ from bulk_upload_pipeline import (
     metrics,
     objects,
     part_ledger,
+    scratch,
     sharing,
     splitting,
     storage,
@@ -323,7 +324,7 @@ def test_a_worker_that_is_killed_in_mid_load_is_replaced_on_a_machine_that_share
     assert rows(line, f"SELECT count(*), count(DISTINCT invoice_number) FROM {TARGET}") == [(wanted, wanted)]
     assert storage.folders(line.home.staging) == []
 
-    left = [path for path in tmp_path.iterdir() if path.name.startswith(storage.SCRATCH)]
+    left = [path for path in tmp_path.iterdir() if path.name.startswith(scratch.PREFIX)]
     assert len(left) == 2
     for path in left:
         os.utime(path, (0, 0))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import re
+import subprocess
+import sys
+import tempfile
 import zipfile
 from datetime import date, datetime
 from decimal import Decimal
@@ -537,3 +542,30 @@ def test_a_workbook_as_other_programs_write_it_is_read(tmp_path):
     path.write_bytes(rewritten(SMALL, sheet1=other))
     valid, findings, _ = judged(path)
     assert (len(valid), findings) == (2, [])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bulk_upload_pipeline.reading.sheet_blocks import open_book
+
+with open_book(Path(sys.argv[1]), "xlsx", "gzip", None):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_has_unpacked_is_removed_by_the_next_one(book, tmp_path, monkeypatch):
+    packed, folder = tmp_path / "book.xlsx.gz", tmp_path / "temporary"
+    packed.write_bytes(gzip.compress(book({"Sheet": [HEADER, line_of(1)]}).read_bytes()))
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(packed)], env={**os.environ, "TMPDIR": str(folder)}, check=False
+    )
+    assert [path for path in folder.rglob("*") if path.name in ("content", "base.xlsx")]
+    for lock in folder.glob("*.lock"):
+        os.utime(lock, (0, 0))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    layout = recognise(packed, PROFILES)
+    assert layout.profile == "zoho"
+    assert list(folder.iterdir()) == []

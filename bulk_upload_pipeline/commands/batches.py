@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
-from bulk_upload_pipeline import terminal
+from bulk_upload_pipeline import scratch, terminal
 from bulk_upload_pipeline.commands.frame import FILE, TEXT, as_json, open_line, writing
 
 
@@ -57,8 +56,8 @@ def errors(batch: str, csv_path: Path | None, xlsx_path: Path | None, as_json: b
             with writing(csv_path):
                 rejects.write_rejected(line.engine, batch, header, csv_path)
         if xlsx_path is not None:
-            with writing(xlsx_path), TemporaryDirectory(prefix="bulk-upload-rejected-") as folder:
-                rows = Path(folder) / "rejected_rows.csv"
+            with writing(xlsx_path), scratch.folder("rejected") as folder:
+                rows = folder / "rejected_rows.csv"
                 rejects.write_rejected(line.engine, batch, header, rows)
                 rejected_sheet.write(rows, xlsx_path, receipt.layout)
     if as_json:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from bulk_upload_pipeline import scratch
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.reading.beside_values import BesideValues
@@ -106,8 +106,8 @@ def open_book(
             with XlsxParts(content) as parts:
                 yield _PartedBook(parts)
         else:
-            with TemporaryDirectory(prefix="bulk-upload-sheets-") as folder:
-                yield _WholeBook(content, file_format, Path(folder), tried=tried)
+            with scratch.folder("sheets") as folder:
+                yield _WholeBook(content, file_format, folder, tried=tried)
 
 
 @contextmanager

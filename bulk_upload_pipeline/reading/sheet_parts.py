@@ -10,11 +10,11 @@ from __future__ import annotations
 import posixpath
 import shutil
 import zipfile
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
+from bulk_upload_pipeline import scratch
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.reading.number_formats import styles_shown
@@ -24,6 +24,7 @@ from bulk_upload_pipeline.recognising.unpack import damage_as_finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from types import TracebackType
 
     from bulk_upload_pipeline.reading.number_formats import Shown
@@ -62,9 +63,10 @@ class XlsxParts:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = TemporaryDirectory(prefix="bulk-upload-sheets-")
-        self._base = Path(self._folder.name) / "base.xlsx"
-        self.workbook = Path(self._folder.name) / "part.xlsx"
+        self._made = ExitStack()
+        folder = self._made.enter_context(scratch.folder("sheets"))
+        self._base = folder / "base.xlsx"
+        self.workbook = folder / "part.xlsx"
         self._texts = SharedTexts()
         self._packed = path.stat().st_size
         try:
@@ -75,7 +77,7 @@ class XlsxParts:
                 self.sheets = self._find_sheets()
                 self.styles_shown = self._find_styles_shown()
         except BaseException:  # nobody can close what was never opened, whatever stopped it
-            self._folder.cleanup()
+            self._made.close()
             raise
 
     def __enter__(self) -> XlsxParts:
@@ -85,7 +87,7 @@ class XlsxParts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._zip.close()
-        self._folder.cleanup()
+        self._made.close()
 
     def _copy_shared(self) -> None:
         """Lay what all sheets share into a workbook whose sheets are still missing."""

@@ -10,9 +10,9 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, BinaryIO
 
+from bulk_upload_pipeline import scratch
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 
@@ -67,8 +67,8 @@ def unpacked(path: Path, compression: str | None, member: str | None) -> Iterato
     if compression is None:
         yield path
         return
-    with TemporaryDirectory(prefix="bulk-upload-unpacked-") as folder:
-        target = Path(folder) / "content"
+    with scratch.folder("unpacked") as folder:
+        target = folder / "content"
         with opened(path, compression, member) as source, target.open("wb") as file:
             while block := source.read(1 << 20):
                 file.write(block)
