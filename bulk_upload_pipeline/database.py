@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import sqlalchemy as sa
+from psycopg2.extensions import make_dsn
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    InternalError,
     InvalidatePoolError,
     OperationalError,
     ProgrammingError,
 )
 
 from bulk_upload_pipeline.exceptions import (
+    DatabaseEncodingError,
     DatabaseTooNewError,
     DatabaseTooOldError,
     DatabaseUnavailableError,
@@ -42,16 +45,21 @@ if TYPE_CHECKING:
 OLDEST_SERVER = 15
 """UNIQUE NULLS NOT DISTINCT, which the identity of a line needs, came with PostgreSQL 15."""
 
+ENCODING = "UTF8"
+"""Of any other, a database refuses letters that stand in invoices, or takes them for single bytes."""
+
 APPLICATION_NAME = "bulk-upload"
 CONNECT_TIMEOUT_S = 10
 TRUSTED_S = 1.0
 """A connection that was used so lately is taken to be alive, unless the server has said otherwise."""
 SECONDS_BETWEEN_ASKING = 0.5
-INSUFFICIENT_PRIVILEGE = "42501"
+INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
 _MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _CONNECTION = {
     "application_name": APPLICATION_NAME,
+    # Whatever the role, the database or PGCLIENTENCODING says: names and findings are in all scripts.
+    "client_encoding": "utf8",
     "connect_timeout": CONNECT_TIMEOUT_S,
     # A server whose machine vanished is noticed within a minute instead of two hours.
     "keepalives_idle": 30,
@@ -60,8 +68,12 @@ _CONNECTION = {
 }
 
 
-def normalised_url(url: str | sa.URL) -> sa.URL:
+def normalised_url(url: str | sa.URL, variable: str = DATABASE_URL) -> sa.URL:
     """Return `url` with the driver that is used everywhere here (psycopg2), whichever it names.
+
+    Args:
+        url: Of a database.
+        variable: The setting that states it.
 
     Raises:
         SettingInvalidError: It is no URL of a PostgreSQL database. The message holds no password.
@@ -69,16 +81,33 @@ def normalised_url(url: str | sa.URL) -> sa.URL:
     try:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise _bad_url(str(url)) from error
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise _bad_url(parsed.drivername + "://")
+        raise _bad_url(str(url), variable) from error
+    if parsed.get_backend_name() not in ("postgresql", "postgres") or _holds_nul(parsed):
+        raise _bad_url(parsed.drivername + "://", variable)
+    for option in parsed.query:
+        if not _is_known(option):
+            raise _bad_url(parsed.drivername + "://", variable, f" without the unknown option {option!a}")
     return parsed.set(drivername="postgresql+psycopg2")
 
 
-def _bad_url(url: str) -> SettingInvalidError:
+def _bad_url(url: str, variable: str, beside: str = "") -> SettingInvalidError:
     scheme, separator, _ = url.partition("://")
     shown = f"{scheme}://..." if separator else "..."
-    return SettingInvalidError(DATABASE_URL, shown, "a URL such as postgresql://user@host:5432/bulk_upload")
+    wanted = f"a URL such as postgresql://user@host:5432/bulk_upload{beside}"
+    return SettingInvalidError(variable, shown, wanted)
+
+
+def _holds_nul(url: sa.URL) -> bool:
+    return any(part and "\0" in part for part in (url.username, url.password, url.host, url.database))
+
+
+def _is_known(option: str) -> bool:
+    """Return whether the driver knows a parameter of a connection; it looks at no value."""
+    try:
+        make_dsn(**{option: "1"})
+    except (psycopg2.Error, TypeError, ValueError):
+        return False
+    return True
 
 
 def address(url: str | sa.URL) -> str:
@@ -177,6 +206,7 @@ def migrate(url: str | sa.URL) -> None:
     Raises:
         DatabaseUnavailableError: The server does not answer, or refuses this user or database.
         DatabaseTooOldError: The server is older than PostgreSQL 15.
+        DatabaseEncodingError: The database keeps text in another encoding than UTF-8.
         DatabaseTooNewError: A newer version of this package has migrated it already.
         OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
@@ -185,24 +215,33 @@ def migrate(url: str | sa.URL) -> None:
     engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, poolclass=sa.NullPool)
     try:
         with engine.connect() as connection:
-            _check_server(connection, address(url))
+            check_server(connection, address(url))
             if revision(connection) == head():
                 return
         patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
     except OperationalError as error:
         raise DatabaseUnavailableError(address(url), first_line(error)) from error
-    except ProgrammingError as error:
-        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+    except (ProgrammingError, InternalError) as error:
+        if sqlstate(error) not in (INSUFFICIENT_PRIVILEGE, READ_ONLY):
             raise
         raise UpgradeForbiddenError(address(url), first_line(error)) from error
 
 
-def _check_server(connection: sa.Connection, shown: str) -> None:
-    versions = "SELECT current_setting('server_version_num')::int, current_setting('server_version')"
-    found: Any = connection.execute(sa.text(versions)).one()
-    number, version = found
-    if number < OLDEST_SERVER * 10_000:
+def check_server(connection: sa.Connection, shown: str) -> None:
+    """Look whether a database can hold what we need, before anything in it is changed.
+
+    Raises:
+        DatabaseTooOldError: The server is older than PostgreSQL 15.
+        DatabaseEncodingError: It keeps text in another encoding than UTF-8.
+    """
+    asked = ("server_version_num", "server_version", "server_encoding")
+    settings = sa.select(*(sa.func.current_setting(name) for name in asked))
+    found: Any = connection.execute(settings).one()
+    number, version, encoding = found
+    if int(number) < OLDEST_SERVER * 10_000:
         raise DatabaseTooOldError(shown, version)
+    if encoding != ENCODING:
+        raise DatabaseEncodingError(shown, encoding)
 
 
 def _upgrade(connection: sa.Connection, shown: str) -> None:

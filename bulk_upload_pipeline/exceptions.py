@@ -307,6 +307,16 @@ class DatabaseTooOldError(BulkUploadError):
         super().__init__(f"PostgreSQL at {address} is version {version}; version 15 or newer is needed.")
 
 
+class DatabaseEncodingError(BulkUploadError):
+    """The database keeps text in an encoding that lacks letters which invoices have."""
+
+    def __init__(self, address: str, encoding: str) -> None:
+        super().__init__(
+            f"The database at {address} keeps text as {encoding}, and UTF8 is needed. Dump it, and restore it into one "
+            "that is made with `CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'`."
+        )
+
+
 class DatabaseTooNewError(BulkUploadError):
     """The schema was migrated by a newer version of this package than the one that runs."""
 
@@ -338,6 +348,18 @@ class AdoptionRefusedError(BulkUploadError):
             f"PostgreSQL at {address} refuses a step of the upgrade ({step}): {cause}. Nothing of this step is "
             f"done. Remove what it names, and run `bulk-upload db upgrade` again; it goes on from there."
         )
+
+
+class DatabaseRefusedError(BulkUploadError):
+    """PostgreSQL did not do what a command asked of it."""
+
+    def __init__(self, said: str, *, may_pass: bool) -> None:
+        then = (
+            "Do it again when it answers."
+            if may_pass
+            else "Do it as a role that may, on a server that may change."
+        )
+        super().__init__(f"PostgreSQL did not do it: {said}. {then}")
 
 
 class UpgradeForbiddenError(BulkUploadError):

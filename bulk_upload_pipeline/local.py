@@ -57,7 +57,9 @@ def postgres(settings: Settings) -> Generator[Urls]:
 
 
 def _named(invoices: sa.URL, dagster_url: str | None, *, owned: bool = False) -> Urls:
-    dagster = normalised_url(dagster_url) if dagster_url else invoices.set(database=DAGSTER)
+    dagster = invoices.set(database=DAGSTER)
+    if dagster_url:
+        dagster = normalised_url(dagster_url, variables.DAGSTER_DATABASE_URL)
     if not _answers(dagster):
         create_database_if_absent(dagster, owned=owned and not dagster_url)
     return Urls(_text(invoices), _text(dagster))

@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from bulk_upload_pipeline import database
 from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
 from bulk_upload_pipeline.local import DAGSTER, INVOICES
+from bulk_upload_pipeline.settings import ADMIN_DATABASE_URL
 from bulk_upload_pipeline.tables import SCHEMA
 from bulk_upload_pipeline.upgrade import upgrade
 
@@ -67,7 +68,7 @@ def provision(
         DatabaseUnavailableError: The server does not answer, or does not let this role do it.
         BulkUploadError: The tables cannot be brought up to date; see `upgrade.upgrade`.
     """
-    admin = database.normalised_url(admin_url)
+    admin = database.normalised_url(admin_url, ADMIN_DATABASE_URL)
     on_step("Roles and databases are made")
     with _session(admin) as cursor:
         by_code_point = _knows_builtin_locales(cursor)

@@ -175,8 +175,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     return Settings(
         home=Home(_root(environment)),
-        database_url=environment.get(DATABASE_URL) or None,
-        dagster_database_url=environment.get(DAGSTER_DATABASE_URL) or None,
+        database_url=_stated(environment, DATABASE_URL) or None,
+        dagster_database_url=_stated(environment, DAGSTER_DATABASE_URL) or None,
         max_error_rate=_rate(environment),
         chunk_rows=_chunk_rows(environment),
         part_bytes=_part_mb(environment) << 20,
@@ -184,14 +184,19 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         ui_password=environment.get(UI_PASSWORD) or None,
         viewer_password=environment.get(VIEWER_PASSWORD) or None,
         ui_hosts=_names(environment, UI_HOSTS),
-        broker_url=environment.get(BROKER_URL) or None,
+        broker_url=_stated(environment, BROKER_URL) or None,
         alert_urls=tuple(environment.get(ALERT_URLS, "").split()),
         keeping=_keeping(environment),
     )
 
 
+def _stated(environment: Mapping[str, str], variable: str) -> str:
+    """Return what a variable states, without the blanks and line breaks that files of settings leave around it."""
+    return environment.get(variable, "").strip()
+
+
 def _root(environment: Mapping[str, str]) -> Place:
-    stated = environment.get(HOME) or DEFAULT_HOME
+    stated = _stated(environment, HOME) or DEFAULT_HOME
     if stated.startswith(SCHEME) and stated.removeprefix(SCHEME).strip("/"):
         if find_spec("s3fs") is None:
             extra = "`pip install 'bulk-upload-pipeline[s3]'`"
@@ -205,7 +210,7 @@ def _root(environment: Mapping[str, str]) -> Place:
 
 
 def _rate(environment: Mapping[str, str]) -> float:
-    stated = environment.get(MAX_ERROR_RATE)
+    stated = _stated(environment, MAX_ERROR_RATE)
     if not stated:
         return DEFAULT_MAX_ERROR_RATE
     try:
@@ -218,27 +223,32 @@ def _rate(environment: Mapping[str, str]) -> float:
 
 
 def _chunk_rows(environment: Mapping[str, str]) -> int:
-    stated = environment.get(CHUNK_ROWS)
+    stated = _stated(environment, CHUNK_ROWS)
     if not stated:
         return DEFAULT_CHUNK_ROWS
-    rows = int(stated) if stated.isdecimal() else 0
+    rows = _whole(stated)
     if not 1 <= rows <= LONGEST_CHUNK:
         raise SettingInvalidError(CHUNK_ROWS, stated, f"a whole number from 1 to {LONGEST_CHUNK:,}")
     return rows
 
 
 def _part_mb(environment: Mapping[str, str]) -> int:
-    stated = environment.get(PART_MB)
+    stated = _stated(environment, PART_MB)
     if not stated:
         return DEFAULT_PART_MB
-    megabytes = int(stated) if stated.isascii() and stated.isdecimal() else 0
+    megabytes = _whole(stated)
     if not 1 <= megabytes <= LARGEST_PART_MB:
         raise SettingInvalidError(PART_MB, stated, f"a whole number of MB from 1 to {LARGEST_PART_MB:,}")
     return megabytes
 
 
+def _whole(stated: str) -> int:
+    """Return a whole number as it is written; 0 for what is none, or longer than any that is of use."""
+    return int(stated) if stated.isascii() and stated.isdecimal() and len(stated) <= 20 else 0
+
+
 def _first_day(environment: Mapping[str, str]) -> date:
-    stated = environment.get(FIRST_DAY)
+    stated = _stated(environment, FIRST_DAY)
     if not stated:
         return DEFAULT_FIRST_DAY
     today = datetime.now(UTC).date()
@@ -259,7 +269,7 @@ def read_provisioning(environment: Mapping[str, str] = os.environ) -> tuple[str,
     Raises:
         SettingInvalidError: A variable is not set.
     """
-    url = environment.get(ADMIN_DATABASE_URL)
+    url = _stated(environment, ADMIN_DATABASE_URL)
     if not url:
         raise SettingInvalidError(
             ADMIN_DATABASE_URL, "", "the URL of the server as a role that may create others"
@@ -287,12 +297,12 @@ def _keeping(environment: Mapping[str, str]) -> Keeping:
 
 
 def _days(environment: Mapping[str, str], variable: str, default: int | None) -> int | None:
-    stated = environment.get(variable)
+    stated = _stated(environment, variable)
     if not stated:
         return default
     if stated == "forever":
         return None
-    if not (stated.isascii() and stated.isdecimal() and 1 <= int(stated) <= LONGEST_KEPT):
+    if not 1 <= _whole(stated) <= LONGEST_KEPT:
         raise SettingInvalidError(variable, stated, "a whole number of days from 1 to 36,500, or `forever`")
     return int(stated)
 

@@ -32,6 +32,8 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
     Raises:
         AdoptionRefusedError: A table of the old system cannot be changed as it must be.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
+        DatabaseTooOldError: The server is older than PostgreSQL 15.
+        DatabaseEncodingError: The database keeps text in another encoding than UTF-8.
         DatabaseUnavailableError: The server does not answer, or refuses this user or database.
     """
     engine = database.make_engine(url)
@@ -40,6 +42,7 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
         with engine.connect() as holder:
             # Ends with the connection, however this process ends.
             holder.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('bulk_upload.upgrade', 0))"))
+            database.check_server(holder, shown)
             holder.commit()
             _adopt(engine, shown, on_step)
             database.migrate(url)

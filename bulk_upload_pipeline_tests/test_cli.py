@@ -223,6 +223,19 @@ def test_a_database_that_does_not_answer_is_one_sentence_without_its_password(at
     assert "secret" not in result.output
 
 
+@pytest.mark.parametrize("command", ["load", "revert"])
+def test_a_database_that_takes_no_changes_is_one_sentence_and_no_rejected_rows(
+    at_terminal, tmp_path, administer, database_url, command
+):
+    path = a_file(tmp_path, GOOD)
+    batch_id = json.loads(at_terminal("load", path, "--json").stdout)[0]["batch_id"]
+    name = database_url.rpartition("/")[2].partition("?")[0]
+    administer(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    result = at_terminal(command, path if command == "load" else batch_id)
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+    assert "in a read-only transaction" in result.stderr
+
+
 def test_status_lists_batches_with_ids_that_can_be_copied(at_terminal, tmp_path):
     (receipt,) = json.loads(at_terminal("load", "--json", a_file(tmp_path, GOOD)).stdout)
     listed = at_terminal("status")

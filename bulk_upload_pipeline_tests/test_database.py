@@ -14,10 +14,12 @@ from sqlalchemy.dialects import postgresql
 from bulk_upload_pipeline import counting, database, family, revert, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
+    DatabaseEncodingError,
     DatabaseTooNewError,
     DatabaseTooOldError,
     DatabaseUnavailableError,
     SettingInvalidError,
+    UpgradeForbiddenError,
 )
 from bulk_upload_pipeline.loading import confirmed, former
 from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
@@ -52,6 +54,21 @@ def test_a_url_that_is_no_postgres_url_is_refused_without_its_password(url):
         database.normalised_url(url)
     assert "BULK_UPLOAD_DATABASE_URL" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://u:secret@h/d?sslmod=require", "unknown option 'sslmod'"),
+        ("postgresql://u:secret%00@h/d", ""),
+    ],
+)
+def test_what_the_driver_cannot_be_told_is_named_by_the_variable_that_states_it(url, told):
+    with pytest.raises(SettingInvalidError, match=f"BULK_UPLOAD_DAGSTER_DATABASE_URL is .*{told}") as caught:
+        database.normalised_url(url, "BULK_UPLOAD_DAGSTER_DATABASE_URL")
+    assert "secret" not in str(caught.value)
+    known = "postgresql://h/d?sslmode=require&host=/run/pg&options=-c%20jit%3Doff&target_session_attrs=any"
+    assert len(database.normalised_url(known).query) == 4
 
 
 @pytest.mark.parametrize(
@@ -194,6 +211,34 @@ def test_a_database_that_does_not_exist_is_reported_and_can_be_created(postgres_
         for done in [pool.submit(database.create_database_if_absent, url, owned=True) for _ in range(3)]:
             done.result()
     database.migrate(url)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_lacks_letters_is_refused_before_anything_is_loaded(
+    postgres_url, administer, encoding
+):
+    url = postgres_url.set(database=f"in_{encoding.lower()}")
+    administer(f"CREATE DATABASE {url.database} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    with pytest.raises(DatabaseEncodingError, match=f"keeps text as {encoding}, and UTF8 is needed"):
+        database.migrate(url)
+
+
+def test_text_comes_as_it_is_whatever_encoding_the_role_asks_for(engine, database_url, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "latin1")
+    other = database.make_engine(database_url)
+    with other.connect() as connection:
+        assert connection.scalar(sa.text("SELECT chr(8377) || :name"), {"name": "मिठाई"}) == "₹मिठाई"
+    other.dispose()
+
+
+def test_a_server_that_takes_no_changes_says_so_unless_it_is_up_to_date(postgres_url, administer, engine):
+    for url in (postgres_url.set(database="unchanging"), engine.url):
+        if url.database == "unchanging":
+            administer("CREATE DATABASE unchanging")
+        administer(f"ALTER DATABASE {url.database} SET default_transaction_read_only = on")
+    database.migrate(engine.url)
+    with pytest.raises(UpgradeForbiddenError, match="read-only transaction"):
+        database.migrate(postgres_url.set(database="unchanging"))
 
 
 def test_a_database_of_our_own_compares_by_code_point_and_knows_all_letters(postgres_url):

@@ -51,6 +51,14 @@ def test_every_variable_is_read(tmp_path):
     assert settings.keeping == Keeping(logs=7, failed_runs=None, reports=365, archive=3650)
 
 
+def test_blanks_around_a_value_are_no_part_of_it_and_alone_they_state_nothing(tmp_path):
+    around = {"BULK_UPLOAD_HOME": f" {tmp_path}\n", "BULK_UPLOAD_DATABASE_URL": "postgresql://h/d\n"}
+    assert read_settings(around).home.root == tmp_path
+    assert read_settings(around).database_url == "postgresql://h/d"
+    names = ("HOME", "DATABASE_URL", "CHUNK_ROWS", "FIRST_DAY", "KEEP_LOGS_DAYS", "BROKER_URL")
+    assert read_settings({f"BULK_UPLOAD_{name}": " \t" for name in names}) == read_settings({})
+
+
 def test_a_bucket_without_the_extra_for_it_is_refused_by_the_name_that_was_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(SettingInvalidError, match="BULK_UPLOAD_HOME is 's3://b/x', but must be a folder as"):
@@ -73,6 +81,7 @@ def test_what_must_be_set_and_is_not_is_called_so():
         ("BULK_UPLOAD_KEEP_ARCHIVE_DAYS", "a year"),
         ("BULK_UPLOAD_CHUNK_ROWS", "0"),
         ("BULK_UPLOAD_CHUNK_ROWS", "many"),
+        ("BULK_UPLOAD_CHUNK_ROWS", "9" * 5_000),
         ("BULK_UPLOAD_CHUNK_ROWS", "-5"),
         ("BULK_UPLOAD_FIRST_DAY", "1989-12-31"),
         ("BULK_UPLOAD_FIRST_DAY", "2999-01-01"),

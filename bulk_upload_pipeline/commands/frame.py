@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.exceptions import BulkUploadError, FileUnwritableError
+from bulk_upload_pipeline.exceptions import BulkUploadError, DatabaseRefusedError, FileUnwritableError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.settings import read_settings
 
@@ -41,9 +41,26 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except BulkUploadError as error:
-            terminal.complain(str(error))
-            ctx.exit(error.exit_code)
+        except Exception as error:
+            known = error if isinstance(error, BulkUploadError) else _of_the_database(error)
+            if known is None:
+                raise
+            terminal.complain(str(known))
+            ctx.exit(known.exit_code)
+
+
+def _of_the_database(error: Exception) -> BulkUploadError | None:
+    """Return what a server that does not do what it is asked comes to for a person; None for any other error."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    from bulk_upload_pipeline import database
+
+    if not isinstance(error, DBAPIError):
+        return None
+    may_not = database.sqlstate(error) in (database.INSUFFICIENT_PRIVILEGE, database.READ_ONLY)
+    if may_not or isinstance(error, OperationalError) or database.is_transient(error):
+        return DatabaseRefusedError(database.first_line(error), may_pass=not may_not)
+    return None
 
 
 class _Text(click.ParamType[str]):
