@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract, storage
 from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.tables import processing_errors, upload_batches
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ TRIED_FOR = timedelta(days=14)
 JUDGED = (State.LOADED, State.PARTIALLY_LOADED, State.REJECTED)
 ENDED = (*JUDGED, State.UNREADABLE, State.FAILED)
 """A duplicate has nothing to load, and what a person has reverted stays so."""
+
+FEW = 20
+"""Folders of a bucket that are sooner looked into one by one than found among all."""
 
 _NAMED = 10
 """How many batches a sentence names."""
@@ -113,7 +117,8 @@ def due(line: Line, now: datetime | None = None, under_way: Collection[str] = ()
     )
     outdated = sa.and_(columns.state.in_(JUDGED), columns.rules_version < contract.RULES_VERSION, unresolved)
     tried = sa.func.coalesce(columns.finished_at, columns.received_at)
-    query = sa.select(upload_batches).where(sa.or_(failed, outdated)).order_by(tried, columns.batch_id)
+    told = (columns.batch_id, columns.file_name, columns.sha256, columns.state, columns.rules_version)
+    query = sa.select(*told).where(sa.or_(failed, outdated)).order_by(tried, columns.batch_id)
     with line.engine.connect() as connection:
         rows = [row for row in connection.execute(query) if row.batch_id not in under_way]
     able, gone = _parted(line, [(row, _why(row.state, row.rules_version)) for row in rows])
@@ -122,10 +127,12 @@ def due(line: Line, now: datetime | None = None, under_way: Collection[str] = ()
 
 def _parted(line: Line, found: Iterable[tuple[sa.Row[Any], str]]) -> tuple[tuple[Due, ...], tuple[Due, ...]]:
     """Return the batches that can be taken again, and those of which the file is gone."""
+    found = list(found)
+    archived = _archived(line, [row.batch_id for row, _ in found])
     able: list[Due] = []
     gone: list[Due] = []
     for row, why in found:
-        is_there = row.sha256 is None or _is_archived(line, row.batch_id)
+        is_there = row.sha256 is None or row.batch_id in archived
         (able if is_there else gone).append(Due(row.batch_id, row.file_name, why))
     return tuple(able), tuple(gone)
 
@@ -136,9 +143,16 @@ def _why(state: str, rules_version: int | None) -> str:
     return f"judged by rules {rules_version}, and today's are {contract.RULES_VERSION}"
 
 
-def _is_archived(line: Line, batch_id: str) -> bool:
-    """Return whether the file of a batch that was taken can be read again; it is alone in its folder."""
-    return bool(storage.names(line.home.archive / batch_id))
+def _archived(line: Line, batch_ids: Sequence[str]) -> set[str]:
+    """Return of which batches the file can be read again; it is alone in its folder.
+
+    A bucket is asked for a thousand folders at once: one by one, the many batches of newer rules would take longer
+    than Dagster waits for a schedule. There no folder is empty; on a disk to look into one costs nothing.
+    """
+    archive = line.home.archive
+    if isinstance(archive, Key) and len(batch_ids) > FEW:
+        return set(storage.folders(archive)) & set(batch_ids)
+    return {batch_id for batch_id in batch_ids if storage.names(archive / batch_id)}
 
 
 def since(line: Line, day: date, profile: str | None = None) -> Plan:

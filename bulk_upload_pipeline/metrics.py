@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from bulk_upload_pipeline import objects, storage
-from bulk_upload_pipeline.exceptions import PortTakenError
+from bulk_upload_pipeline.alerts import OLDEST
+from bulk_upload_pipeline.exceptions import PortTakenError, StorageUnavailableError
 from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.tables import alerts, upload_batches
@@ -43,12 +44,13 @@ class LedgerCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Count. A database that does not answer is a metric, too."""
-        yield from self._of_folders()
+        """Count. A database that does not answer is a metric, too; of an inbox that cannot be listed there is none."""
+        with suppress(OSError, StorageUnavailableError):
+            yield from self._of_folders()
         try:
             with self._engine.connect() as connection:
                 found = [_rows(connection), _batches(connection), _stages(connection), *_waiting(connection)]
-        except OperationalError:
+        except DBAPIError:
             found = []
         yield _gauge("bulk_upload_database_up", "Whether PostgreSQL answers.", float(bool(found)))
         yield from found
@@ -137,7 +139,8 @@ def _stages(connection: sa.Connection) -> Metric:
 
 def _waiting(connection: sa.Connection) -> list[Metric]:
     queued = sa.select(sa.func.count()).where(upload_batches.c.state == State.WAITING)
-    unsent = sa.select(sa.func.count()).where(alerts.c.sent_at.is_(None))
+    is_news = alerts.c.created_at > sa.func.now() - OLDEST  # what is older is given up
+    unsent = sa.select(sa.func.count()).where(alerts.c.sent_at.is_(None), is_news)
     return [
         _gauge("bulk_upload_queue_depth", "Batches whose run has not begun.", connection.scalar(queued) or 0),
         _gauge("bulk_upload_alerts_waiting", "Alerts not yet sent.", connection.scalar(unsent) or 0),

@@ -86,6 +86,25 @@ def test_a_database_that_is_away_is_a_figure_and_no_error(line):
         assert scraped(port)["bulk_upload_database_up",] == 0
 
 
+def test_a_database_without_its_tables_and_an_inbox_that_cannot_be_listed_spoil_no_other_figure(line):
+    line.home.inbox.rmdir()
+    line.home.inbox.write_text("no folder")
+    found = scrape(line)
+    assert ("bulk_upload_inbox_files",) not in found
+    assert found["bulk_upload_database_up",] == 1
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE bulk_upload.alerts RENAME TO other")
+    assert scrape(line) == {("bulk_upload_database_up",): 0}
+
+
+def test_an_alert_that_was_given_up_waits_no_longer(line):
+    queue = """INSERT INTO bulk_upload.alerts (subject, channel, title, body, created_at)
+        SELECT n::text, 'hook', 'title', 'body', now() - n * interval '1 day' FROM unnest(ARRAY[1, 6, 8, 30]) AS n"""
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(queue)
+    assert scrape(line)["bulk_upload_alerts_waiting",] == 2
+
+
 def test_the_metrics_listen_here_only_and_a_taken_port_is_said_so(line):
     port = free_port()
     with metrics.served(line.engine, line.home, port):

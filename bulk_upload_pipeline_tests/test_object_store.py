@@ -14,12 +14,14 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
 
 from bulk_upload_pipeline import (
+    again,
     alerts,
     inbox,
     intake,
@@ -334,6 +336,22 @@ def test_a_worker_that_is_killed_in_mid_load_is_replaced_on_a_machine_that_share
         assert not remaining & {path.name for path in left}
         assert len(remaining) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_batches_are_looked_for_in_the_archive_with_few_requests(line, monkeypatch):
+    there = stages.take(line, drop(line, "a.csv", "nothing,of,this\n1,2,3\n")).batch_id
+    copies = """INSERT INTO bulk_upload.upload_batches
+        SELECT (jsonb_populate_record(b, jsonb_build_object('batch_id', b.batch_id || '-' || n))).*
+        FROM bulk_upload.upload_batches AS b, generate_series(1, 50) AS n"""
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(copies)
+    put(line.home.archive / f"{there}-7" / "a.csv", "1,2,3")
+    asked = []
+    listed = objects.listed
+    monkeypatch.setattr(objects, "listed", lambda key: asked.append(key) or listed(key))
+    plan = again.since(line, date(2020, 1, 1))
+    assert [each.batch_id for each in plan.taken] == [there, f"{there}-7"]
+    assert (len(plan.gone), len(asked)) == (49, 1)
 
 
 def test_rows_that_another_plan_staged_are_never_loaded_under_this_verdict(line):
