@@ -362,6 +362,16 @@ class DatabaseRefusedError(BulkUploadError):
         super().__init__(f"PostgreSQL did not do it: {said}. {then}")
 
 
+class NotTakenAgainError(BulkUploadError):
+    """A run of a batch that had ended failed before it changed anything."""
+
+    def __init__(self, batch_id: str, cause: str) -> None:
+        super().__init__(
+            f"Batch {batch_id} was not taken again, and is as it was: {cause.rstrip('.')}. When the cause is gone, do "
+            "it again."
+        )
+
+
 class UpgradeForbiddenError(BulkUploadError):
     """The tables need an upgrade that this role may not do."""
 

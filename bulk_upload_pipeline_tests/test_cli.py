@@ -223,7 +223,7 @@ def test_a_database_that_does_not_answer_is_one_sentence_without_its_password(at
     assert "secret" not in result.output
 
 
-@pytest.mark.parametrize("command", ["load", "revert"])
+@pytest.mark.parametrize("command", ["load", "revert", "retry"])
 def test_a_database_that_takes_no_changes_is_one_sentence_and_no_rejected_rows(
     at_terminal, tmp_path, administer, database_url, command
 ):

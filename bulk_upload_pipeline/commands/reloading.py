@@ -9,7 +9,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json
-from bulk_upload_pipeline.exceptions import BatchBusyError, ProfileUnknownError
+from bulk_upload_pipeline.exceptions import BatchBusyError, NotTakenAgainError, ProfileUnknownError
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def reload(since: datetime, profile: str | None, as_json: bool) -> None:
 def take_again(session: Session, batches: Mapping[str, str], *, as_json: bool) -> int:
     """Take batches down the line again, one after the other, print their receipts, and return the exit code.
 
-    One that another worker holds is said so, in a sentence, and the rest goes on.
+    One that another worker holds, or that cannot be begun, is said so in a sentence, and the rest goes on.
 
     Args:
         session: Where they are.
@@ -69,7 +69,7 @@ def take_again(session: Session, batches: Mapping[str, str], *, as_json: bool) -
         try:
             with terminal.progress_bar(file_name, quiet=as_json) as listener:
                 receipt = session.retry(batch_id, listener)
-        except BatchBusyError as error:
+        except (BatchBusyError, NotTakenAgainError) as error:
             terminal.complain(str(error))
             codes.append(error.exit_code)
             continue

@@ -16,12 +16,14 @@ from bulk_upload_pipeline.database import make_engine, migrate
 from bulk_upload_pipeline.defs.exits import receipt_event
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.resources import living
-from bulk_upload_pipeline.exceptions import BatchBusyError
-from bulk_upload_pipeline.model import Overrides, Progress, Receipt
+from bulk_upload_pipeline.exceptions import BatchBusyError, NotTakenAgainError
+from bulk_upload_pipeline.model import FINAL_STATES, Overrides, Progress, Receipt, State
 from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline.workplace import Line
 
 BEGUN = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+
+ENDED = FINAL_STATES - {State.FAILED}
 
 LOOKS, BETWEEN_LOOKS_S = 2, 2 * liveness.BETWEEN_LOOKS
 """A run is lost when no look finds its worker; one that lost its connection has taken its lock again by the next."""
@@ -109,7 +111,11 @@ class Session:
         return True
 
     def run(self, batch_id: str, listener: Callable[[Progress], None]) -> Receipt:
-        """Run `load_batch` for a batch and return its receipt, whatever the exit was."""
+        """Run `load_batch` for a batch and return its receipt, whatever the exit was.
+
+        Raises:
+            NotTakenAgainError: It had ended before, and the run failed before it noted anything.
+        """
         from bulk_upload_pipeline.definitions import defs
         from bulk_upload_pipeline.defs import helping
 
@@ -117,7 +123,7 @@ class Session:
         self.instance.add_dynamic_partitions(str(batches.name), [batch_id])
         file_name = ledger.batch(self.line.engine, batch_id).file_name
         with _without_skipped_gates():
-            defs.resolve_job_def("load_batch").execute_in_process(
+            result = defs.resolve_job_def("load_batch").execute_in_process(
                 instance=self.instance,
                 partition_key=batch_id,
                 resources={"line": living(line)},
@@ -125,7 +131,21 @@ class Session:
                 tags={"file": file_name[:200]},
                 raise_on_error=False,
             )
-        return ledger.receipt(self.line.engine, batch_id)
+        receipt = ledger.receipt(self.line.engine, batch_id)
+        if not result.success and receipt.run_id != result.run_id and receipt.state in ENDED:
+            # Its receipt is of an earlier run: to show it would say that this one did something.
+            raise NotTakenAgainError(batch_id, _cause(result))
+        return receipt
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str:
+    """Return what the innermost error of a failed run says, in one line."""
+    failures = result.filter_events(lambda event: event.is_step_failure)
+    error = failures[0].step_failure_data.error if failures else None
+    while error is not None and error.cause is not None:
+        error = error.cause
+    lines = error.message.strip().splitlines() if error is not None else []
+    return lines[0].strip() if lines else f"run {result.run_id} says why"
 
 
 @contextmanager
