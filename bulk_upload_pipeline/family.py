@@ -123,6 +123,25 @@ def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[R
         ]
 
 
+Before = dict[int, list[tuple[str, dict[str, str | None]]]]
+"""Batches that had a row, the oldest first, each with the row's cells by the names of their columns; by row number."""
+
+
+def rows_before(engine: sa.Engine, batch_ids: Sequence[str], numbers: Sequence[int]) -> Before:
+    """Return some rejected rows as they stood in each of some batches of a family, which are given in their order."""
+    query = sa.text(
+        "SELECT row_number, came.batch_id, (array_agg(row_data ORDER BY id))[1] AS cells "
+        "FROM unnest(CAST(:batch_ids AS text[])) WITH ORDINALITY AS came (batch_id, place) "
+        "JOIN bulk_upload.processing_errors USING (batch_id) WHERE row_number = ANY(:numbers) "
+        "AND severity = 'error' AND row_data IS NOT NULL GROUP BY row_number, place, came.batch_id ORDER BY place"
+    )
+    found: Before = {}
+    with asking(engine) as connection:
+        for row in connection.execute(query, {"batch_ids": list(batch_ids), "numbers": list(numbers)}):
+            found.setdefault(row.row_number, []).append((row.batch_id, row.cells))
+    return found
+
+
 def texts(engine: sa.Engine, root: str) -> frozenset[str]:
     """Return the cells of a root's rejected rows that are not all ASCII."""
     query = sa.text(

@@ -263,6 +263,26 @@ _ENTRIES = (
         "A row whose invoice number was corrected a second time.",
         "If that correction was wrong, revert its batch first.",
     ),
+    _error(
+        "AMBIGUOUS_NUMBER",
+        "Thousands or decimals",
+        "{column} is {value}, so that nobody can tell thousands from decimals.",
+        "A spreadsheet of another country takes 1,250 for a thousand and more where its sender means one and a "
+        "quarter, or the other way round, and saves what it took it for. Whether it did so, or somebody has corrected "
+        "the number, cannot be seen.",
+        "1250 in a row that had 1,250 before.",
+        "Write the number with the decimals and the decimal mark of its sender, such as 1250.00 or 1.2500, in a cell "
+        "that is formatted as text. `bulk-upload errors BATCH --xlsx FILE` writes a sheet of such cells.",
+    ),
+    _warning(
+        "FIGURES_KEPT",
+        "Figures kept as they were",
+        "{column} is {value}, which a spreadsheet makes of it: it loads as it was.",
+        "A spreadsheet takes an article or invoice number of figures for an amount: leading zeros go, and what is "
+        "longer than 15 digits is rounded.",
+        "123 in a row that had 00123 before.",
+        "Nothing, unless it was meant to change: then correct it in the sender's whole file, and drop that.",
+    ),
     # A row that cannot be laid over the header
     _error(
         "WRONG_FIELD_COUNT",

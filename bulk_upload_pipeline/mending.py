@@ -18,10 +18,11 @@ from bulk_upload_pipeline import corrections, family, ledger, resaved
 from bulk_upload_pipeline.contract import BY_NAME, IDENTITY, Kind
 from bulk_upload_pipeline.exceptions import BatchNotFoundError, FileMissingError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
-from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.findings import file_finding, row_findings
 from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
 from bulk_upload_pipeline.model import State, TextChunk
 from bulk_upload_pipeline.parsing.cells import as_text, unique_names
+from bulk_upload_pipeline.resaved import Earlier
 from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
 
 if TYPE_CHECKING:
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from bulk_upload_pipeline.contract import Column
     from bulk_upload_pipeline.corrections import Origins
+    from bulk_upload_pipeline.family import Before
     from bulk_upload_pipeline.model import Batch, Layout, TypedChunk
+    from bulk_upload_pipeline.parsing.numerals import Notation
     from bulk_upload_pipeline.profiles import DateOrder, Profile
+    from bulk_upload_pipeline.resaved import Reread
 
 CHUNK_ROWS = 50_000
 NOTHING_CORRECTED = 1.0
@@ -229,50 +234,63 @@ class Mending(Judging):
         return not orders_shown(self.chunks(), self.layout) <= {self._order}
 
     def typed(self, chunk: TextChunk) -> TypedChunk:
-        """Return the typed rows of a chunk, its days and amounts as they are meant."""
+        """Return the typed rows of a chunk, each cell as it is meant."""
         from bulk_upload_pipeline.parse import parse_chunk
 
-        cells = chunk.cells
+        cells, before = chunk.cells, self._cells_before(chunk)
+        found = []
         for name, at in self.layout.mapping.items():
             column = as_text(cells[str(at)])
-            if meaning := self._meaning(BY_NAME[name].kind, column):
-                before = [self._cells_before.get(n, {}).get(name) for n in chunk.row_numbers.to_pylist()]
-                cells = cells.set_column(at, str(at), [resaved.as_meant(column, before, meaning)])
+            if reread := self._reread(BY_NAME[name], column, partial(self._earlier, chunk, before, name)):
+                cells = cells.set_column(at, str(at), [reread.cells])
+                found.append(_said(reread, self.layout.source_name(name), chunk, column))
         # What can still be read two ways has no order.
         profile = replace(self.profile, date_order=None)
         typed = parse_chunk(replace(chunk, cells=cells), self.layout, profile, lambda: None)
-        return replace(typed, text=chunk)
+        return with_findings(replace(typed, text=chunk), *found)
 
-    def _meaning(self, kind: Kind, cells: pa.StringArray) -> Callable[[str, str | None], str] | None:
-        """Return how to say what cells of a column mean, None where that is plain already."""
+    def _reread(
+        self, column: Column, cells: pa.StringArray, earlier: Callable[[], list[list[Earlier]]]
+    ) -> Reread | None:
+        """Return a column as it is meant, None where that is plain already."""
         from bulk_upload_pipeline.parse import notation_of
 
-        assert self.root.layout is not None
-        if kind is Kind.AMOUNT:
-            before = notation_of(self.root.layout, self.profile)
-            is_plain = before is notation_of(self.layout, self.profile)
-            return None if is_plain else partial(resaved.amount_meant, notation=before)
-        if kind is not Kind.DATE or not resaved.has_ambiguous_day(cells) or self._order is None:
+        if column.kind is Kind.AMOUNT:
+            return resaved.amounts(cells, earlier(), notation_of(self.layout, self.profile))
+        if column.kind is Kind.TEXT:
+            assert column.limit is not None
+            return resaved.texts(cells, earlier(), column.limit) if resaved.may_be_number(cells) else None
+        if not resaved.has_ambiguous_day(cells) or self._order is None:
             return None
-        return partial(
+        meaning = partial(
             resaved.day_meant,
             order=self._order,
             is_in_doubt=self._is_in_doubt,
             excel_serials=self.layout.excel_serials,
         )
+        return resaved.days(cells, earlier(), meaning)
+
+    def _earlier(self, chunk: TextChunk, before: Before, name: str) -> list[list[Earlier]]:
+        """Return what a column of each row of a chunk held before, the oldest first."""
+        assert self.root.layout is not None
+        title = unique_names(self.root.layout.header)[self.root.layout.mapping[name]]
+        return [
+            [Earlier(cells.get(title), self._notations[batch]) for batch, cells in before.get(number, ())]
+            for number in chunk.row_numbers.to_pylist()
+        ]
+
+    def _cells_before(self, chunk: TextChunk) -> Before:
+        """Return the rows of a chunk as the root had them, and the corrections before this one."""
+        return family.rows_before(self.engine, list(self._notations), chunk.row_numbers.to_pylist())
 
     @cached_property
-    def _cells_before(self) -> dict[int, dict[str, str | None]]:
-        """Days and amounts of the rejected rows in the root's file, by row number and column."""
-        assert self.root.layout is not None
-        titles = unique_names(self.root.layout.header)
-        keys = {
-            name: titles[at]
-            for name, at in self.root.layout.mapping.items()
-            if BY_NAME[name].kind in (Kind.DATE, Kind.AMOUNT)
-        }
-        found = family.rejected(self.engine, self.root.batch_id, list(keys.values()))
-        return {row.row_number: dict(zip(keys, row.cells, strict=True)) for row in found}
+    def _notations(self) -> dict[str, Notation]:
+        """How amounts were read in the root and in each correction before this one, in the order in which they came."""
+        from bulk_upload_pipeline.parse import notation_of
+
+        members = family.members(self.engine, self.root.batch_id)
+        layouts = {b: ledger.batch(self.engine, b).layout for b in members[: members.index(self.batch_id)]}
+        return {b: notation_of(layout, self.profile) for b, layout in layouts.items() if layout is not None}
 
     @cached_property
     def origins(self) -> Origins:
@@ -374,6 +392,15 @@ class Mending(Judging):
             for identity, count in zip(found.tolist(), often.tolist(), strict=True):
                 counted[identity] = counted.get(identity, 0) + count
         return counted
+
+
+def _said(reread: Reread, column: str, chunk: TextChunk, cells: pa.StringArray) -> pa.Table | None:
+    """Return the findings on cells that are not taken as they stand."""
+    if not reread.said:
+        return None
+    at = pa.array([position for position, _ in reread.said], pa.int64())
+    values = pa.array([words for _, words in reread.said], pa.string())
+    return row_findings(reread.code, column, chunk.row_numbers.take(at), cells.take(at), values=values)
 
 
 _NONE = np.empty(0, np.int64)

@@ -1,14 +1,16 @@
 """What cells of a correction mean that a spreadsheet may have written anew, beside what they were before.
 
-A spreadsheet writes days and amounts in the way of its own country, whatever the sender's way is. A cell that is as it
-was means what it meant; of any other nothing is guessed.
+A spreadsheet writes days and amounts in the way of its own country, whatever the sender's way is, and takes articles of
+figures for numbers. A cell that is as it was means what it meant; of any other nothing is guessed.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
+import re
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from functools import cache
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,17 +21,8 @@ from bulk_upload_pipeline.parsing.numerals import Notation, read_number
 from bulk_upload_pipeline.profiles import DateOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import date
-
-
-def as_meant(
-    cells: pa.StringArray, before: Iterable[str | None], meaning: Callable[[str, str | None], str]
-) -> pa.StringArray:
-    """Return a column with each cell as `meaning` spells it, given the cell and what it was before."""
-    spelled = cache(meaning)
-    pairs = zip(cells.to_pylist(), before, strict=True)
-    return pa.array([None if cell is None else spelled(cell, was) for cell, was in pairs], pa.string())
 
 
 def has_ambiguous_day(cells: pa.StringArray) -> bool:
@@ -59,16 +52,173 @@ def day_meant(
     return cell if day is None or isinstance(day, str) else day.isoformat()
 
 
-def amount_meant(cell: str, before: str | None, notation: Notation) -> str:
-    """Return an amount that is as it was so that it can be read in one way; any other as it stands.
+class Earlier(NamedTuple):
+    """A cell as a row had it before, and how its amounts were read then."""
+
+    text: str | None
+    notation: Notation
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """A column of a correction as it is meant.
+
+    Attributes:
+        cells: Each so that it can be read in one way; one that is in doubt is null.
+        code: Of what there is to say about some of them.
+        said: About which, by position, and what.
+    """
+
+    cells: pa.StringArray
+    code: str = ""
+    said: tuple[tuple[int, str], ...] = ()
+
+
+def days(
+    cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], meaning: Callable[[str, str | None], str]
+) -> Reread:
+    """Return a column of days, each as `meaning` spells it, given the cell and what it was at first."""
+    spell = cache(meaning)
+    firsts = (before[0].text if before else None for before in earlier)
+    pairs = zip(cells.to_pylist(), firsts, strict=True)
+    return Reread(_texts(None if cell is None else spell(cell, was) for cell, was in pairs))
+
+
+def amounts(cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], notation: Notation) -> Reread:
+    """Return a column of amounts; of one that a spreadsheet may have taken for another number is said so."""
+    found: list[str | None] = []
+    said = []
+    for at, (cell, before) in enumerate(zip(cells.to_pylist(), earlier, strict=True)):
+        meant = None
+        if cell is not None and any(was != (cell, notation) for was in before):
+            meant = amount_meant(cell, notation, before)
+        in_doubt = meant == IN_DOUBT
+        if in_doubt and cell is not None:
+            said.append((at, _beside_before(cell, before)))
+        shown = spelled(meant, notation) if isinstance(meant, Decimal) else cell
+        found.append(None if in_doubt else shown)
+    return Reread(_texts(found), IN_DOUBT, tuple(said))
+
+
+def texts(cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], longest: int) -> Reread:
+    """Return a column of texts; figures that a spreadsheet took for a number are as they were, which is said."""
+    found = cells.to_pylist()
+    said = []
+    for at, (cell, before) in enumerate(zip(found, earlier, strict=True)):
+        if cell is None or not before:
+            continue
+        meant = text_meant(cell, [was.text for was in before if was.text], longest)
+        if not _is_same(meant, cell):
+            found[at] = meant
+            said.append((at, f"{cell} and was {meant}"))
+    return Reread(_texts(found), "FIGURES_KEPT", tuple(said))
+
+
+def _beside_before(cell: str, earlier: Sequence[Earlier]) -> str:
+    before = next((was.text for was in earlier if was.text and _two_ways(was.text)), cell)
+    return cell if _is_same(cell, before) else f"{cell} and was {before}"
+
+
+def _texts(found: Iterable[str | None]) -> pa.StringArray:
+    return pa.array(list(found), pa.string())
+
+
+IN_DOUBT = "AMBIGUOUS_NUMBER"
+"""The code of an amount of which nobody knows whether it is as it was."""
+
+
+def amount_meant(cell: str, notation: Notation, earlier: Sequence[Earlier]) -> Decimal | str | None:
+    """Return the amount that a cell means, None for one that is absent, or the code of what is wrong with it.
+
+    A spreadsheet of another country takes `1,250` for another number than its sender, and writes that. A plain number
+    that a cell before could be read as, and was not, may therefore come from nobody.
 
     Args:
         cell: As the correction has it.
-        before: As the row had it that is corrected.
-        notation: In which it was read then.
+        notation: In which it is read where it is new.
+        earlier: What the row had before, the oldest first.
     """
-    number = read_number(cell, notation) if _is_same(cell, before) else None
-    return format(number, "f").replace(".", ",") if isinstance(number, Decimal) else cell
+    known: list[tuple[str, Decimal | str | None]] = []
+    for was in earlier:
+        if was.text is not None:
+            known.append((was.text, _amount(was.text, was.notation, known)))
+    return _amount(cell, notation, known)
+
+
+def _amount(
+    text: str, notation: Notation, known: Sequence[tuple[str, Decimal | str | None]]
+) -> Decimal | str | None:
+    for before, meant in reversed(known):
+        if _is_same(text, before):
+            return IN_DOUBT if isinstance(meant, str) and _two_ways(text) else meant
+    number = read_number(text, notation)
+    is_plain = isinstance(number, Decimal) and _PLAIN.fullmatch(text.strip(BLANKS))
+    if is_plain and any(number in _two_ways(before) and number != meant for before, meant in known):
+        return IN_DOUBT
+    return number
+
+
+_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]*[1-9])?")
+"""A number as a spreadsheet of another country writes it when it is not told how.
+
+Whoever types `1250.00` says what he means, and so does he who writes the decimal comma of his sender."""
+
+
+@cache
+def _two_ways(text: str) -> frozenset[Decimal]:
+    """Return the two numbers that a cell can be, by what is taken for thousands; none where it is one at most."""
+    read = {read_number(text, notation) for notation in (Notation.POINT, Notation.COMMA)}
+    numbers = frozenset(number for number in read if isinstance(number, Decimal))
+    return numbers if len(numbers) > 1 else frozenset()
+
+
+def spelled(number: Decimal, notation: Notation) -> str:
+    """Return an amount as it is read in a notation, and in no other way."""
+    return format(number, "f").replace(".", "." if notation is Notation.POINT else ",")
+
+
+_FIGURES = re.compile(r"0[0-9]+|[0-9]{16,}|[0-9]+(\.[0-9]*0|[eE][+-]?[0-9]{1,2})")
+"""Texts of figures that a spreadsheet takes for numbers and does not write as they were."""
+_WRITTEN = re.compile(r"(?P<digits>(0|[1-9][0-9]*)([.,][0-9]+)?)(?P<exponent>[eE][+-]?[0-9]{1,3})?")
+_DIGITS_OF_SPREADSHEETS = 15
+
+
+def text_meant(cell: str, earlier: Iterable[str], longest: int) -> str:
+    """Return a text of figures as it was before a spreadsheet took it for a number; any other as it stands.
+
+    Args:
+        cell: As the correction has it, such as `123` or `1.23457E+15`.
+        earlier: What the row had before, such as `00123` or `1234567890123456`.
+        longest: How many characters the column takes: what is longer has to become shorter.
+    """
+    known: list[tuple[str, str]] = []
+    for text in earlier:
+        known.append((text, _figures(text, known, longest)))
+    return _figures(cell, known, longest)
+
+
+def _figures(text: str, known: Sequence[tuple[str, str]], longest: int) -> str:
+    for before, meant in reversed(known):
+        if _is_same(text, before):
+            return meant
+    taken = (was for _, was in reversed(known) if len(was) <= longest and _is_number_of(text, was))
+    return next(taken, text)
+
+
+def may_be_number(cells: pa.StringArray) -> bool:
+    """Return whether some text of a column may be what a spreadsheet made of figures."""
+    return bool(pc.any(pc.match_substring_regex(cells, r"^\s*[0-9][0-9.,]*([eE][+-]?[0-9]+)?\s*$")).as_py())
+
+
+def _is_number_of(cell: str, text: str) -> bool:
+    """Return whether a spreadsheet writes a text of figures as a cell has it."""
+    written = _WRITTEN.fullmatch(cell.strip(BLANKS))
+    if written is None or not _FIGURES.fullmatch(text.strip(BLANKS)):
+        return False
+    number, was = Decimal(written[0].replace(",", ".")), Decimal(text.strip(BLANKS))
+    digits = len(re.sub("[^0-9]", "", written["digits"])) if written["exponent"] else _DIGITS_OF_SPREADSHEETS
+    kept = (Context(digits, ROUND_HALF_UP).plus(was), Context(digits, ROUND_DOWN).plus(was))
+    return number in (was, *kept)
 
 
 def _is_ambiguous(cell: str) -> bool:

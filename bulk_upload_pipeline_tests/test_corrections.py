@@ -347,6 +347,100 @@ def test_amounts_that_a_spreadsheet_holds_as_numbers_are_no_thousands(line):
     assert found_codes(line, child.batch_id) == [(7, "INVALID_NUMBER")]
 
 
+def as_sheet(found):
+    return xlsx_of({"Sheet1": [list(found[0]), *(list(row.values()) for row in found)]})
+
+
+def priced(line, *prices, comma):
+    """Rejected rows with these prices, of a sender with a decimal comma or point."""
+    bad = [
+        good_row(90 + at, Quantity="x", **{"Item Price": p, "Item Total": ""}) for at, p in enumerate(prices)
+    ]
+    return sent(line, *bad, comma=comma)
+
+
+def with_prices(found, *prices, **changed):
+    pairs = zip(found, prices, strict=True)
+    return [row | {"Quantity": "4", "Item Price": price} | changed for row, price in pairs]
+
+
+def prices(line):
+    query = f"SELECT item_price FROM {TARGET} WHERE invoice_number >= 'INV-000090' ORDER BY invoice_number"
+    return [price for (price,) in rows(line, query)]
+
+
+@pytest.mark.parametrize(
+    ("comma", "as_taken", "written", "explicit"),
+    [
+        (True, (1.5, 1250), as_sheet, ("1.500,00", "1,25")),
+        (True, ("1.500", "1250"), as_csv, ("1500,00", "1,250")),
+        (False, (1500, 1.25), as_sheet, ("1.500", "1250.00")),
+        (False, ("1500", "1.25"), as_csv, ("1.50", "1,250")),
+    ],
+    ids=["comma-sheet", "comma-csv", "point-sheet", "point-csv"],
+)
+def test_a_price_that_a_spreadsheet_of_another_country_took_for_a_thousandth_or_thousandfold_does_not_load(
+    line, comma, as_taken, written, explicit
+):
+    found = priced(line, "1.500", "1,250", comma=comma)
+    child = load(line, "taken", written(with_prices(found, *as_taken)))
+    in_doubt = len([n for n in as_taken if n != "1.500"])
+    assert child.findings_by_code == {"AMBIGUOUS_NUMBER": in_doubt}
+    # That it comes back untouched makes it no surer.
+    back = rejected(line, child.batch_id)
+    assert load(line, "back.csv", as_csv(back)).findings_by_code == {"AMBIGUOUS_NUMBER": in_doubt}
+    load(line, "explicit.csv", as_csv(with_prices(back, *explicit[-in_doubt:])))
+    assert prices(line) == ([Decimal(1500), Decimal("1.25")] if comma else [Decimal("1.5"), Decimal(1250)])
+    (said,) = rows(line, f"SELECT error_message FROM {ERRORS} WHERE batch_id = :b LIMIT 1", b=child.batch_id)
+    assert " and was 1" in said[0]
+
+
+def test_a_number_that_was_in_doubt_in_a_sheet_is_not_taken_for_thousands_in_a_csv(line):
+    found = priced(line, "1,5", comma=True)
+    child = load(line, "sheet.xlsx", as_sheet(with_prices(found, 1.234)))
+    assert child.findings_by_code == {"INVALID_NUMBER": 1}
+    back = rejected(line, child.batch_id)
+    assert load(line, "back.csv", as_csv(back)).findings_by_code == {"AMBIGUOUS_NUMBER": 1}
+    load(line, "typed.csv", as_csv(with_prices(back, "1,234")))
+    assert prices(line) == [Decimal("1.234")]
+
+
+def test_a_price_that_a_clerk_corrects_is_taken_as_he_writes_it(line):
+    found = priced(line, "1,5", "1.000", "x", comma=True)
+    load(line, "typed.csv", as_csv(with_prices(found, "2.000", "1.100", "3.000")))
+    assert prices(line) == [Decimal(2000), Decimal(1100), Decimal(3000)]
+
+
+ARTICLES = {
+    "00123": "123",
+    "1234567890123456": "1.23457E+15",
+    "9876543210987654": "9876543210987650",
+    "1E5": "100000",
+}
+"""Articles of figures, and what a spreadsheet makes of them."""
+
+
+@pytest.mark.parametrize("written", [as_csv, as_sheet], ids=["csv", "sheet"])
+def test_an_article_that_a_spreadsheet_took_for_a_number_is_still_the_article(line, written):
+    parent = with_bad(line, *(good_row(90, Quantity="x", SKU=sku) for sku in ARTICLES))
+    found = [row | {"SKU": ARTICLES[row["SKU"]]} for row in rejected(line, parent.batch_id)]
+    wrong = load(line, "wrong", written([row | {"Quantity": "y"} for row in found]))
+    child = load(line, "fixed", written([row | {"Quantity": "4"} for row in rejected(line, wrong.batch_id)]))
+    assert (child.state, child.findings_by_code) == (State.LOADED, {"FIGURES_KEPT": len(ARTICLES)})
+    assert [sku for (sku,) in rows(line, f"SELECT sku FROM {TARGET} WHERE row_number > 20")] == list(ARTICLES)
+    # Of the lines that they are in the file that came first.
+    assert load(line, "whole.csv", csv_of(good_row(90, SKU=sku) for sku in ARTICLES)).rows_unchanged == 4
+
+
+def test_an_article_that_a_clerk_corrects_is_the_corrected_one(line):
+    skus = {"00123": "0123", "123": "00123", "ab 7": "7", "1.50": "1.55"}
+    parent = with_bad(line, *(good_row(90, Quantity="x", SKU=sku) for sku in skus))
+    found = [row | {"Quantity": "4", "SKU": skus[row["SKU"]]} for row in rejected(line, parent.batch_id)]
+    assert load(line, "fixed.csv", as_csv(found)).findings_by_code == {}
+    query = f"SELECT sku FROM {TARGET} WHERE row_number > 20 ORDER BY row_number"
+    assert [sku for (sku,) in rows(line, query)] == list(skus.values())
+
+
 def test_equal_lines_keep_their_places(line):
     same = good_row(1)
     parent = load(line, "parent.csv", csv_of([same, same | {"Quantity": "x"}, same, good_row(2)]))
