@@ -123,23 +123,32 @@ class Named:
 
     Attributes:
         batches: How many rows name each batch.
-        repeated: Row numbers that stand in it more than once.
+        rows: How many name each row of each batch.
     """
 
     batches: Counter[str]
-    repeated: frozenset[int]
+    rows: Counter[tuple[str, int]]
+
+    def repeated(self, members: frozenset[str]) -> frozenset[int]:
+        """Return the row numbers of a family that stand in it more than once; those of other batches do not count."""
+        numbers = Counter[int]()
+        for (batch, number), count in self.rows.items():
+            if batch in members:
+                numbers[number] += count
+        return frozenset(number for number, count in numbers.items() if count > 1)
 
 
 def named(chunks: Iterable[TextChunk], written: Layout) -> Named:
     """Return which batches and rows a correction names, reading all of it."""
     names = _names(written)
     batches: Counter[str] = Counter()
-    rows: Counter[int | None] = Counter()
+    rows: Counter[tuple[str, int]] = Counter()
     for chunk in chunks:
         own = _Own(chunk, names)
         batches.update(batch for batch in own.batches if batch)
-        rows.update(map(_as_number, own.numbers))
-    return Named(batches, frozenset(n for n, count in rows.items() if n is not None and count > 1))
+        numbered = zip(own.batches, map(_as_number, own.numbers), strict=True)
+        rows.update((batch, number) for batch, number in numbered if number is not None)
+    return Named(batches, rows)
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,7 @@ class Origins:
         )
         damaged = tuple(replace(row, row_number=self.rows_read + row.row_number) for row in chunk.damaged)
         split = self._split(cells, numbers)
+        faults += self._beside_their_text(cells, numbers)
         return TextChunk(
             split.cells,
             pa.array(split.numbers, pa.int64()),
@@ -225,26 +235,45 @@ class Origins:
 
     def _split(self, cells: pa.Table, numbers: list[int]) -> _Split:
         """Part the text of records that had no cells, where it was corrected in its one cell."""
-        raw = [at for at, n in enumerate(numbers) if n in self.rejected and self.rejected[n].is_raw]
+        raw = [at for at, n in enumerate(numbers) if n in self.rejected and self.rejected[n].raw is not None]
         rest = [
             at for at in raw if all(column[at].as_py() is None for column in cells.columns[1 : self.columns])
         ]
-        delimiter = self.layout.delimiter or ("\t" if self.layout.sheets else None)
-        if not rest or delimiter is None:
+        if not rest:
             return _Split(cells, numbers, ())
+        delimiter = self.layout.delimiter or ("\t" if self.layout.sheets else None)
         rows = cells.to_pylist()
         damaged = []
         for at in rest:
             text = rows[at]["0"] or ""
-            parted = _parted(text, delimiter, self.columns)
+            parted = None if delimiter is None else _parted(text, delimiter, self.columns)
             if parted is None:
-                damaged.append(_damaged(numbers[at], text))
+                damaged.append(_damaged(numbers[at], text, delimiter))
             else:
                 rows[at] |= dict(zip(cells.column_names, parted, strict=False))
         gone = {row.row_number for row in damaged}
         kept = [at for at, n in enumerate(numbers) if n not in gone]
         table = pa.Table.from_pylist([rows[at] for at in kept], cells.schema)
         return _Split(table, [numbers[at] for at in kept], tuple(damaged))
+
+    def _beside_their_text(self, cells: pa.Table, numbers: list[int]) -> list[tuple[int, str, str]]:
+        """Return what is wrong with records that were spread over the columns, and stand in the first one as well."""
+        faults = []
+        for at, number in enumerate(numbers):
+            known = self.rejected.get(number)
+            if known is None or known.raw is None or not _is_same(cells["0"][at].as_py(), known.raw):
+                continue
+            if any(column[at].as_py() is not None for column in cells.columns[1 : self.columns]):
+                faults.append((number, "WRONG_FIELD_COUNT", _STILL_THERE))
+        return faults
+
+
+_STILL_THERE = "The whole line stands in the first cell still, beside what was spread over the others"
+
+
+def _is_same(cell: str | None, text: str) -> bool:
+    """Return whether a cell is a text, however a spreadsheet writes its line breaks."""
+    return cell is not None and cell.split() == text.split()
 
 
 def _no_row(shown: str, batch: str) -> str:
@@ -280,11 +309,14 @@ def _parted(text: str, delimiter: str, columns: int) -> list[str | None] | None:
     return [cell or None for cell in cells] if len(cells) == columns else None
 
 
-def _damaged(number: int, text: str) -> DamagedRow:
-    message = CATALOGUE["WRONG_FIELD_COUNT"].message.format(
-        value="The corrected text does not have as many cells as the header", column=""
+def _damaged(number: int, text: str, delimiter: str | None) -> DamagedRow:
+    """Return the finding on a record that stands in one cell; one that no delimiter parts has to be spread."""
+    code, why = (
+        ("DAMAGED_RECORD", "The whole record stands in the first cell and is not spread over the columns")
+        if delimiter is None
+        else ("WRONG_FIELD_COUNT", "The corrected text does not have as many cells as the header")
     )
-    return DamagedRow(number, "WRONG_FIELD_COUNT", message, text)
+    return DamagedRow(number, code, CATALOGUE[code].message.format(value=why, column=""), text)
 
 
 def _as_findings(faults: list[tuple[int, str, str]]) -> pa.Table | None:

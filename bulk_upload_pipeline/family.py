@@ -40,11 +40,11 @@ corrected_rows = Table(
 
 
 class Rejected(NamedTuple):
-    """A row of a root that was rejected: some of its cells, and whether it has cells at all."""
+    """A row of a root that was rejected: some of its cells, or the text of a record that has none."""
 
     row_number: int
     line_occurrence: int
-    is_raw: bool
+    raw: str | None
     is_loaded: bool
     cells: tuple[str | None, ...]
 
@@ -101,7 +101,7 @@ def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[R
     """
     values = ", ".join(f"source->>:key{at}" for at in range(len(keys)))
     query = sa.text(
-        f"SELECT row_number, occurrence, source ? '_raw', loaded, {values} FROM ("  # noqa: S608
+        f"SELECT row_number, occurrence, source->>'_raw', loaded, {values} FROM ("  # noqa: S608
         "SELECT row_number, min(line_occurrence) AS occurrence, "
         "bool_and(is_resolved AND resolved_by_batch = batch_id) AS loaded, "
         "(array_agg(row_data ORDER BY id) FILTER (WHERE row_data IS NOT NULL))[1] AS source "
@@ -115,7 +115,7 @@ def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[R
             Rejected(
                 row[0],
                 row[1] or 1,
-                bool(row[2]),
+                row[2],
                 row[3],
                 tuple(None if key is None else value for key, value in zip(keys, row[4:], strict=True)),
             )

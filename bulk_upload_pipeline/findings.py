@@ -308,7 +308,8 @@ _ENTRIES = (
         "{value}.",
         "The record is no JSON object of names and values, or not a whole one.",
         '{"Invoice Number": "INV-1", "Quantity": }',
-        "Correct the record, or export the file again.",
+        "Export the file again. In rejected_rows.csv the whole record stands in the first cell: spread its values over "
+        "the columns.",
     ),
     _error(
         "UNDECODABLE_TEXT",

@@ -297,10 +297,11 @@ class Mending(Judging):
         """The rows that may be corrected."""
         assert self.root.layout is not None
         assert self.layout.written_as is not None
+        members = frozenset(family.members(self.engine, self.root.batch_id))
         return corrections.Origins(
             root=self.root.batch_id,
             layout=self.layout,
-            members=frozenset(family.members(self.engine, self.root.batch_id)),
+            members=members,
             columns=len(self.root.layout.header),
             rows_read=max(
                 # Blank rows of a spreadsheet have numbers, too.
@@ -308,7 +309,7 @@ class Mending(Judging):
                 sum(sheet.last_row - sheet.header_row for sheet in self.root.layout.sheets),
             ),
             rejected={row.row_number: row for row in self._rejected},
-            repeated=corrections.named(self._read(), self.layout.written_as).repeated,
+            repeated=corrections.named(self._read(), self.layout.written_as).repeated(members),
         )
 
     @cached_property
@@ -322,7 +323,7 @@ class Mending(Judging):
     def _before(self) -> dict[int, tuple[int, int]]:
         """Identity and line occurrence of the rejected rows in the root's file."""
         assert self.root.layout is not None
-        whole = [row for row in self._rejected if not row.is_raw]
+        whole = [row for row in self._rejected if row.raw is None]
         cells = pa.table(
             {
                 str(self.root.layout.mapping[name]): pa.array([row.cells[at] for row in whole], pa.string())

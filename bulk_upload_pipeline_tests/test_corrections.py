@@ -510,6 +510,43 @@ def test_a_damaged_record_is_corrected_in_its_one_cell_or_over_all_columns(line)
     assert found_codes(line, untouched.batch_id) == [(11, "WRONG_FIELD_COUNT")]
 
 
+def test_a_damaged_record_that_is_spread_and_left_in_its_cell_as_well_is_no_invoice_number(line):
+    parent = load(line, "parent.csv", csv_of(good_row(n) for n in range(1, 11)) + "INV-A,S-1,Kaju, Katli,4\n")
+    (row,) = rejected(line, parent.batch_id)
+    spread = {name: cell for name, cell in good_row(11).items() if name != "Invoice Number"}
+    child = load(line, "spread.csv", as_csv([row | spread]))
+    assert (child.rows_inserted, child.findings_by_code) == (0, {"WRONG_FIELD_COUNT": 1})
+    (back,) = rejected(line, child.batch_id)
+    assert (back["Invoice Number"], back["SKU"]) == (row["Invoice Number"], "KK-011")
+    assert load(line, "whole.csv", as_csv([back | {"Invoice Number": "INV-A"}])).state is State.LOADED
+
+
+def test_a_damaged_record_of_a_json_file_is_asked_for_as_cells(line):
+    records = [json.dumps(good_row(n)) for n in range(1, 6)]
+    parent = load(line, "parent.jsonl", "\n".join([*records, '{"Invoice Number": "A", "Quantity": }']))
+    (row,) = rejected(line, parent.batch_id)
+    untouched = load(line, "untouched.csv", as_csv([row]))
+    assert untouched.findings_by_code == {"DAMAGED_RECORD": 1}
+    (back,) = rejected(line, untouched.batch_id)
+    assert back["Invoice Number"] == row["Invoice Number"]
+    assert load(line, "spread.csv", as_csv([back | good_row(6)])).state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+
+
+def test_rows_of_two_batches_in_one_correction_do_not_count_as_one_row_twice(line):
+    first, second = (
+        load(line, f"{n}.csv", csv_of([good_row(n), good_row(n + 1), good_row(n + 2, Quantity="x")]))
+        for n in (1, 11)
+    )
+    both = [*rejected(line, first.batch_id), *rejected(line, second.batch_id)]
+    child = load(line, "both.csv", as_csv([row | {"Quantity": "4"} for row in both]))
+    assert (child.rows_inserted, child.findings_by_code) == (1, {"NO_ORIGIN": 1})
+    assert {receipt(line, each.batch_id).state for each in (first, second)} == {
+        State.LOADED,
+        State.PARTIALLY_LOADED,
+    }
+
+
 def test_rows_that_cannot_be_laid_over_rejected_ones_are_findings(line):
     other = load(line, "other.csv", csv_of([good_row(500), good_row(501), good_row(502, Quantity="x")]))
     (foreign,) = rejected(line, other.batch_id)
