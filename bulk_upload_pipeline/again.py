@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract, storage
-from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.model import FINAL_STATES, State, counted
 from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.tables import processing_errors, upload_batches
 
@@ -88,7 +88,8 @@ class Plan:
             return "No batch has failed, and none waits for newer rules."
         named = "; ".join(f"{each.batch_id} ({each.why})" for each in self.taken[:_NAMED])
         more = f"; and {len(self.taken) - _NAMED:,} more" if len(self.taken) > _NAMED else ""
-        told = f"{len(self.taken):,} batches are taken again{': ' if self.taken else ''}{named}{more}."
+        taken = counted(len(self.taken), "batch is", "batches are")
+        told = f"{taken} taken again{': ' if self.taken else ''}{named}{more}."
         return f"{told} {self.not_taken}".strip()
 
 
@@ -211,9 +212,10 @@ class Night:
         """Return what became of it, by the receipts of its batches as they are now."""
         counts = Counter(_became(receipt) for receipt in receipts)
         became = ", ".join(f"{counts[words]:,} {words}" for words in BECAME if counts[words])
+        asked = counted(self.asked, "batch", "batches")
         named = [receipt.batch_id for receipt in receipts if _became(receipt) != CLOSED]
         those = f" ({', '.join(named[:_NAMED])}{', ...' if len(named) > _NAMED else ''})" if named else ""
-        told = f"Of the {self.asked:,} batches that the night of {self.name} took again: {became or 'nothing yet'}"
+        told = f"Of the {asked} that the night of {self.name} took again: {became or 'nothing yet'}"
         return f"{told}{those}. {self.not_taken}".strip()
 
 

@@ -72,9 +72,11 @@ class BatchRejectedError(DataFaultError):
     """The circuit breaker tripped: so many rows are wrong that it is probably the wrong file."""
 
     def __init__(self, batch_id: str, rejected: int, read: int, limit: float) -> None:
+        from bulk_upload_pipeline.model import share_in_words
+
         self.batch_id, self.rejected, self.read, self.limit = batch_id, rejected, read, limit
         super().__init__(
-            f"Batch {batch_id} is rejected: {rejected:,} of {read:,} rows have errors, and at "
+            f"Batch {batch_id} is rejected: {share_in_words(rejected, read, 'has', 'have')} errors, and at "
             f"{limit:.0%} nothing of a file is loaded. Correct the rows in its report's rejected_rows.csv "
             f"and drop that file in the inbox, or drop the right file."
         )

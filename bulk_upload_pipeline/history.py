@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bulk_upload_pipeline.database import asking
-from bulk_upload_pipeline.model import LOADED_STATES
+from bulk_upload_pipeline.model import LOADED_STATES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -89,7 +89,7 @@ class Usual:
         """Return in words how a file stands out; nothing for one like the others."""
         odd = []
         if not self.least_rows <= rows <= self.most_rows:
-            odd.append(f"it has {rows:,} rows, where {self.rows:,.0f} are usual")
+            odd.append(f"it has {counted(rows, 'row')}, where {self.rows:,.0f} are usual")
         if rejected_rate > self.most_rejected_rate:
             odd.append(
                 f"{rejected_rate:.1%} of its rows are rejected, where {self.rejected_rate:.1%} are usual"

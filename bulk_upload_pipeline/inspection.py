@@ -14,7 +14,7 @@ from bulk_upload_pipeline import contract, history
 from bulk_upload_pipeline import target as rows_in_target
 from bulk_upload_pipeline.evidence import Known
 from bulk_upload_pipeline.exceptions import NoVerdictError
-from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.model import Judgement, counted, share_in_words
 from bulk_upload_pipeline.profiles import GENERIC
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def error_rate(known: Known) -> Judgement:
         passed=verdict.rows_rejected == 0,
         severe=verdict.breaker_tripped,
         words=(
-            f"{verdict.rows_rejected:,} of {verdict.rows_read:,} rows are rejected "
+            f"{share_in_words(verdict.rows_rejected, verdict.rows_read, 'is', 'are')} rejected "
             f"({verdict.error_rate:.1%}; the breaker trips at {verdict.max_error_rate:.0%})."
         ),
         numbers={
@@ -137,7 +137,7 @@ def control_totals(known: Known) -> Judgement:
     return Judgement(
         passed=agrees,
         words=(
-            f"{held.rows:,} rows in {contract.TARGET} carry this batch, and the ledger says {expected:,}; "
+            f"{contract.TARGET} has {counted(held.rows, 'row')} of this batch, and the ledger says {expected:,}; "
             f"quantities and totals {'agree' if agrees else 'do not agree'}."
         ),
         numbers={"rows_in_table": held.rows, "rows_in_ledger": expected},
@@ -172,13 +172,17 @@ def subtotals(known: Known) -> Judgement:
     return Judgement(
         passed=found.disagree == 0,
         words=(
-            f"The lines of {found.disagree:,} of {found.invoices:,} invoices do not add up to their "
+            f"The lines of {found.disagree:,} of {counted(found.invoices, 'invoice')} do not add up to their "
             f"subtotal; lines that were rejected, or are in another file, are missing there ({examples})."
             if found.disagree
-            else f"The lines of {found.invoices:,} invoices add up to their subtotals."
+            else f"The lines of {counted(found.invoices, 'invoice')} add up to their {_subtotals(found.invoices)}."
         ),
         numbers={"invoices": found.invoices, "invoices_that_disagree": found.disagree},
     )
+
+
+def _subtotals(invoices: int) -> str:
+    return "subtotal" if invoices == 1 else "subtotals"
 
 
 def nothing_lost(known: Known) -> Judgement:
@@ -190,7 +194,7 @@ def nothing_lost(known: Known) -> Judgement:
         passed=accounted == receipt.rows_read and receipt.rows_unprocessed == 0,
         severe=True,
         words=(
-            f"{receipt.rows_read:,} rows read: {loaded:,} loaded, {receipt.rows_rejected:,} rejected, "
+            f"{counted(receipt.rows_read, 'row')} read: {loaded:,} loaded, {receipt.rows_rejected:,} rejected, "
             f"{receipt.rows_unprocessed:,} not processed."
         ),
         numbers={"rows_read": receipt.rows_read, "rows_accounted_for": accounted},

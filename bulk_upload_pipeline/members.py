@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bulk_upload_pipeline import inbox, ledger, objects, scratch, storage
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
-from bulk_upload_pipeline.model import Batch, State
+from bulk_upload_pipeline.model import Batch, State, counted
 from bulk_upload_pipeline.places import Key
 from bulk_upload_pipeline.recognising.archives import Archive
 from bulk_upload_pipeline.recognising.formats import is_archive
@@ -92,7 +92,7 @@ def in_words(members: list[Batch]) -> str:
     """Return the sentence of the archive's receipt."""
     named = ", ".join(f"{member.file_name} as {member.batch_id}" for member in members[:_SHOWN])
     more = f" and {len(members) - _SHOWN:,} more" if len(members) > _SHOWN else ""
-    return f"The archive holds {len(members):,} files; each is a batch of its own: {named}{more}."
+    return f"The archive holds {counted(len(members), 'file')}; each is a batch of its own: {named}{more}."
 
 
 def _unpacked(home: Home, archive: Batch, path: Path, folder: Path) -> list[_Member]:

@@ -89,6 +89,16 @@ class Finding:
     raw_value: str | None = None
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return how many there are of something: `1 row`, `0 rows`, `1,500 rows`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def share_in_words(part: int, whole: int, one: str, many: str) -> str:
+    """Return what is true of some of the rows: `1 of 3 rows is loaded`, `2 of 3 rows are loaded`."""
+    return f"{part:,} of {counted(whole, 'row')} {one if 1 in (part, whole) else many}"
+
+
 def where_in_words(row_number: int, sheet: str | None = None, sheet_row: int | None = None) -> str:
     """Return where a record stands: `row 7`, or `row 9 of the sheet 'May'`."""
     return f"row {row_number:,}" if sheet is None else f"row {sheet_row:,} of the sheet '{sheet}'"

@@ -63,8 +63,9 @@ def in_words(progress: Progress) -> str:
     """Return one readable line: `loading 37 %, 3,700,000 of 10,000,000 rows, 212,000 rows/s, 29 s left`."""
     percent = "" if progress.percent is None else f" {progress.percent:.0f} %,"
     total = "" if progress.rows_total is None else f" of {progress.rows_total:,}"
+    rows = "row" if (progress.rows_total or progress.rows_done) == 1 else "rows"
     left = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
     return (
-        f"{progress.stage}{percent} {progress.rows_done:,}{total} rows, "
+        f"{progress.stage}{percent} {progress.rows_done:,}{total} {rows}, "
         f"{progress.rows_per_second:,.0f} rows/s{left}"
     )

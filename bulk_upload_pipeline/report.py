@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.model import State, counted, share_in_words
 from bulk_upload_pipeline.recognising.formats import SPREADSHEETS
 from bulk_upload_pipeline.reporting import summary
 
@@ -166,24 +166,34 @@ def why_loaded(
         file_format: That of the batch.
         standing: Those of the rejected rows that it had loaded before they were judged anew.
     """
-    read, since = rows + rejected, f", {corrected:,} of them as corrected" if corrected else ""
-    to_correct = _to_correct(file_format, rejected - corrected)
-    if rejected == corrected:
+    read, wrong = rows + rejected, rejected - corrected
+    since = f", {corrected:,} of them as corrected" if corrected else ""
+    if not wrong and read == 1:
+        return f"Its row is loaded{', as corrected' if corrected else ''}."
+    if not wrong:
         return f"All {read:,} rows are loaded{since}."
+    loaded = share_in_words(rows + corrected, read, "is loaded", "are loaded")
     return (
-        f"{rows + corrected:,} of {read:,} rows are loaded{since}, {rejected - corrected:,} are "
-        f"rejected{_most_frequent(codes)}.{_stand(standing)} Correct them in {to_correct} and drop that file in the "
-        "inbox."
+        f"{loaded}{since}, {counted(wrong, 'is', 'are')} rejected{_most_frequent(codes)}.{_stand(standing)} Correct "
+        f"{_them(wrong)} in {_to_correct(file_format, wrong)} and drop that file in the inbox."
     )
+
+
+def _them(rows: int) -> str:
+    return "it" if rows == 1 else "them"
 
 
 def _stand(rows: int) -> str:
     if not rows:
         return ""
-    return (
-        f" {rows:,} of those were loaded before and are wrong by what is known today: they stay in the table as they "
-        "were, until they are corrected or `bulk-upload revert` undoes the load."
+    told = (
+        "1 of those was loaded before and is wrong by what is known today: it stays in the table as it was, until it "
+        "is "
+        if rows == 1
+        else f"{rows:,} of those were loaded before and are wrong by what is known today: they stay in the table as "
+        "they were, until they are "
     )
+    return f" {told}corrected or `bulk-upload revert` undoes the load."
 
 
 _NOTHING_LEFT = (
@@ -196,10 +206,10 @@ def why_still_wrong(verdict: Verdict, file_format: str = "csv") -> str:
     if not verdict.rows_open:
         return _NOTHING_LEFT
     rows = verdict.rows_read
-    none, them = ("Its row is not", "it") if rows == 1 else (f"None of its {rows:,} rows is", "them")
+    none = "Its row is not" if rows == 1 else f"None of its {rows:,} rows is"
     return (
-        f"{none} right yet{_most_frequent(verdict.findings_by_code)}. The column `_errors` says why. Correct {them} in "
-        f"{_to_correct(file_format, verdict.rows_open)} and drop that file in the inbox."
+        f"{none} right yet{_most_frequent(verdict.findings_by_code)}. The column `_errors` says why. Correct "
+        f"{_them(rows)} in {_to_correct(file_format, verdict.rows_open)} and drop that file in the inbox."
     )
 
 
@@ -223,18 +233,21 @@ def _told(what: str, shown: Sequence[str]) -> str:
 def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     """Return the sentence of a batch that the circuit breaker stopped."""
     if verdict.rows_valid and not verdict.breaker_tripped:
+        others = counted(verdict.rows_valid, "row")
         return (
-            f"So many of its rows are corrected that the other {verdict.rows_valid:,} may load, but its file is not in "
+            f"So many of its rows are corrected that the other {others} may load, but its file is not in "
             f"the archive any more. Drop it again with those rows corrected: lines that are loaded stay as they are."
         )
     if not verdict.rows_open:
         return _NOTHING_LEFT
     to_correct = _to_correct(file_format, verdict.rows_open)
     since = " that are not corrected yet" if verdict.rows_corrected else ""
+    rows = counted(verdict.rows_read, "row")
+    have = "has" if verdict.rows_open == 1 else "have"
     return (
-        f"{verdict.rows_open:,} of {verdict.rows_read:,} rows ({verdict.error_rate:.0%}) have "
+        f"{verdict.rows_open:,} of {rows} ({verdict.error_rate:.0%}) {have} "
         f"errors{since}{_most_frequent(verdict.findings_by_code)}, and at {verdict.max_error_rate:.0%} nothing of a "
-        f"file is loaded. Is it the right file? If so, correct the rows in {to_correct}."
+        f"file is loaded. Is it the right file? If so, correct {_them(verdict.rows_open)} in {to_correct}."
     )
 
 
@@ -243,4 +256,6 @@ def _most_frequent(codes: dict[str, int]) -> str:
     if not errors:
         return ""
     code = max(errors, key=lambda code: errors[code])
+    if sum(errors.values()) == 1:
+        return f', for "{CATALOGUE[code].title}"'
     return f', most often for "{CATALOGUE[code].title}" ({errors[code]:,})'

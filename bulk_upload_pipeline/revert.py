@@ -11,6 +11,7 @@ from bulk_upload_pipeline.holding import connected, holding
 from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME
 from bulk_upload_pipeline.loading.copying import VALUES
 from bulk_upload_pipeline.loading.former import former_rows
+from bulk_upload_pipeline.model import counted
 from bulk_upload_pipeline.stale import TOUCH
 
 if TYPE_CHECKING:
@@ -132,13 +133,12 @@ class RevertResult:
     def in_words(self) -> str:
         """Return the sentence of the batch's receipt."""
         more = f" and {len(self.heirs) - _NAMED:,} more" if len(self.heirs) > _NAMED else ""
-        stays = (
-            f" {self.inherited:,} stay: they stand in later files, too ({', '.join(self.heirs[:_NAMED])}{more})."
-            if self.inherited
-            else ""
-        )
+        stay = "1 stays: it stands" if self.inherited == 1 else f"{self.inherited:,} stay: they stand"
+        later = "a later file" if len(self.heirs) == 1 else "later files"
+        stays = f" {stay} in {later}, too ({', '.join(self.heirs[:_NAMED])}{more})." if self.inherited else ""
+        restored = counted(self.restored, "has its", "have their")
         return (
-            f"The load was undone: {self.deleted:,} rows are gone, and {self.restored:,} have their former values "
+            f"The load was undone: {counted(self.deleted, 'row is', 'rows are')} gone, and {restored} former values "
             f"again.{stays} The same file can be loaded anew."
         )
 

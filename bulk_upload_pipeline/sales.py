@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Date, DateTime, Numeric, Table, func
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.model import Judgement, counted
 from bulk_upload_pipeline.stale import stale_dates
 from bulk_upload_pipeline.tables import metadata
 
@@ -160,18 +160,23 @@ def agreement(engine: sa.Engine) -> Judgement:
         days = connection.scalar(sa.select(func.count()).select_from(daily_sales)) or 0
         dateless = connection.scalar(lines) or 0
     waiting = stale(engine)
-    words = f"{days:,} days agree with {contract.TARGET}."
+    words = f"{counted(days, 'day agrees', 'days agree')} with {contract.TARGET}."
     if differing:
         words = (
-            f"{len(differing):,} days do not agree with {contract.TARGET} ({named(differing)}): somebody changed it "
-            f"past the loader. Back-fill those partitions."
+            f"{counted(len(differing), 'day does', 'days do')} not agree with {contract.TARGET} "
+            f"({named(differing)}): somebody changed it past the loader. Back-fill "
+            f"{'that partition' if len(differing) == 1 else 'those partitions'}."
         )
     return Judgement(
         passed=not differing,
         severe=True,
-        words=words + (f" {dateless:,} lines without a date belong to no day." if dateless else ""),
+        words=words + (f" {_without_date(dateless)}" if dateless else ""),
         numbers={"days": days, "days_that_differ": len(differing), "days_stale": len(waiting)},
     )
+
+
+def _without_date(lines: int) -> str:
+    return f"{counted(lines, 'line without a date belongs', 'lines without a date belong')} to no day."
 
 
 def freshness(engine: sa.Engine, now: datetime | None = None) -> Judgement:
@@ -188,9 +193,10 @@ def freshness(engine: sa.Engine, now: datetime | None = None) -> Judgement:
     waited = (now or datetime.now(UTC)) - since
     late = waited > STALE_FOR_LONG
     hours = waited / timedelta(hours=1)
+    waiting = counted(count, "day waits", "days wait")
     return Judgement(
         passed=not late,
-        words=f"{count:,} days wait to be counted again, the first since {since:%Y-%m-%d %H:%M} UTC."
+        words=f"{waiting} to be counted again, the first since {since:%Y-%m-%d %H:%M} UTC."
         + (" Is schedule `daily_sales_refresh` switched on, and the daemon running?" if late else ""),
         numbers={"days_stale": count, "hours_stale": round(hours, 2)},
     )
@@ -205,7 +211,7 @@ def in_words(days: Sequence[Day]) -> str:
     """Return what was counted as a sentence."""
     total = sum((day.sales + day.credits for day in days), Decimal(0))
     lines = sum(day.lines for day in days)
-    return f"{len(days):,} days counted: {lines:,} lines, {total:,.2f} net."
+    return f"{counted(len(days), 'day')} counted: {counted(lines, 'line')}, {total:,.2f} net."
 
 
 def as_numbers(day: Day) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy import func
 
-from bulk_upload_pipeline.model import Judgement
+from bulk_upload_pipeline.model import Judgement, counted
 from bulk_upload_pipeline.tables import upload_batches
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class Silent:
     def in_words(self) -> str:
         """Return it as a sentence."""
         last = f"its last came {self.since:%Y-%m-%d %H:%M} UTC" if self.ever else "none ever came"
-        return f"A file of {self.profile} is expected every {self.expected_every_hours:g} hours, and {last}."
+        hours = self.expected_every_hours
+        often = "hour" if hours == 1 else f"{hours:g} hours"
+        return f"A file of {self.profile} is expected every {often}, and {last}."
 
 
 def silent(engine: sa.Engine, profiles: Iterable[Profile], now: datetime | None = None) -> list[Silent]:
@@ -85,6 +87,6 @@ def judged(overdue: Sequence[Silent], waited_for: int) -> Judgement:
     words = " ".join(sender.in_words for sender in overdue)
     return Judgement(
         passed=not overdue,
-        words=words or f"The files of {waited_for:,} senders came in time.",
+        words=words or f"The files of {counted(waited_for, 'sender')} came in time.",
         numbers={"senders_waited_for": waited_for, "senders_silent": [sender.profile for sender in overdue]},
     )

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bulk_upload_pipeline import report
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import State, where_in_words
+from bulk_upload_pipeline.model import State, counted, where_in_words
 from bulk_upload_pipeline.pace import in_words
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def print_misfits(misfits: Sequence[Misfit]) -> None:
     if not misfits:
         say("Everything fits.")
     for misfit in misfits:
-        rows = f"{misfit.rows:,} rows: " if misfit.rows else ""
+        rows = f"{counted(misfit.rows, 'row')}: " if misfit.rows else ""
         where = f" {misfit.column}" if misfit.column else ""
         say(f"{misfit.code}{where}  {rows}{misfit.message}")
         for example in misfit.examples:
@@ -209,7 +209,7 @@ def print_column(column: Mapping[str, Any]) -> None:
 def print_profiles(profiles: Iterable[Mapping[str, Any]]) -> None:
     """Print a line or two a profile: its name, where it is from, and what it states."""
     for profile in profiles:
-        names = f"{len(profile['columns'])} columns" if profile["columns"] else "any known header names"
+        names = counted(len(profile["columns"]), "column") if profile["columns"] else "any known header names"
         say(f"{profile['name']:<20} {profile['title']} ({names}, {profile['source']})")
         states = ", ".join(f"{key} = {_in_toml(value)}" for key, value in profile["states"].items())
         if states:

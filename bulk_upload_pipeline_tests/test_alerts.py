@@ -330,7 +330,7 @@ def test_a_message_that_is_no_news_any_more_is_given_up_and_the_tick_says_so(lin
             )
         )
     skipped, _ = tick(sensors.alert_delivery, line, instance)
-    assert skipped.skip_message == "1 alerts sent, 0 wait. 1 were never taken, and are given up."
+    assert skipped.skip_message == "1 alert sent, 0 wait. 1 was never taken, and given up."
     assert hook.titles == ["new"]
     assert retention.forget_alerts(line.engine, datetime.now(UTC) - timedelta(days=7)) == 1
     assert rows(line, "SELECT title FROM bulk_upload.alerts") == [("new",)]
@@ -440,7 +440,8 @@ def test_a_lost_worker_and_a_failed_job_are_told_and_what_is_retried_is_not(
     tick(sensors.alert_sensor, line, instance, cursor)
     tick(sensors.alert_delivery, line, instance)
     assert sorted(hook.titles) == ["A run lost its worker", "nightly failed"]
-    assert any("big.csv" in told["message"] for told in hook.told)
+    (told,) = (told["message"] for told in hook.told if "big.csv" in told["message"])
+    assert "What it has not finished is taken up again by itself" in told
 
 
 def test_a_run_of_a_day_that_lost_its_worker_or_failed_is_told_of_and_no_file_is_looked_for(
@@ -466,6 +467,7 @@ def test_a_run_of_a_day_that_lost_its_worker_or_failed_is_told_of_and_no_file_is
     tick(sensors.alert_delivery, line, instance)
     job = instance.get_run_by_id(failed.run_id).job_name
     assert sorted(hook.titles) == sorted(["A run lost its worker", f"{job} failed"])
+    assert any("not started again by itself: launch it again" in told["message"] for told in hook.told)
 
 
 @dg.op

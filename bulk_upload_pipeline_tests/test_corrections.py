@@ -102,7 +102,7 @@ def test_corrected_rows_load_as_the_lines_that_they_were_and_resolve_their_findi
     assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: child.batch_id, 23: None}
     after = receipt(line, parent.batch_id)
     assert (after.state, after.rows_rejected, after.rows_corrected) == (State.PARTIALLY_LOADED, 3, 2)
-    assert "22 of 23 rows are loaded, 2 of them as corrected, 1 are rejected" in after.reason
+    assert "22 of 23 rows are loaded, 2 of them as corrected, 1 is rejected" in after.reason
     assert after.finished_at == parent.finished_at
     assert rejected(line, parent.batch_id) == [third]
     last = load(line, "fixed again.csv", as_csv([third | {"Quantity": "4"}]))
@@ -779,7 +779,7 @@ def test_a_revert_that_was_cut_off_is_brought_to_its_end_by_the_next_one(line, m
             stages.revert(line, child)
     undone = stages.revert(line, child)
     assert (undone.state, undone.rows_unprocessed) == (State.REVERTED, 1)
-    assert "1 rows are gone, and 0 have" in undone.reason
+    assert "1 row is gone, and 0 have" in undone.reason
     after = receipt(line, parent.batch_id)
     assert (after.state, after.rows_corrected) == (State.PARTIALLY_LOADED, 0)
     assert resolutions(line, parent.batch_id) == {21: None}

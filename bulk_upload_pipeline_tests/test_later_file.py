@@ -62,8 +62,8 @@ def test_a_line_that_a_later_file_says_too_stays_when_the_first_load_is_undone_a
     undone = stages.revert(line, first)
     assert prices(line) == {2: 10, 3: 10}
     assert undone.reason == (
-        "The load was undone: 1 rows are gone, and 0 have their former values again. 1 stay: they stand in later "
-        f"files, too ({later}). The same file can be loaded anew."
+        "The load was undone: 1 row is gone, and 0 have their former values again. 1 stays: it stands in a later "
+        f"file, too ({later}). The same file can be loaded anew."
     )
     account = receipt(line, later)
     assert (account.rows_inserted, account.rows_unchanged) == (2, 0)

@@ -179,7 +179,7 @@ def test_a_loaded_correction_of_which_every_row_is_found_wrong_stands(line):
     own_profile(line)
     second = again(line, correction.batch_id)
     assert (second.state, second.rows_rejected) == (State.PARTIALLY_LOADED, 1)
-    assert "1 of those were loaded before" in second.reason
+    assert "1 of those was loaded before" in second.reason
     assert the_table_agrees(line, correction.batch_id)
     assert all_of_the_table(line) == before
     assert receipt(line, first.batch_id).rows_open == 1
@@ -290,7 +290,7 @@ def test_a_reverted_batch_says_so_and_its_file_loads_again(line):
         1,
         5,
     )
-    assert "4 rows are gone, and 1 have their former values" in undone.reason
+    assert "4 rows are gone, and 1 has its former values" in undone.reason
     stated = json.loads((line.reports(first.batch_id) / "summary.json").read_text())
     assert stated["state"] == "reverted"
     assert rows(line, f"SELECT customer_name, upload_batch_id FROM {TARGET}") == [("Old", earlier.batch_id)]

@@ -380,7 +380,7 @@ def test_a_batch_whose_failed_run_was_overlooked_is_started_again_and_loads(
     left_loading(line, batch_id)
     dead = started_run(instance, batch_id, **{recovery.WILL_RETRY_TAG: "true"})  # as that of a killed command
     with worker_of(line, dead.run_id):
-        assert followed(instance, line) == "1 runs are under way, 0 had lost their worker."
+        assert followed(instance, line) == "1 run is under way, 0 had lost their worker."
     instance.report_run_failed(dead)
     assert followed(instance, line) == [(f"{batch_id}#left-1", batch_id, "a.csv")]
     assert run(line, batch_id, instance).success

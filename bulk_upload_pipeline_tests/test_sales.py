@@ -126,7 +126,7 @@ def test_a_day_has_its_lines_invoices_customers_quantity_sales_and_credits(engin
     figures = Day(FIRST, 4, 3, 2, Decimal(6), Decimal("73.5"), Decimal("-10.5"))
     assert sales.refresh(engine, [SECOND, FIRST]) == [figures, Day(SECOND)]
     assert table(engine) == {FIRST: figures}
-    assert sales.in_words([figures]) == "1 days counted: 4 lines, 63.00 net."
+    assert sales.in_words([figures]) == "1 day counted: 4 lines, 63.00 net."
 
 
 def test_a_refresh_counts_the_dates_it_is_given_and_clears_no_others(engine, stage):
@@ -247,7 +247,7 @@ def test_days_that_are_stale_are_no_disagreement_and_lines_without_a_date_are_na
     execute(engine, "INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('OLD')")
     found = sales.agreement(engine)
     assert (found.passed, found.numbers["days_stale"]) == (True, 2)
-    assert found.words.endswith("1 lines without a date belong to no day.")
+    assert found.words.endswith("1 line without a date belongs to no day.")
 
 
 def test_a_date_that_waits_longer_than_two_hours_is_late(engine, stage):

@@ -116,7 +116,7 @@ def test_the_sensor_lights_what_has_changed_and_is_quiet_otherwise(line, instanc
     assert lights(first) == {"daily_sales.refreshed": True, "upload.files_arrive": True}
     again = tick(line, instance, first.cursor)
     assert first.skip_reason.skip_message == again.skip_message
-    assert again.skip_message == "Every day is up to date. The files of 1 senders came in time."
+    assert again.skip_message == "Every day is up to date. The files of 1 sender came in time."
 
     with line.engine.begin() as connection:
         connection.exec_driver_sql(

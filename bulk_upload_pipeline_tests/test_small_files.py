@@ -338,7 +338,7 @@ def test_a_run_fails_when_a_file_could_not_be_ended_and_that_file_gets_a_run_of_
     assert states(line, {"held": held, "other": other}) == {"held": "received", "other": "loaded"}
     (failure,) = [e.step_failure_data.user_failure_data for e in result.all_events if e.is_step_failure]
     assert failure.description.startswith(
-        f"1 of 2 files are not loaded; all others are. The first: batch {held}"
+        f"1 of 2 files is not loaded; all others are. The first: batch {held}"
     )
     (shared,) = instance.get_runs()
     assert recovery._cut_off(instance, line, shared) == [held]

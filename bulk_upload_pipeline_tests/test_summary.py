@@ -19,6 +19,7 @@ from bulk_upload_pipeline import report
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import CodeCount, Receipt, State
 from bulk_upload_pipeline.reporting import summary
+from bulk_upload_pipeline.revert import RevertResult
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt
 
 THEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
@@ -179,3 +180,52 @@ def test_a_report_folder_holds_the_page_the_same_for_programs_and_the_rows_to_co
     (finding,) = stated["findings"]
     assert (finding["code"], finding["count"], finding["example_row"]) == ("INVALID_NUMBER", 1, 3)
     assert finding["fix"] == CATALOGUE["INVALID_NUMBER"].fix
+
+
+def sentences(line, good, bad=0, corrected=0):
+    """The reason of a file of so many rows, when some of the bad ones came back corrected."""
+    wrong = [good_row(n, Quantity="x") for n in range(bad)]
+    text = csv_of([*(good_row(n) for n in range(100, 100 + good)), *wrong])
+    batch_id = drop(line, "a.csv", text)
+    stages.take(line, batch_id)
+    if corrected:
+        path = line.reports(batch_id) / "rejected_rows.csv"
+        lines = path.read_text("utf-8-sig").splitlines(keepends=True)[: corrected + 1]
+        stages.take(line, drop(line, "b.csv", "".join(lines).replace(",x,", ",4,")))
+    return receipt(line, batch_id).reason
+
+
+MORE = 'most often for "Not a number"'
+COUNTED = {
+    (1, 0, 0): "Its row is loaded.",
+    (2, 0, 0): "All 2 rows are loaded.",
+    (3, 1, 1): "All 4 rows are loaded, 1 of them as corrected.",
+    (2, 1, 0): '2 of 3 rows are loaded, 1 is rejected, for "Not a number". Correct it in rejected_rows.csv',
+    (3, 2, 0): f"3 of 5 rows are loaded, 2 are rejected, {MORE} (2). Correct them in rejected_rows.csv",
+    (0, 1, 0): '1 of 1 row (100%) has errors, for "Not a number", and at 50% nothing of a file is loaded.',
+    (0, 1, 1): "Its row is loaded, as corrected.",
+    (1, 2, 0): f"2 of 3 rows (67%) have errors, {MORE} (2), and",
+}
+
+
+@pytest.mark.parametrize("rows", COUNTED, ids=str)
+def test_what_is_counted_is_said_as_a_person_would(tmp_path, database_url, rows):
+    with line_at(tmp_path / "home", database_url) as line:
+        assert sentences(line, *rows).startswith(COUNTED[rows])
+
+
+def test_an_undone_load_counts_as_a_person_would():
+    one = RevertResult(1, 1, 1, ("later",)).in_words
+    assert "1 row is gone, and 1 has its former values again. 1 stays: it stands in a later file" in one
+    none = RevertResult(0, 2, 2, ("a", "b")).in_words
+    assert "0 rows are gone, and 2 have their former values again. 2 stay: they stand in later files" in none
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(1, "It holds the rejected row as it stood"), (100, "It holds the 100 rejected rows as they stood")],
+)
+def test_the_page_counts_the_rows_to_correct(rows, said):
+    receipt = replace(ACCOUNT, rows_rejected=rows)
+    page = Page(summary.page(receipt, [NOT_A_NUMBER], report.files(receipt)))
+    assert said in page.text

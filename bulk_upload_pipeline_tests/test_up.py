@@ -126,7 +126,7 @@ def test_each_line_has_the_time_at_which_it_became_known(database_url, tmp_path)
         run(line, first, ephemeral())
         drop(line, "b.csv", csv_of([good_row(2)]))
         assert news(line.engine, told, "09:00:02") == [
-            "09:00:02 a.csv  loaded  All 1 rows are loaded.",
+            "09:00:02 a.csv  loaded  Its row is loaded.",
             "09:00:02 b.csv  waiting  its run is requested",
         ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.model import State, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def _told(receipts: Sequence[Receipt], accounts: Sequence[Account]) -> list[str]
 def _title(receipts: Sequence[Receipt]) -> str:
     if len(receipts) == 1:
         return f"{shown(receipts[0].file_name)}: {STATES[receipts[0].state]}"
-    return f"{len(receipts):,} files: {_count(receipts)}"
+    return f"{counted(len(receipts), 'file')}: {_count(receipts)}"
 
 
 def _count(receipts: Sequence[Receipt]) -> str:
@@ -99,10 +99,18 @@ def _account(account: Account) -> str:
     return "\n".join(lines)
 
 
+_START_AGAIN = "It is started again by itself."
+_TAKEN_UP = (
+    "What it has not finished is taken up again by itself, in other runs; of a file with which that is of no use "
+    "another message tells."
+)
+_LEFT = "It is not started again by itself: launch it again in Dagster's UI."
+
+
 def of_lost_worker(run_id: str, job: str, files: Sequence[str], *, retried: bool) -> Alert:
     """Return the message about a run whose process vanished."""
     what = f" It worked on {', '.join(shown(name) for name in files[:MOST_FILES])}." if files else ""
-    then = "It is started again by itself." if retried else "It is not started again by itself."
+    then = _START_AGAIN if retried else _TAKEN_UP if files else _LEFT
     return Alert(
         f"worker of run {run_id}",
         "A run lost its worker",
@@ -125,7 +133,7 @@ def of_silence(silent: Silent, now: datetime) -> Alert:
     hours = round((now - silent.since).total_seconds() / 3_600)
     return Alert(
         f"silence of {silent.profile} since {silent.since.isoformat()}",
-        f"No file from {shown(silent.profile)} for {hours:,} hours",
+        f"No file from {shown(silent.profile)} for {counted(hours, 'hour')}",
         f"{silent.in_words} Ask the sender, or look whether files reach the inbox.",
     )
 

@@ -10,7 +10,7 @@ import click
 from bulk_upload_pipeline import storage, terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
 from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError, SeveralFilesError, UnreadableError
-from bulk_upload_pipeline.model import Overrides, State
+from bulk_upload_pipeline.model import Overrides, State, counted
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def _check(path: Path, name: str, stated: Overrides, *, as_json: bool) -> tuple[
 def _tell(name: str, state: State, checked: Checked) -> None:
     verdict = checked.verdict
     terminal.say(
-        f"{name}  would be {state}  {verdict.rows_read:,} rows read, {verdict.rows_valid:,} good, "
-        f"{verdict.rows_rejected:,} rejected, {verdict.warnings:,} warnings"
+        f"{name}  would be {state}  {counted(verdict.rows_read, 'row')} read, {verdict.rows_valid:,} good, "
+        f"{verdict.rows_rejected:,} rejected, {counted(verdict.warnings, 'warning')}"
     )
     if checked.beside:
         terminal.say(checked.beside)

@@ -8,6 +8,7 @@ import click
 
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands.frame import FILE, as_json, writing
+from bulk_upload_pipeline.model import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,9 @@ def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json
         terminal.print_json({"file": str(file), "rows": manifest.rows, "faults": dict(faults.most_common())})
     else:
         told = ", ".join(f"{count:,} {code}" for code, count in faults.most_common())
-        terminal.say(f"{file}: {manifest.rows:,} rows" + (f", of which faulty: {told}" if told else ""))
+        terminal.say(
+            f"{file}: {counted(manifest.rows, 'row')}" + (f", of which faulty: {told}" if told else "")
+        )
 
 
 @click.command()

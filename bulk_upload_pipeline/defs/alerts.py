@@ -11,6 +11,7 @@ from bulk_upload_pipeline.alerting.channels import channels_of
 from bulk_upload_pipeline.alerting.messages import Alert
 from bulk_upload_pipeline.defs.nightly import night_of, nights
 from bulk_upload_pipeline.defs.recovery import WILL_RETRY_TAG, batches_of, batches_under_way
+from bulk_upload_pipeline.model import counted
 from bulk_upload_pipeline.workplace import Line
 
 NO_CHANNEL = "Nobody is told: BULK_UPLOAD_ALERT_URLS names no channel."
@@ -53,7 +54,7 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
     with line.engine.begin() as connection:
         alerts.queue(connection, others, channels)
     context.update_cursor(until.isoformat())
-    return dg.SkipReason(f"{files:,} files to be told of; of other things: {len(others):,}.")
+    return dg.SkipReason(f"{counted(files, 'file')} to be told of; of other things: {len(others):,}.")
 
 
 def _untold_nights(instance: dg.DagsterInstance, line: Line, now: datetime) -> list[Night]:
@@ -100,8 +101,8 @@ def alert_delivery(line: dg.ResourceParam[Line]) -> dg.SkipReason:
     if refused:
         raise UndeliveredError(" ".join(dict.fromkeys(refused)))
     waiting, given_up = alerts.waiting(line.engine, channels)
-    lost = f" {given_up:,} were never taken, and are given up." if given_up else ""
-    return dg.SkipReason(f"{sent:,} alerts sent, {waiting:,} wait.{lost}")
+    lost = f" {counted(given_up, 'was', 'were')} never taken, and given up." if given_up else ""
+    return dg.SkipReason(f"{counted(sent, 'alert')} sent, {counted(waiting, 'waits', 'wait')}.{lost}")
 
 
 ALERTS = [alert_sensor, alert_delivery]

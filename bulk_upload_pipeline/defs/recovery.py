@@ -23,7 +23,7 @@ from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.kept import Entry
 from bulk_upload_pipeline.liveness import without_worker
-from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State
+from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State, counted
 from bulk_upload_pipeline.workplace import Line
 
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -64,7 +64,7 @@ def reaper(
     context.update_cursor(json.dumps({name: when for name, when in seen.items() if name not in lost}))
     return _answer(
         [_of_left(context.instance, line, batch_id) for batch_id in left],
-        f"{len(runs)} runs are under way, {len(lost)} had lost their worker.",
+        f"{counted(len(runs), 'run is', 'runs are')} under way, {len(lost)} had lost their worker.",
     )
 
 

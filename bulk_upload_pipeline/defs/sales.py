@@ -100,8 +100,8 @@ def _materialize(context: dg.OpExecutionContext, counted: Sequence[sales.Day]) -
         )
     if outside:
         context.log.warning(
-            f"{len(outside):,} days before {first} or after today are counted in the table, but have no "
-            f"partition: {sales.named(outside)}."
+            f"{len(outside):,} {'day' if len(outside) == 1 else 'days'} before {first} or after today counted in the "
+            f"table, without a partition: {sales.named(outside)}."
         )
 
 

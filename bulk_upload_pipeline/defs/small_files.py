@@ -27,7 +27,7 @@ from bulk_upload_pipeline.exceptions import (
     FileStillChangingError,
     in_one_line,
 )
-from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State
+from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State, counted
 from bulk_upload_pipeline.workplace import Line
 
 OP = "take_small_files"
@@ -197,7 +197,7 @@ class _Tally:
     def in_words(self) -> str:
         """Return how far the run is, as a line."""
         done = ", ".join(f"{count:,} {state}" for state, count in sorted(self.states.items()))
-        return f"{sum(self.states.values()):,} of {self.files:,} files{': ' + done if done else ''}"
+        return f"{sum(self.states.values()):,} of {counted(self.files, 'file')}{': ' + done if done else ''}"
 
     @property
     def first_in_words(self) -> str:
@@ -220,8 +220,10 @@ def _conclude(context: dg.OpExecutionContext, line: Line, tally: _Tally) -> None
         raise retry(context, line, tally.again[0])
     if tally.failed or tally.unended:
         not_loaded = [*(receipt.batch_id for receipt in tally.failed), *tally.unended]
+        of_all = f"{len(not_loaded):,} of {counted(tally.files, 'file')}"
+        are = "is" if 1 in (len(not_loaded), tally.files) else "are"
         raise dg.Failure(
-            f"{len(not_loaded):,} of {tally.files:,} files are not loaded; all others are. {tally.first_in_words}",
+            f"{of_all} {are} not loaded; all others are. {tally.first_in_words}",
             metadata={"not_loaded": not_loaded},
             allow_retries=False,
         )
