@@ -276,6 +276,20 @@ WHERE e.severity = 'error' AND e.row_number IN (
 """  # noqa: S608
 
 
+MANY_ROWS = 1_000
+
+
+def _expect_many(connection: sa.Connection, root: str) -> None:
+    """Let large families be joined as a whole, for the transaction.
+
+    PostgreSQL has not counted rows yet that were just written, and would look through all findings for each of them.
+    """
+    columns = corrected_rows.c
+    some = sa.select(columns.row_number).where(columns.root_batch_id == root).limit(MANY_ROWS)
+    if (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) >= MANY_ROWS:
+        connection.execute(sa.text("SET LOCAL enable_nestloop = off"))
+
+
 def settle(
     engine: sa.Engine, root: str, *, loaded: str | None = None, gone: str | None = None
 ) -> tuple[str, ...]:
@@ -292,6 +306,7 @@ def settle(
         before their receipts said so.
     """
     with engine.begin() as connection:
+        _expect_many(connection, root)
         if loaded is not None:
             connection.execute(sa.text(_MARK_LOADED), {"batch_id": loaded})
         if gone is not None:

@@ -10,6 +10,7 @@ import threading
 from decimal import Decimal
 
 import pytest
+import sqlalchemy as sa
 
 from bulk_upload_pipeline import closing, counting, holding, intake, settling
 from bulk_upload_pipeline import line as stages
@@ -898,3 +899,17 @@ def test_a_correction_that_the_database_refuses_leaves_its_row_open(line):
     assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: None}
     (again,) = rejected(line, child.batch_id)
     assert (again["Customer Name"], again["_row_number"]) == ("Fake", "22")
+
+
+@pytest.mark.parametrize(("bad", "as_a_whole"), [(1_000, True), (2, False)])
+def test_a_correction_of_many_rows_is_joined_with_what_it_corrects_as_a_whole(line, bad, as_a_whole):
+    """Row by row 30,000 took minutes: PostgreSQL does not know yet how many there are."""
+    with line_at(line.home.root, line.settings.database_url, max_error_rate=1.1) as line:
+        wrong = (good_row(n, Quantity="x") for n in range(1, bad + 1))
+        parent = load(line, "parent.csv", csv_of([good_row(0), *wrong]))
+        text = (line.reports(parent.batch_id) / "rejected_rows.csv").read_text("utf-8-sig")
+        asked = []
+        sa.event.listen(line.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+        assert load(line, "fixed.csv", text.replace(",x,", ",4,")).rows_inserted == bad
+        assert receipt(line, parent.batch_id).state is State.LOADED
+    assert ("SET LOCAL enable_nestloop = off" in asked) is as_a_whole
