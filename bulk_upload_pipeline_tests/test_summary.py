@@ -209,9 +209,8 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("rows", COUNTED, ids=str)
-def test_what_is_counted_is_said_as_a_person_would(tmp_path, database_url, rows):
-    with line_at(tmp_path / "home", database_url) as line:
-        assert sentences(line, *rows).startswith(COUNTED[rows])
+def test_what_is_counted_is_said_as_a_person_would(line, rows):
+    assert sentences(line, *rows).startswith(COUNTED[rows])
 
 
 def test_an_undone_load_counts_as_a_person_would():
