@@ -16,6 +16,7 @@ from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.model import LOADED_STATES, State
 from bulk_upload_pipeline.tables import SCHEMA, metadata
+from bulk_upload_pipeline.verbatim import raw_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,7 +102,7 @@ def rejected(engine: sa.Engine, root: str, keys: Sequence[str | None]) -> list[R
     """
     values = ", ".join(f"source->>:key{at}" for at in range(len(keys)))
     query = sa.text(
-        f"SELECT row_number, occurrence, source->>'_raw', loaded, {values} FROM ("  # noqa: S608
+        f"SELECT row_number, occurrence, {raw_text('source')}, loaded, {values} FROM ("  # noqa: S608
         "SELECT row_number, min(line_occurrence) AS occurrence, "
         "bool_and(is_resolved AND resolved_by_batch = batch_id) AS loaded, "
         "(array_agg(row_data ORDER BY id) FILTER (WHERE row_data IS NOT NULL))[1] AS source "

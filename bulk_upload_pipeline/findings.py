@@ -219,6 +219,15 @@ _ENTRIES = (
         "Take the rejected_rows.csv of the batch's report again, correct it there, and drop it.",
     ),
     _file(
+        "CORRECTED_BATCH_REVERTED",
+        "Corrected batch was reverted",
+        "The file is a correction of batch {value}, which was reverted, so that none of its rows is loaded.",
+        "The rows of a correction take their places among those of the file that they correct.",
+        "A rejected_rows.csv that is dropped after `bulk-upload revert` of its batch.",
+        "If the file shall be loaded after all, take it again with `bulk-upload retry` and the name of its batch; then "
+        "drop the correction again.",
+    ),
+    _file(
         "CORRECTED_FILE_GONE",
         "Corrected file is gone",
         "The file is a correction that needs the file of batch {value}, which is not in the archive any more.",
@@ -351,7 +360,7 @@ _ENTRIES = (
         "Digits, one decimal point, and thousands in Western or Indian grouping are read; anything that "
         "could mean two things is not.",
         "12abc, 1O.50, 4 5, 1,23",
-        "Type the number with digits and a decimal point, such as 1234.50.",
+        "Type the number with digits and the decimal mark of its sender, such as 1234.50.",
     ),
     _error(
         "NUMBER_TOO_PRECISE",

@@ -55,7 +55,7 @@ def laid_over(engine: sa.Engine, path: Path, written: Layout) -> tuple[Layout, s
         written: How it is written, as far as its content tells.
 
     Raises:
-        UnreadableError: `CORRECTION_WITHOUT_BATCH`, `CORRECTION_COLUMNS`.
+        UnreadableError: `CORRECTION_WITHOUT_BATCH`, `CORRECTED_BATCH_REVERTED`, `CORRECTION_COLUMNS`.
     """
     from bulk_upload_pipeline.read import read_chunks
 
@@ -82,11 +82,11 @@ def root_that_stands(engine: sa.Engine, batch_id: str) -> Batch:
     """Return the batch whose file came first in the family of a batch.
 
     Raises:
-        UnreadableError: `CORRECTION_WITHOUT_BATCH`: it was reverted, which leaves nothing to correct.
+        UnreadableError: `CORRECTED_BATCH_REVERTED`, which leaves nothing to correct.
     """
     root = ledger.batch(engine, family.root_of(engine, batch_id))
     if root.state is State.REVERTED:
-        raise _no_batch(f"batch {root.batch_id} was reverted, so that none of its rows is loaded")
+        raise UnreadableError(file_finding("CORRECTED_BATCH_REVERTED", root.batch_id))
     return root
 
 

@@ -21,7 +21,7 @@ from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER
 from bulk_upload_pipeline.overlap import ahead
 from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
-from bulk_upload_pipeline.verbatim import row_data
+from bulk_upload_pipeline.verbatim import raw_text, row_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -280,7 +280,7 @@ def _rejected(batch_id: str, names: Sequence[str], sheets: Sequence[Sheet]) -> s
     )
     return sql.SQL(
         "SELECT {shown}, {batch_id}, row_number, line_occurrence, {where}errors FROM ("
-        "SELECT {source}, row_data->>'_raw' AS raw_text, row_number, line_occurrence, errors FROM ("
+        "SELECT {source}, {raw} AS raw_text, row_number, line_occurrence, errors FROM ("
         "SELECT row_number, min(line_occurrence) AS line_occurrence, "
         "(array_agg(row_data ORDER BY id))[1] AS row_data, "
         "string_agg(error_message, ' | ' ORDER BY id) AS errors "
@@ -290,6 +290,7 @@ def _rejected(batch_id: str, names: Sequence[str], sheets: Sequence[Sheet]) -> s
     ).format(
         shown=sql.SQL(", ").join(shown),
         source=source,
+        raw=sql.SQL(raw_text("row_data")),
         batch_id=sql.Literal(batch_id),
         where=where,
         places=_places(sheets),

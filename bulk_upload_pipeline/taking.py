@@ -140,7 +140,10 @@ def _is_back(archived: Path, place: Path) -> bool:
     try:
         os.link(archived, place)
     except FileExistsError:
-        return False
+        if not place.samefile(
+            archived
+        ):  # it lies there already when a worker was killed between the two steps
+            return False
     except OSError:  # on another file system, or one that knows no links
         if place.exists():
             return False

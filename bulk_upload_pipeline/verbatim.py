@@ -88,6 +88,15 @@ def row_data(rows: pa.Table | pa.RecordBatch) -> pa.StringArray:
     return pc.if_else(pc.is_null(raw), texts, as_json(pa.table([raw], [RAW_TEXT]), [RAW_TEXT]))
 
 
+def raw_text(kept: str) -> str:
+    """Return SQL for the text of a record that has no cells, null of any other, of which a column may be called so.
+
+    Args:
+        kept: SQL for what `row_data` has kept.
+    """
+    return f"CASE WHEN {kept} - '{RAW_TEXT}' = '{{}}' THEN {kept}->>'{RAW_TEXT}' END"
+
+
 def _in(row_numbers: pa.Array, wanted: pa.Array) -> pa.BooleanArray | None:
     """Return which rows are wanted, None when all of them are: then no cell has to move."""
     found = pc.is_in(row_numbers, value_set=wanted)

@@ -681,7 +681,7 @@ def test_a_rejected_batch_whose_file_was_thrown_away_does_not_follow_its_correct
     after = receipt(line, parent.batch_id)
     assert (child.state, after.state, after.rows_corrected) == (State.LOADED, State.REJECTED, 2)
     assert (
-        "the other 1 may load, but its file is not in the archive any more. Drop it again with"
+        "the other 1 row may load, but its file is not in the archive any more. Drop it again with"
         in after.reason
     )
     assert count(line, TARGET) == 2
@@ -793,9 +793,33 @@ def test_a_reverted_batch_takes_no_corrections(line):
     parent = with_bad(line, BAD)
     (row,) = rejected(line, parent.batch_id)
     stages.revert(line, parent.batch_id)
-    child = load(line, "fixed.csv", as_csv([row | {"Quantity": "4"}]))
+    fixed = as_csv([row | {"Quantity": "4"}])
+    child = load(line, "fixed.csv", fixed)
     assert child.state is State.UNREADABLE
     assert "was reverted" in child.reason
+    assert "`bulk-upload retry`" in child.reason
+
+
+def test_a_reverted_batch_that_is_taken_again_takes_its_correction_when_that_is_dropped_again(line):
+    parent = with_bad(line, BAD)
+    (row,) = rejected(line, parent.batch_id)
+    stages.revert(line, parent.batch_id)
+    fixed = as_csv([row | {"Quantity": "4"}])
+    load(line, "fixed.csv", fixed)
+    assert take(line, parent.batch_id).state is State.PARTIALLY_LOADED
+    assert load(line, "fixed.csv", fixed).state is State.LOADED
+    assert (receipt(line, parent.batch_id).state, count(line, TARGET)) == (State.LOADED, 21)
+
+
+def test_a_column_of_the_source_may_have_any_name_and_its_rows_come_back_whole(line):
+    header = (*HEADER, "_raw")
+    parent = load(line, "a.csv", csv_of([{**good_row(n), "_raw": "kept"} for n in range(9)] + [BAD], header))
+    (row,) = rejected(line, parent.batch_id)
+    assert {name: row[name] for name in header} == {**BAD, "_raw": ""}
+    filled = row | {"Quantity": "4", "_raw": "as it came"}
+    assert load(line, "fixed.csv", as_csv([filled])).state is State.LOADED
+    brought = rows(line, f"SELECT invoice_number, extra FROM {TARGET} WHERE row_number = 10")
+    assert brought == [("INV-000090", {"_raw": "as it came"})]
 
 
 def cut_off_behind_its_load(line, name, content):
@@ -832,7 +856,7 @@ def test_a_correction_that_was_judged_before_its_batch_was_reverted_loads_nothin
     with pytest.raises(UnreadableError, match="was reverted"):
         stages.load(line, child)
     assert (receipt(line, child).state, count(line, TARGET)) == (State.UNREADABLE, 0)
-    assert receipt(line, child).findings_by_code == {"CORRECTION_WITHOUT_BATCH": 1}
+    assert receipt(line, child).findings_by_code == {"CORRECTED_BATCH_REVERTED": 1}
 
 
 def test_two_corrections_that_are_closed_at_once_leave_a_true_receipt_of_what_they_correct(line, monkeypatch):

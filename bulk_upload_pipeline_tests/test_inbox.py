@@ -214,6 +214,17 @@ def test_a_file_that_goes_back_overwrites_none_that_is_dropped_at_that_moment(tm
     assert not taken.parent.exists()
 
 
+def test_a_file_whose_way_back_was_cut_off_half_way_lies_there_once(tmp_path):
+    source = tmp_path / "a.csv"
+    source.write_text("x")
+    taken = taking.take(source, tmp_path / "archive" / "b1", keep_source=False)
+    os.link(taken, source)  # and then the worker was killed
+    taking.put_back(taken.parent, source)
+    assert source.read_text() == "x"
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["a.csv"]
+    assert not taken.parent.exists()
+
+
 def test_a_file_that_changes_while_it_is_read_is_noticed_whatever_was_made_of_it(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("x")

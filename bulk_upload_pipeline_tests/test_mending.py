@@ -605,7 +605,7 @@ def test_a_retry_of_a_correction_of_a_reverted_batch_says_so(line):
     stages.revert(line, first.batch_id)
     account = again(line, wrong.batch_id)
     assert account.state is State.UNREADABLE
-    assert f"batch {first.batch_id} was reverted" in account.reason
+    assert f"batch {first.batch_id}, which was reverted" in account.reason
 
 
 def test_reverting_a_correction_leaves_rows_corrected_that_another_one_brought(line):

@@ -214,7 +214,7 @@ def test_a_run_that_starts_again_fails_for_what_an_earlier_attempt_could_not_loa
     batches = drop_six(line)
     take(line, [batches["wrong.csv"]], instance)  # a worker that was killed then
     again = take(line, [batches["wrong.csv"], batches["good.csv"]], instance)
-    assert failure_of(again).startswith("1 of 2 files are not loaded; all others are. The first: wrong.csv")
+    assert failure_of(again).startswith("1 of 2 files is not loaded; all others are. The first: wrong.csv")
     assert count(line, "mangalam_invoices") == 20
 
 
