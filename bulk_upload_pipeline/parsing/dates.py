@@ -71,7 +71,8 @@ _NAMED = (
     _form(r"(?P<m>[a-z]{3,9})\.?[ -](?P<d>[0-9]{1,2})(?:st|nd|rd|th)?(?:,[ ]?|[ -])(?P<y>[0-9]{4})"),
     _form(r"(?P<y>[0-9]{4})(?P<sep>[- /])(?P<m>[a-z]{3,9})(?P=sep)(?P<d>[0-9]{1,2})"),
 )
-_SERIAL = re.compile(r"(?P<days>[0-9]{1,6})(?:\.[0-9]*)?")
+_SERIAL = re.compile(r"(?P<days>[0-9]{5,6})(?:\.[0-9]*)?")
+"""Those of fewer digits are days before 1928. No invoice is so old: it is a year, or some other number."""
 
 
 def read_date(text: str, order: DateOrder | None, *, excel_serials: bool = False) -> date | str | None:
@@ -183,8 +184,6 @@ def _day(year: int, month: int, day: int) -> date | None:
 
 
 def _day_of_serial(days: int) -> date | None:
-    """Return the day of an Excel serial (1 is 1900-01-01). Excel's day 60, 29 February 1900, never was."""
-    if days < 1 or days == 60:
-        return None
-    day = date(1899, 12, 31) + timedelta(days=days if days < 60 else days - 1)
+    """Return the day of an Excel serial. Excel counts from 1900, in which it has a 29 February that never was."""
+    day = date(1899, 12, 30) + timedelta(days=days)
     return day if day.year <= LAST_YEAR else None
