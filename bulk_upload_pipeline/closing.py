@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage, terms
@@ -123,9 +124,15 @@ def write(
         counts: What the ledger counts, where the caller knows it already.
     """
     counts = counts or counting.counted(line.engine, ledger.entry(line.engine, batch_id))
-    receipt = ledger.close(
-        line.engine, batch_id, state, reason, counts, duplicate_of=duplicate_of, again=again
-    )
+    while True:
+        receipt = ledger.close(
+            line.engine, batch_id, state, reason, counts, duplicate_of=duplicate_of, again=again
+        )
+        # A load that was undone since they were counted may have left rows to this batch.
+        done = counting.committed(line.engine, batch_id)
+        if done == counts.done:
+            break
+        counts = replace(counts, done=done)
     publish(line, receipt, keep_staged=keep_staged)
     return receipt
 

@@ -20,7 +20,7 @@ from psycopg2.errors import SerializationFailure
 
 from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.holding import CONTENTION, connected, holding
-from bulk_upload_pipeline.loading.confirmed import LATE_CHECK
+from bulk_upload_pipeline.loading.confirmed import LATE_CHECK, ONE_AT_A_TIME
 from bulk_upload_pipeline.loading.copying import Text, copy
 from bulk_upload_pipeline.loading.merging import (
     ALREADY_LOADED,
@@ -30,6 +30,7 @@ from bulk_upload_pipeline.loading.merging import (
     is_identity_violation,
     lies_in_a_row,
 )
+from bulk_upload_pipeline.loading.yielded import FALL, YIELDED_TO, in_order
 from bulk_upload_pipeline.model import LoadResult, Totals
 from bulk_upload_pipeline.stale import touch
 
@@ -127,6 +128,9 @@ def load_chunks(
 
 # Refusals are noted with their chunk: without a chunk they belong to another plan, and a row that is refused again
 # gets a new one.
+_IS_OF_OTHER_PLAN = """
+SELECT EXISTS (SELECT FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s AND plan <> %(plan)s)
+"""
 _OPEN_LEDGER = """
 DELETE FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s AND plan <> %(plan)s;
 UPDATE bulk_upload.processing_errors SET is_resolved = true, resolved_at = now(), resolved_by_batch = batch_id
@@ -134,13 +138,17 @@ WHERE batch_id = %(batch_id)s AND error_code IN %(by_loader)s AND NOT is_resolve
 AND NOT EXISTS (SELECT FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s);
 SELECT chunk_index, rows FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s
 """
+_FALL = ";".join((in_order(YIELDED_TO), ONE_AT_A_TIME, FALL, ""))
 
 
 def _open_ledger(connection: Connection, batch_id: str, plan: str) -> dict[int, int]:
     """Return the rows of each chunk that this plan has loaded; what another plan loaded is forgotten."""
-    stated = {"batch_id": batch_id, "plan": plan, "by_loader": (REFUSED, ALREADY_LOADED)}
+    stated = {"batch_id": batch_id, "plan": plan, "by_loader": (REFUSED, ALREADY_LOADED), "undone": None}
     with connection.cursor() as cursor:
-        cursor.execute(_OPEN_LEDGER, stated)  # sent together, they are one transaction
+        cursor.execute(_IS_OF_OTHER_PLAN, stated)
+        # Until it says again what it confirmed, others may say it.
+        fall = _FALL if cursor.fetchone() == (True,) else ""
+        cursor.execute(fall + _OPEN_LEDGER, stated)  # sent together, they are one transaction
         return dict(cursor.fetchall())
 
 

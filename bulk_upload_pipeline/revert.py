@@ -1,4 +1,7 @@
-"""Undoing a load: rows that it inserted go, rows that it changed get their former values back."""
+"""Undoing a load: rows that it inserted go, rows that it changed get their former values back.
+
+So each row is as if the batch had never been: where a batch that is left says it, it is as the latest of these says.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.holding import connected, holding
-from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME
+from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME, count_on_chunks, count_on_receipts
 from bulk_upload_pipeline.loading.copying import VALUES
 from bulk_upload_pipeline.loading.former import former_rows
+from bulk_upload_pipeline.loading.yielded import FALL, YIELDED_TO, in_order
 from bulk_upload_pipeline.model import counted
 from bulk_upload_pipeline.stale import TOUCH
 
@@ -23,17 +27,13 @@ _NAMED = 3
 
 _TARGET = f"public.{contract.TARGET}"
 _FORMER = f"{former_rows.schema}.{former_rows.name}"
-_ORDER = ", ".join(f't.{name} COLLATE "C"' for name in contract.IDENTITY[:3]) + ", t.line_occurrence"
 
-# In the order in which merges take their locks, so that a load that goes on meanwhile waits its turn.
-_LOCK = f"""
-SELECT FROM {_TARGET} AS t
-WHERE t.id IN (
+_LOCK = in_order(f"""
     SELECT id FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s
     UNION SELECT target_id FROM {_FORMER} WHERE batch_id = %(batch_id)s
     UNION SELECT target_id FROM {_FORMER} WHERE former_batch_id = %(batch_id)s
-) ORDER BY {_ORDER} FOR UPDATE
-"""  # noqa: S608 - names of our own tables only, here and below
+    UNION {YIELDED_TO}
+""")  # noqa: S608 - names of our own tables only, here and below
 
 _LATER = f"""
 SELECT DISTINCT t.upload_batch_id FROM {_FORMER} AS f JOIN {_TARGET} AS t ON t.id = f.target_id
@@ -50,28 +50,17 @@ FROM bulk_upload.confirmed_rows AS c JOIN bulk_upload.upload_batches AS b USING 
     unnest(c.target_ids, c.row_numbers) AS said (id, row_number)
     JOIN {_TARGET} AS t ON t.id = said.id AND t.upload_batch_id = %(batch_id)s
 WHERE c.batch_id IN (TABLE later)
-ORDER BY t.id, b.received_at DESC, b.batch_id DESC
+ORDER BY t.id, b.received_at, b.batch_id
 """  # noqa: S608
-"""The rows that stay since a later batch says them, too, with the latest such batch."""
+"""The rows that stay since a later batch says them, too, with the first such batch, which the others then confirm."""
 
 _INHERIT = (
     f"UPDATE {_FORMER} AS f SET batch_id = h.batch_id FROM heirs AS h "  # noqa: S608
     "WHERE f.batch_id = %(batch_id)s AND f.target_id = h.id",
     f"UPDATE {_TARGET} AS t SET upload_batch_id = h.batch_id, row_number = h.row_number, updated_at = now() "  # noqa: S608
     "FROM heirs AS h WHERE t.id = h.id",
-    """
-    UPDATE bulk_upload.load_chunks AS c
-    SET unchanged = unchanged - n, updated = updated + u, inserted = inserted + n - u
-    FROM (
-        SELECT batch_id, chunk_index, count(*) AS n, count(*) FILTER (WHERE has_former) AS u FROM heirs GROUP BY 1, 2
-    ) AS h WHERE (c.batch_id, c.chunk_index) = (h.batch_id, h.chunk_index)
-    """,
-    """
-    UPDATE bulk_upload.upload_batches AS b SET rows_unchanged = rows_unchanged - n, rows_updated = rows_updated + u,
-        rows_inserted = rows_inserted + n - u
-    FROM (SELECT batch_id, count(*) AS n, count(*) FILTER (WHERE has_former) AS u FROM heirs GROUP BY 1) AS h
-    WHERE b.batch_id = h.batch_id
-    """,
+    count_on_chunks("TABLE heirs"),
+    count_on_receipts("TABLE heirs"),
 )
 """What a later batch found unchanged counts from then on as what it brought itself, as if it had come first."""
 
@@ -122,25 +111,38 @@ class RevertResult:
     Attributes:
         inherited: Rows that stay, since later batches say them just so.
         heirs: Those batches.
+        fallen: Rows that are as earlier batches say them, which had left them to the one that is undone.
+        fallen_to: Those batches.
     """
 
     deleted: int
     restored: int
     inherited: int = 0
     heirs: tuple[str, ...] = ()
+    fallen: int = 0
+    fallen_to: tuple[str, ...] = ()
 
     @property
     def in_words(self) -> str:
         """Return the sentence of the batch's receipt."""
-        more = f" and {len(self.heirs) - _NAMED:,} more" if len(self.heirs) > _NAMED else ""
-        stay = "1 stays: it stands" if self.inherited == 1 else f"{self.inherited:,} stay: they stand"
-        later = "a later file" if len(self.heirs) == 1 else "later files"
-        stays = f" {stay} in {later}, too ({', '.join(self.heirs[:_NAMED])}{more})." if self.inherited else ""
+        stays, falls = "", ""
+        if self.inherited:
+            stay = "1 stays: it stands" if self.inherited == 1 else f"{self.inherited:,} stay: they stand"
+            later = "a later file" if len(self.heirs) == 1 else "later files"
+            stays = f" {stay} in {later}, too ({_named(self.heirs)})."
+        if self.fallen:
+            says = "an earlier file says" if len(self.fallen_to) == 1 else "earlier files say"
+            falls = f" {counted(self.fallen, 'is', 'are')} now as {says} ({_named(self.fallen_to)})."
         restored = counted(self.restored, "has its", "have their")
         return (
             f"The load was undone: {counted(self.deleted, 'row is', 'rows are')} gone, and {restored} former values "
-            f"again.{stays} The same file can be loaded anew."
+            f"again.{stays}{falls} The same file can be loaded anew."
         )
+
+
+def _named(batches: tuple[str, ...]) -> str:
+    more = f" and {len(batches) - _NAMED:,} more" if len(batches) > _NAMED else ""
+    return ", ".join(batches[:_NAMED]) + more
 
 
 def revert(engine: sa.Engine, batch_id: str, *, is_held: bool = False) -> RevertResult:
@@ -176,12 +178,17 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
         cursor.execute(statement, named)
     cursor.execute(_RESTORE, named)
     restored = cursor.rowcount
+    cursor.execute(FALL, named | {"undone": batch_id})
+    fallen_to, fallen, not_restored = (
+        zip(*cursor.fetchall(), strict=True) if cursor.rowcount else ((), (), ())
+    )
     # The rows that were restored belong to others again, so that those that it inserted are left.
     cursor.execute(_DELETE, named)
     deleted = cursor.rowcount
     for statement in _FORGET:
         cursor.execute(statement, named)
-    result = RevertResult(deleted, restored, inherited, heirs)
+    restored -= sum(not_restored)
+    result = RevertResult(deleted, restored, inherited, heirs, sum(fallen), fallen_to)
     cursor.execute(_REVERTED, named | {"reason": result.in_words})
     return result
 

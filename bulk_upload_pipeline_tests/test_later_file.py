@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.model import Overrides
+from bulk_upload_pipeline.trace import in_words, trace
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, rows, settled
@@ -177,3 +179,148 @@ def test_a_line_whose_load_is_undone_at_the_moment_in_which_a_later_file_confirm
         stages.revert(line, first)
     assert prices(line) == {1: 10}
     assert receipt(line, later).rows_inserted == 1
+
+
+def owners(line):
+    found = rows(line, "SELECT invoice_number, upload_batch_id, row_number FROM mangalam_invoices ORDER BY 1")
+    return {int(number.removeprefix("INV-")): (batch_id, row) for number, batch_id, row in found}
+
+
+def counts(line, batch_id):
+    account = receipt(line, batch_id)
+    chunks = rows(
+        line,
+        "SELECT coalesce(sum(inserted), 0)::int, coalesce(sum(updated), 0)::int, "
+        "coalesce(sum(unchanged), 0)::int FROM bulk_upload.load_chunks WHERE batch_id = :batch_id",
+        batch_id=batch_id,
+    )
+    assert chunks == [(account.rows_inserted, account.rows_updated, account.rows_unchanged)]
+    return chunks[0]
+
+
+@pytest.mark.parametrize("price", [10, 12], ids=["just so", "otherwise"])
+def test_a_line_is_the_earlier_files_that_came_late_when_the_later_load_is_undone(line, price):
+    earlier = drop(line, "earlier.csv", priced(price, 2, 1))
+    later = drop(line, "later.csv", priced(10, 1) + "\n")
+    stages.take(line, later)
+    stages.take(line, earlier)
+    assert (prices(line), counts(line, earlier)) == ({1: 10, 2: price}, (1, 0, 1))
+    assert stages.revert(line, later).reason == (
+        "The load was undone: 0 rows are gone, and 0 have their former values again. 1 is now as an earlier file says "
+        f"({earlier}). The same file can be loaded anew."
+    )
+    assert (prices(line), owners(line)) == ({1: price, 2: price}, {1: (earlier, 2), 2: (earlier, 1)})
+    assert counts(line, earlier) == (2, 0, 0)
+    stages.take(line, earlier)
+    assert (prices(line), counts(line, earlier)) == ({1: price, 2: price}, (2, 0, 0))
+    stages.take(line, later)
+    assert prices(line) == {1: 10, 2: price}
+    stages.revert(line, later)
+    assert prices(line) == {1: price, 2: price}
+    stages.revert(line, earlier)
+    assert prices(line) == {}
+    assert rows(line, "SELECT count(*) FROM bulk_upload.yielded_rows") == [(0,)]
+
+
+@pytest.mark.parametrize("price", [8, 10, 12], ids=["as the first", "as it stands", "otherwise"])
+def test_of_three_files_the_middle_one_that_came_late_has_the_line_until_it_is_undone_itself(line, price):
+    stages.take(line, drop(line, "first.csv", priced(8, 1)))
+    middle = drop(line, "middle.csv", priced(price, 1) + "\n")
+    last = drop(line, "last.csv", priced(10, 1) + "\n\n")
+    stages.take(line, last)
+    stages.take(line, middle)
+    assert (prices(line), counts(line, middle)) == ({1: 10}, (0, 0, 1))
+    stages.revert(line, last)
+    assert (prices(line), owners(line)) == ({1: price}, {1: (middle, 1)})
+    assert counts(line, middle) == (0, 1, 0)
+    stages.revert(line, middle)
+    assert prices(line) == {1: 8}
+
+
+def test_a_line_that_a_later_file_only_confirms_is_the_middle_ones_when_that_file_is_undone(line):
+    first = drop(line, "first.csv", priced(10, 1))
+    middle = drop(line, "middle.csv", priced(12, 1))
+    last = drop(line, "last.csv", priced(10, 1) + "\n")
+    for batch_id in (first, last, middle):
+        stages.take(line, batch_id)
+    assert (prices(line), owners(line)) == ({1: 10}, {1: (first, 1)})
+    stages.revert(line, last)
+    assert (prices(line), counts(line, middle)) == ({1: 12}, (0, 1, 0))
+    stages.revert(line, middle)
+    assert (prices(line), counts(line, first)) == ({1: 10}, (1, 0, 0))
+
+
+def test_a_file_that_came_late_and_was_undone_first_says_nothing_any_more(line):
+    earlier = drop(line, "earlier.csv", priced(12, 1))
+    later = drop(line, "later.csv", priced(10, 1))
+    stages.take(line, later)
+    stages.take(line, earlier)
+    stages.revert(line, earlier)
+    assert (prices(line), counts(line, later)) == ({1: 10}, (1, 0, 0))
+    stages.revert(line, later)
+    assert prices(line) == {}
+
+
+def test_a_line_falls_to_the_latest_of_the_files_that_came_late_and_from_that_to_the_next(line):
+    batches = [drop(line, f"{price}.csv", priced(price, 1)) for price in (8, 10, 12, 14)]
+    for batch_id in reversed(batches):
+        stages.take(line, batch_id)
+    for price, batch_id in zip((10, 12), batches[1:3], strict=True):
+        assert counts(line, batch_id) == (0, 0, 1), price
+    for price, batch_id in zip((12, 10, 8), batches[3:0:-1], strict=True):
+        stages.revert(line, batch_id)
+        assert prices(line) == {1: price}
+    assert [counts(line, batch_id) for batch_id in batches] == [(1, 0, 0), *[(0, 0, 0)] * 3]
+
+
+def test_of_two_files_that_confirm_a_line_each_keeps_it_while_it_is_loaded(line):
+    batches = [drop(line, f"{name}.csv", priced(10, 1) + "\n" * name) for name in range(3)]
+    for batch_id in batches:
+        stages.take(line, batch_id)
+    for batch_id in (batches[0], batches[2]):
+        stages.revert(line, batch_id)
+        assert (prices(line), owners(line)) == ({1: 10}, {1: (batches[1], 1)})
+    assert counts(line, batches[1]) == (1, 0, 0)
+
+
+def test_the_story_of_an_invoice_tells_to_which_file_a_line_fell(line):
+    earlier = drop(line, "earlier.csv", priced(12, 1))
+    later = drop(line, "later.csv", priced(10, 1))
+    stages.take(line, later)
+    stages.take(line, earlier)
+    stages.revert(line, later)
+    told = trace(line.engine, "INV-000001")
+    assert [(event.batch_id, event.what) for event in told.events] == [
+        (earlier, "inserted"),
+        (later, "reverted"),
+    ]
+    assert in_words(told).endswith(" 4 x 12 = 48, from row 1 of earlier.csv")
+
+
+def test_a_receipt_counts_a_line_that_an_undone_load_leaves_while_it_is_written(line):
+    first = drop(line, "first.csv", priced(10, 1))
+    later = drop(line, "later.csv", priced(10, 1) + "\n")
+    stages.take(line, first)
+    for stage in (stages.upload, stages.validate, stages.load):
+        stage(line, later)
+    with line.engine.connect() as connection, ThreadPoolExecutor(1) as pool:
+        connection.exec_driver_sql(
+            "SELECT FROM bulk_upload.upload_batches WHERE batch_id = %s FOR UPDATE", (later,)
+        )
+        mine = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        end = pool.submit(stages.close, line, later)
+        wait_until(lambda: is_waited_for(line, mine), 30)
+        stages.revert(line, first)
+        connection.rollback()
+        end.result()
+    assert counts(line, later) == (1, 0, 0)
+
+
+def test_a_file_that_skips_what_exists_says_late_only_what_it_found_just_so(line):
+    (line.home.profiles / "skips.toml").write_text('name = "skips"\non_conflict = "skip"\n')
+    earlier = drop(line, "earlier.csv", priced(10, 1) + priced(12, 2).partition("\n")[2], Overrides("skips"))
+    later = drop(line, "later.csv", priced(10, 1, 2))
+    stages.take(line, later)
+    stages.take(line, earlier)
+    stages.revert(line, later)
+    assert (prices(line), counts(line, earlier)) == ({1: 10}, (1, 0, 1))

@@ -285,6 +285,25 @@ def test_progress_is_told_in_the_callers_thread(engine, stage):
     assert threads == {threading.current_thread()}
 
 
+def test_a_row_that_a_batch_says_no_more_as_it_is_judged_anew_is_as_an_earlier_one_says_that_came_late(
+    engine, stage
+):
+    execute(
+        engine,
+        "INSERT INTO bulk_upload.upload_batches (batch_id, file_name, file_size, source_path, state, received_at) "
+        "SELECT 'b' || n, '', 0, '', 'loading', to_timestamp(n) FROM generate_series(1, 3) AS n",
+    )
+    load(engine, stage([line("INV-1")]))
+    load(engine, stage([line("INV-1")]), batch_id="b3")
+    assert counts(load(engine, stage([line("INV-1", quantity="7")]), batch_id="b2")) == (0, 0, 1, 0)
+    load(engine, stage([line("INV-2")]), batch_id="b3", plan="other")
+    found = query(engine, "SELECT upload_batch_id, quantity FROM mangalam_invoices ORDER BY invoice_number")
+    assert found == [("b2", Decimal(7)), ("b3", Decimal(2))]
+    assert query(engine, "SELECT updated, unchanged FROM bulk_upload.load_chunks WHERE batch_id = 'b2'") == [
+        (1, 0)
+    ]
+
+
 def test_another_plan_loads_all_chunks_anew(engine, stage):
     execute(engine, "ALTER TABLE public.mangalam_invoices ADD CONSTRAINT positive CHECK (quantity > 0)")
     load(engine, stage([*lines(24), line("BAD", quantity="-1")], size=10))

@@ -97,7 +97,7 @@ class Model:
     @property
     def has_rows(self) -> bool:
         """Whether its receipt counts rows: not where the file as a whole is not to be loaded."""
-        return self.state not in (State.DUPLICATE, State.UNREADABLE)
+        return self.state not in (State.WAITING, State.DUPLICATE, State.UNREADABLE)
 
     @property
     def whole(self) -> set[None]:
@@ -127,6 +127,8 @@ class Workload(RuleBasedStateMachine):
         self.table: dict[tuple[str, str, int], list[tuple[str, str]]] = {}
         # Who found a line of another batch just as its own, and in which row.
         self.confirmed: dict[tuple[str, str, int], dict[str, int]] = {}
+        # Who left a line to a later batch: its row, and what that says.
+        self.yielded: dict[tuple[str, str, int], dict[str, tuple[int, str]]] = {}
         self.numbers = itertools.count(1)
         self.is_ordered = True
         write_profiles(self.line, is_ordered=True)
@@ -141,8 +143,9 @@ class Workload(RuleBasedStateMachine):
             max_size=5,
         ),
         force=st.booleans(),
+        is_late=st.booleans(),
     )
-    def load(self, policy, found, force):
+    def load(self, policy, found, force, is_late):
         content = as_csv(
             [
                 {
@@ -162,9 +165,10 @@ class Workload(RuleBasedStateMachine):
             seen[number, sku] = seen.get((number, sku), 0) + 1
             stated[at] = Row((number, sku, seen[number, sku]), quantity)
         batch_id = self._drop(content, Overrides(profile=policy, force=force))
-        batch = self.batches[batch_id] = Model(batch_id, policy, content, stated)
-        stages.take(self.line, batch_id)
-        self._take(batch, force=force)
+        batch = self.batches[batch_id] = Model(batch_id, policy, content, stated, force=force)
+        if not is_late:  # else it waits until it is taken as by a retry
+            stages.take(self.line, batch_id)
+            self._take(batch)
 
     @precondition(lambda self: self._correctable())
     @rule(data=st.data())
@@ -216,9 +220,10 @@ class Workload(RuleBasedStateMachine):
             assert set(refusal.value.later_batches) == (living or later)
             return
         stages.revert(self.line, batch.batch_id)
+        confirmed = self._forget_said(batch)
         for key in [key for key, stack in self.table.items() if batch.batch_id in dict(stack)]:
             self._undo(key, batch)
-        self._forget_confirmed(batch)
+        self._fall(confirmed)
         batch.state, batch.outcomes, batch.refused = State.REVERTED, {}, set()
         for relative in self._family(batch):
             for number in [n for n, by in relative.corrected.items() if by == batch.batch_id]:
@@ -251,13 +256,12 @@ class Workload(RuleBasedStateMachine):
     def _family(self, batch):
         return [b for b in self.batches.values() if b.root is batch.root and b is not batch]
 
-    def _take(self, batch, **how):
-        self._follow(batch, **how)
+    def _take(self, batch, *, again=False):
+        self._follow(batch, again=again)
         owners = {key: stack[-1][0] for key, stack in self.table.items()}
         batch.standing = sum(owners.get(batch.rows[n].key) == batch.batch_id for n in batch.open)
 
-    def _follow(self, batch, *, force=False, again=False):
-        batch.force = batch.force or force
+    def _follow(self, batch, *, again=False):
         if self._is_duplicate(batch):
             batch.state, batch.corrected = State.DUPLICATE, {}
             return
@@ -296,7 +300,7 @@ class Workload(RuleBasedStateMachine):
     def _load(self, batch):
         batch.plan, batch.is_incomplete = self._plan(batch), False
         batch.refused, batch.outcomes = batch.refused & set(batch.corrected), {}
-        self._forget_confirmed(batch)
+        self._fall(self._forget_said(batch))
         for number, row in batch.rows.items():
             if number not in batch.bad and number not in batch.corrected:
                 outcome = self._place(batch, number, row)
@@ -324,22 +328,50 @@ class Workload(RuleBasedStateMachine):
                 self._load(batch)
 
     def _undo(self, key, batch):
-        """Leave a line to the latest of the later batches that say it, too, else as it was before."""
+        """Leave a line to the first of the later batches that say it, too, else as it was before."""
         stack = self.table[key]
         _, quantity = stack.pop()
         heirs = [self.batches[by] for by in self.confirmed.get(key, ())]
         heirs = [heir for heir in heirs if self._came(heir) > self._came(batch)]
         if heirs:
-            heir = max(heirs, key=self._came)
+            heir = min(heirs, key=self._came)
             heir.outcomes[self.confirmed[key][heir.batch_id]] = "updated" if stack else "inserted"
             stack.append((heir.batch_id, quantity))
-        elif not stack:
-            del self.table[key]
-            self.confirmed.pop(key, None)
+        else:
+            self._fall([key])
+            if not stack:
+                del self.table[key]
 
-    def _forget_confirmed(self, batch):
-        for said in self.confirmed.values():
-            said.pop(batch.batch_id, None)
+    def _fall(self, keys):
+        """Give lines to the latest batch that says them, where that is one that has left them to a later one."""
+        for key in keys:
+            said, left, stack = (
+                self.confirmed.get(key, ()),
+                self.yielded.get(key, {}),
+                self.table.get(key, []),
+            )
+            by = max(left, key=self._order, default=None)
+            if by is None or any(self._order(other) > self._order(by) for other in (*said, *dict(stack))):
+                continue
+            number, quantity = left.pop(by)
+            if stack and stack[-1][0] == by:
+                stack.pop()
+            else:
+                self.batches[by].outcomes[number] = "updated" if stack else "inserted"
+            stack.append((by, quantity))
+
+    def _forget_said(self, batch):
+        """Forget what a batch confirmed, or left to others; return the lines that it confirmed."""
+        for left in self.yielded.values():
+            left.pop(batch.batch_id, None)
+        return [
+            key
+            for key, said in self.confirmed.items()
+            if said.pop(batch.batch_id, None) and key in self.table
+        ]
+
+    def _order(self, batch_id):
+        return self._came(self.batches[batch_id])
 
     def _came(self, batch):
         return list(self.batches).index(batch.batch_id)
@@ -354,11 +386,13 @@ class Workload(RuleBasedStateMachine):
         if owner == batch.batch_id:
             return before
         said = self.confirmed.setdefault(row.key, {})
-        later = [by for by in (owner, *said) if self._came(self.batches[by]) > self._came(batch)]
+        has_brought = batch.batch_id in dict(stack)
+        if any(self._order(by) > self._came(batch) for by in (owner, *said)):
+            if has_brought or quantity == row.quantity or batch.policy == "update":
+                self.yielded.setdefault(row.key, {})[batch.batch_id] = (number, row.quantity)
+            return before if has_brought else "unchanged"
         if quantity == row.quantity:
             said[batch.batch_id] = number
-        if later:
-            return before if batch.batch_id in dict(stack) else "unchanged"
         if quantity == row.quantity or batch.policy == "skip":
             return "unchanged"
         if batch.policy == "reject":
@@ -379,6 +413,19 @@ class Workload(RuleBasedStateMachine):
         expected = {(*key, stack[-1][0], int(stack[-1][1])) for key, stack in self.table.items()}
         assert set(found) == expected
         assert len(found) == len(expected)
+
+    @invariant()
+    def a_line_is_as_the_latest_file_says(self):
+        """Whatever the model believes; where each file that says it says it well, and takes over what it finds."""
+        said = {}
+        for batch in getattr(self, "batches", {}).values():
+            for number, row in batch.rows.items():
+                is_plain = batch.policy == "update" and batch.parent is None and row.quantity in "12"
+                said.setdefault(row.key, []).append((row.quantity, is_plain, number in batch.brought))
+        for key, sayings in said.items():
+            if all(is_plain for _, is_plain, _ in sayings):
+                latest = [quantity for quantity, _, is_loaded in sayings if is_loaded][-1:]
+                assert [quantity for _, quantity in self.table.get(key, [])][-1:] == latest
 
     @invariant()
     def the_receipts_are_the_models(self):

@@ -29,7 +29,7 @@ confirmed_rows = Table(
 )
 """The rows of a chunk as two arrays, their ids and their numbers in the file: a row each would cost a load a tenth."""
 
-LATE_CHECK = f"SET CONSTRAINTS {SCHEMA}.confirmed_rows_chunk_fkey DEFERRED"
+LATE_CHECK = f"SET CONSTRAINTS {SCHEMA}.confirmed_rows_chunk_fkey, {SCHEMA}.yielded_rows_chunk_fkey DEFERRED"
 
 LATER = """
 SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > (
@@ -61,3 +61,34 @@ A row that is confirmed is not locked, which would cost as much as to write it: 
 revert remove it, before either can see what the other does. Who waits here holds locks on rows, so whoever has passed
 must not wait for such any more.
 """
+
+
+def count_on_chunks(heirs: str) -> str:
+    """Return SQL by which rows that batches did not bring count for their chunks as what they brought.
+
+    Args:
+        heirs: SQL of the rows, with `batch_id`, `chunk_index`, and whether it `has_former`.
+    """
+    return f"""
+    UPDATE bulk_upload.load_chunks AS c
+    SET unchanged = unchanged - n, updated = updated + u, inserted = inserted + n - u
+    FROM (
+        SELECT batch_id, chunk_index, count(*) AS n, count(*) FILTER (WHERE has_former) AS u
+        FROM ({heirs}) AS heirs GROUP BY 1, 2
+    ) AS h WHERE (c.batch_id, c.chunk_index) = (h.batch_id, h.chunk_index)
+    """  # noqa: S608
+
+
+def count_on_receipts(heirs: str) -> str:
+    """Return SQL by which these rows count so in receipts, too, as `count_on_chunks`.
+
+    A batch on its way has none yet, and no receipt counts chunks of another plan than the verdict's.
+    """
+    return f"""
+    UPDATE bulk_upload.upload_batches AS b SET rows_unchanged = rows_unchanged - n, rows_updated = rows_updated + u,
+        rows_inserted = rows_inserted + n - u
+    FROM (
+        SELECT batch_id, plan, count(*) AS n, count(*) FILTER (WHERE has_former) AS u
+        FROM ({heirs}) AS heirs JOIN bulk_upload.load_chunks USING (batch_id, chunk_index) GROUP BY 1, 2
+    ) AS h WHERE b.batch_id = h.batch_id AND b.verdict ->> 'plan' = h.plan AND b.finished_at IS NOT NULL
+    """  # noqa: S608

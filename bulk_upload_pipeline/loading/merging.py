@@ -21,6 +21,7 @@ from bulk_upload_pipeline import contract, findings
 from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME, SAID, confirming
 from bulk_upload_pipeline.loading.copying import ROW, VALUES, Text, copy
 from bulk_upload_pipeline.loading.former import former_rows
+from bulk_upload_pipeline.loading.yielded import yielded_rows
 from bulk_upload_pipeline.model import LoadResult, Severity, Totals
 from bulk_upload_pipeline.stale import TOUCH
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 TARGET = f"public.{contract.TARGET}"
 IDENTITY_CONSTRAINT = "mangalam_invoices_identity"
 FORMER = f"{former_rows.schema}.{former_rows.name}"
+YIELDED = f"{yielded_rows.schema}.{yielded_rows.name}"
 REFUSED = "REFUSED_BY_DATABASE"
 ALREADY_LOADED = "ALREADY_LOADED"
 
@@ -118,25 +120,30 @@ def _matched(lacking: Iterable[str]) -> str:
     `place` is where a row lies in the temporary table: the order in which they were copied, and the way back to it.
     `yields`: the line stands as a file says it that came later, be it that it found it so. The later file wins,
     whichever is loaded last: so a batch that is taken again, or late, undoes nothing that came after it.
+    `brought`: the batch is one of those that changed the row or brought it in, whoever did since.
     """
     return f"""WITH found AS MATERIALIZED (
     {" UNION ALL ".join(_matches(lacking))}
 ), later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
     SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
 ), matched AS MATERIALIZED (
-    SELECT found.*, coalesce(owner IN (TABLE later), false) OR id IN (TABLE held) AS yields FROM found
+    SELECT *, own OR yields AND EXISTS (
+        SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = id
+    ) AS brought
+    FROM (SELECT *, coalesce(owner IN (TABLE later), false) OR id IN (TABLE held) AS yields FROM found) AS seen
 )"""  # noqa: S608
 
 
 _SUMS = "coalesce(sum(quantity), 0), coalesce(sum(item_total), 0)"
+_SAYS = ", ".join(f"{_staged(name)} AS {name}" for name in (*VALUES, "upload_batch_id", "row_number"))
 
 
-def _update(which: str) -> str:
+def _update(which: str, says: str) -> str:
     """Return what settles the matched rows `which` (SQL) by giving them the new values, behind `_matched`.
 
     A row that the batch brought in or took over itself, before it was judged anew, counts as what it was then:
     so the counts of a batch always say what became of the table by it. A row that a batch has changed which
-    was received later stays as it is, whenever this one is taken again.
+    was received later stays as it is, whenever this one is taken again: then what the batch `says` (SQL) is noted.
     """
     return f""", locked AS MATERIALIZED (
     SELECT t.id, matched.place, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former
@@ -162,10 +169,14 @@ def _update(which: str) -> str:
 ), settled AS (
     SELECT id, place, quantity, item_total, former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own,
         true AS updated FROM changed
-    UNION ALL SELECT id, place, quantity, item_total, own OR yields AND EXISTS (
-        SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = matched.id
-    ), false FROM matched WHERE (yields OR NOT differs) AND {which}
-), {confirming(f"matched WHERE NOT differs AND NOT own AND {which}")}, gone AS (
+    UNION ALL SELECT id, place, quantity, item_total, brought, false
+    FROM matched WHERE (yields OR NOT differs) AND {which}
+), {confirming(f"matched WHERE NOT (differs OR own OR yields) AND {which}")}, noted AS (
+    INSERT INTO {YIELDED} (target_id, batch_id, chunk_index, says)
+    SELECT id, %(batch_id)s, %(chunk_index)s, to_jsonb(jsonb_populate_record(NULL::{TARGET}, to_jsonb(stated)))
+    FROM matched JOIN {_STAGED} AS s ON s.ctid = matched.place, LATERAL (SELECT {_SAYS}) AS stated
+    WHERE yields AND (differs OR NOT own) AND {says}
+), gone AS (
     {_gone("settled")}
 ), told AS (
     SELECT quantity, item_total, CASE
@@ -176,35 +187,37 @@ def _update(which: str) -> str:
 )
 SELECT count(*) FILTER (WHERE outcome = 'inserted'), count(*) FILTER (WHERE outcome = 'updated'),
     count(*) FILTER (WHERE outcome = 'unchanged'), 0, {_SUMS}, {SAID},
-    (SELECT array_agg(id)::text FROM changed), (SELECT array_agg(former_batch_id)::text FROM changed)
+    (SELECT array_agg(id)::text FROM changed), (SELECT array_agg(former_batch_id)::text FROM changed),
+    (SELECT array_agg(id)::text FROM matched WHERE yields AND {which})
 FROM told
 """  # noqa: S608
 
 
-_SKIP = f""", {confirming("matched WHERE NOT differs")}, gone AS (
-    {_gone("matched")}
+_SKIP = f""", other AS (SELECT * FROM matched WHERE NOT yields), {confirming("other WHERE NOT differs")}, gone AS (
+    {_gone("other")}
 )
-SELECT 0, 0, count(*), 0, {_SUMS}, {SAID} FROM matched
+SELECT 0, 0, count(*), 0, {_SUMS}, {SAID} FROM other
 """  # noqa: S608
 
 _ERROR_COLUMNS = "batch_id, row_number, line_occurrence, column_name, error_code, severity, error_message"
 
-_REJECT = f""", refused AS (
+_REJECT = f""", other AS (SELECT * FROM matched WHERE NOT yields), refused AS (
     INSERT INTO bulk_upload.processing_errors ({_ERROR_COLUMNS})
     SELECT %(batch_id)s, s.row_number, s.line_occurrence, NULL, %(code)s, %(severity)s, %(message)s
-    FROM matched JOIN {_STAGED} AS s ON s.ctid = matched.place WHERE differs ORDER BY s.row_number
+    FROM other JOIN {_STAGED} AS s ON s.ctid = other.place WHERE differs ORDER BY s.row_number
 ), gone AS (
-    {_gone("matched")}
-), {confirming("matched WHERE NOT differs")}, kept AS (
-    SELECT quantity, item_total FROM matched WHERE NOT differs
+    {_gone("other")}
+), {confirming("other WHERE NOT differs")}, kept AS (
+    SELECT quantity, item_total FROM other WHERE NOT differs
 )
-SELECT 0, 0, count(*), (SELECT count(*) FROM matched WHERE differs), {_SUMS}, {SAID} FROM kept
+SELECT 0, 0, count(*), (SELECT count(*) FROM other WHERE differs), {_SUMS}, {SAID} FROM kept
 """  # noqa: S608
 
-_OWN = _update("(own OR yields)")
+# The policy is about what was there before: what the batch wrote itself it may write again, and what it did not take
+# over when it came it never says.
+_OWN = _update("(own OR yields)", "(brought OR NOT differs)")
 _SETTLE: dict[OnConflict, tuple[str, ...]] = {
-    "update": (_update("true"),),
-    # The policy is about what was there before: what the batch wrote itself it may write again.
+    "update": (_update("true", "true"),),
     "skip": (_OWN, _SKIP),
     "reject": (_OWN, _REJECT),
 }
@@ -245,10 +258,17 @@ SELECT EXISTS (
 ) OR EXISTS (
     SELECT FROM unnest(%(changed)s::bigint[], %(owners)s::text[]) AS changed (id, owner)
     WHERE owner IN (TABLE later) OR id IN (TABLE held)
+) OR EXISTS (
+    SELECT FROM unnest(%(yielded)s::bigint[]) AS yielded (id) LEFT JOIN {TARGET} AS t USING (id)
+    WHERE t.id IS NULL OR (t.upload_batch_id IN (TABLE later)) IS NOT TRUE AND t.id NOT IN (TABLE held)
 )
 """  # noqa: S608
-"""Whether a row that was confirmed is another by now, or one that was changed is a later batch's: as all others have
-committed, and not as it was when the statement began which settled the row."""
+"""Whether a row that was confirmed is another by now, one that was changed is a later batch's, or one that was left to
+a later batch is so no more: as all others have committed, and not as it was when the statement began which settled the
+row."""
+
+
+_SETTLED = ("said", "versions", "changed", "owners", "yielded")
 
 
 class Merge:
@@ -292,9 +312,8 @@ class Merge:
         self._cursor.execute(ONE_AT_A_TIME)
         if not self._is(_OTHERS):
             return
-        for said, versions, *changed in self._settled:
-            ids, owners = changed or (None, None)
-            if self._is(_OVERTAKEN, said=said, versions=versions, changed=ids, owners=owners):
+        for settled in self._settled:
+            if self._is(_OVERTAKEN, **dict(itertools.zip_longest(_SETTLED, settled))):
                 raise SerializationFailure("Another batch has changed the same rows at the same time.")
 
     def _is(self, condition: str, **named: str | None) -> bool:
