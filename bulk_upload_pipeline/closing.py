@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage, terms
@@ -124,15 +125,14 @@ def write(
         counts: What the ledger counts, where the caller knows it already.
     """
     counts = counts or counting.counted(line.engine, ledger.entry(line.engine, batch_id))
-    while True:
-        receipt = ledger.close(
-            line.engine, batch_id, state, reason, counts, duplicate_of=duplicate_of, again=again
-        )
-        # A load that was undone since they were counted may have left rows to this batch.
-        done = counting.committed(line.engine, batch_id)
-        if done == counts.done:
-            break
+    close = partial(
+        ledger.close, line.engine, batch_id, state, reason, duplicate_of=duplicate_of, again=again
+    )
+    receipt = close(counts)
+    # A load that was undone since they were counted may have left rows to this batch that it had found unchanged.
+    while counts.done.unchanged and (done := counting.committed(line.engine, batch_id)) != counts.done:
         counts = replace(counts, done=done)
+        receipt = close(counts)
     publish(line, receipt, keep_staged=keep_staged)
     return receipt
 
