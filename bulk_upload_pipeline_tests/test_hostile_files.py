@@ -168,6 +168,19 @@ def with_moved_list(content):
     )
 
 
+def listing(entries):
+    """A .zip of one small file, which its list names again and again."""
+    content = writers.zip_of({"a.csv": GOOD})
+    at = content.index(b"PK\1\2")
+    end = content.index(b"PK\5\6")
+    listed = content[at:end] * entries
+    sizes = struct.pack("<QQQQ", entries, entries, len(listed), at)
+    large = b"PK\6\6" + struct.pack("<QHHII", 44, 45, 45, 0, 0) + sizes
+    where = b"PK\6\7" + struct.pack("<IQI", 0, at + len(listed), 1)
+    last = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, len(listed), at, 0)
+    return content[:at] + listed + large + where + last
+
+
 HOSTILE = {
     "a cell of 100 MB.csv": (lambda: GOOD + b"INV-9," + MB * 100 + b"\n", "LINE_TOO_LONG"),
     "a quoted cell of 100 MB.csv": (
@@ -188,6 +201,10 @@ HOSTILE = {
         "TOO_LARGE_INSIDE",
     ),
     "a zip bomb.zip": (lambda: zipped("a.csv", [GOOD, *[SWOLLEN] * 80]), "TOO_LARGE_INSIDE"),
+    "a list of a million files.zip.gz": (
+        lambda: gzip.compress(listing(1_000_000), 1),
+        "TOO_LARGE_INSIDE",
+    ),
     "a path that leads out.zip": (lambda: writers.zip_of({"../../x.csv": GOOD}), "UNSAFE_ARCHIVE"),
     "huge shared strings.xlsx": (
         lambda: swollen("xl/sharedStrings.xml", [b"<sst><si><t>", *[MB] * 300, b"</t></si></sst>"]),

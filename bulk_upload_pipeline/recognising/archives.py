@@ -5,9 +5,11 @@ Nothing is ever written under the name of a member: names of members are hostile
 
 from __future__ import annotations
 
+import io
 import shutil
 import stat
 import zipfile
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,9 @@ MOST_MEMBERS = 1_000
 
 _MOST_ENTRIES = 20_000
 """Entries that an archive may list, folders and the parts of a spreadsheet included."""
+
+_LONGEST_LIST = 8 << 20
+"""Bytes of that list: an entry takes ten times as much in memory, and packed once more next to nothing in the file."""
 
 _DOCUMENTS = (
     ("xl/workbook.xml", "xlsx"),
@@ -47,12 +52,15 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._packed = path.stat().st_size
-        with damage_as_finding():
-            self._zip = zipfile.ZipFile(path)
-        self._entries = self._zip.infolist()
-        if len(self._entries) > _MOST_ENTRIES:
-            self._zip.close()
-            raise UnreadableError(file_finding("TOO_LARGE_INSIDE", f"it lists {len(self._entries):,} files"))
+        with ExitStack() as until_opened:
+            file = until_opened.enter_context(_Sparing(io.FileIO(path)))
+            with damage_as_finding():
+                self._zip = until_opened.enter_context(zipfile.ZipFile(file))
+            self._entries = self._zip.infolist()
+            if len(self._entries) > _MOST_ENTRIES:
+                listed = f"it lists {len(self._entries):,} files"
+                raise UnreadableError(file_finding("TOO_LARGE_INSIDE", listed))
+            self._opened = until_opened.pop_all()
 
     def __enter__(self) -> Archive:
         return self
@@ -60,7 +68,7 @@ class Archive:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._zip.close()
+        self._opened.close()
 
     def document(self) -> str | None:
         """Return the format of the spreadsheet that the archive is, None where it is none.
@@ -133,6 +141,21 @@ class Archive:
         """
         with damage_as_finding(), self._zip.open(entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
+
+
+class _Sparing(io.BufferedReader):
+    """A .zip of which `zipfile` reads nothing large at once: that could only be its list, which it keeps whole."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as a file does.
+
+        Raises:
+            UnreadableError: `TOO_LARGE_INSIDE`.
+        """
+        if size is not None and size > _LONGEST_LIST:
+            listed = f"its list of files takes more than {_LONGEST_LIST >> 20} MB"
+            raise UnreadableError(file_finding("TOO_LARGE_INSIDE", listed))
+        return super().read(size)
 
 
 def _is_companion(entry: zipfile.ZipInfo) -> bool:
