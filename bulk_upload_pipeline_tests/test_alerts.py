@@ -51,8 +51,16 @@ class Hook:
                 status = 400 if message["title"] in hook.refused else hook.status
                 if status == 200:
                     hook.told.append(message)
+                self.answer(status)
+
+            def do_GET(self):
+                self.answer(200)
+
+            def answer(self, status):
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
+                if status in (301, 302, 307):
+                    self.send_header("Location", "/login")
                 self.end_headers()
 
             def log_message(self, *_):
@@ -277,6 +285,18 @@ def test_a_channel_that_fails_is_said_so_tried_again_later_and_the_other_is_not_
         assert deliver(line, timedelta(days=1)) == (0, [])
     assert hook.titles == ["wrong.csv: rejected"]
     assert len(post.mails) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_channel_that_sends_elsewhere_has_not_taken_it_and_is_told_when_it_does(line, hook, status):
+    hook.status = status
+    put(line, "moved")
+    sent, (refused,) = deliver(line)
+    assert (sent, hook.titles) == (0, [])
+    assert str(status) in refused
+    hook.status = 200
+    assert deliver(line, timedelta(seconds=31)) == (1, [])
+    assert hook.titles == ["moved"]
 
 
 def put(line, *titles):

@@ -46,9 +46,11 @@ def channels_of(urls: Sequence[str]) -> list[Channel]:
         return []
     import apprise  # most homes have no channel, and it is slow to import
 
+    # Behind a redirect a message is asked for instead of posted: a page that welcomes whoever comes would take it.
+    asset = apprise.AppriseAsset(http_redirects=False)
     channels = []
     for url in urls:
-        service = apprise.Apprise()
+        service = apprise.Apprise(asset=asset)
         if not service.add(url):
             scheme = url.partition("://")[0] if "://" in url else "..."
             raise SettingInvalidError(ALERT_URLS, f"{scheme}://...", "URLs of Apprise, separated by blanks")
