@@ -171,6 +171,26 @@ def test_a_receipt_that_counts_rows_twice_is_mended_and_no_other_can_be_written(
         )
 
 
+def test_people_read_the_invoices_while_a_migration_builds_an_index_on_them(engine):
+    from alembic import command
+
+    built = []
+
+    def read(_connection, _cursor, statement, *_):
+        if "CREATE INDEX mangalam_invoices" in statement:
+            with engine.connect() as reader:
+                reader.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+                built.append(reader.exec_driver_sql("SELECT count(*) FROM public.mangalam_invoices").scalar())
+
+    with engine.begin() as connection:
+        command.downgrade(database.migration_config(connection), "0009")
+        connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
+    with engine.begin() as connection:
+        sa.event.listen(connection, "after_cursor_execute", read)
+        command.upgrade(database.migration_config(connection), "head")
+    assert built == [1]
+
+
 def test_tables_that_exist_before_the_first_migration_are_left_alone(empty_database):
     engine = database.make_engine(empty_database)
     with engine.begin() as connection:

@@ -14,11 +14,15 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("DROP INDEX IF EXISTS public.mangalam_invoices_upload_batch")
+    # The drop keeps readers out until the transaction ends, so it comes after what takes long.
     op.execute("""
-        CREATE INDEX mangalam_invoices_upload_batch ON public.mangalam_invoices
+        CREATE INDEX mangalam_invoices_upload_batch_bloom ON public.mangalam_invoices
         USING brin (upload_batch_id text_bloom_ops(n_distinct_per_range=32))
     """)
+    op.execute("DROP INDEX IF EXISTS public.mangalam_invoices_upload_batch")
+    op.execute(
+        "ALTER INDEX public.mangalam_invoices_upload_batch_bloom RENAME TO mangalam_invoices_upload_batch"
+    )
     op.execute("""
         ALTER TABLE public.mangalam_invoices
         SET (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000)
