@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
 import pytest
+import sqlalchemy as sa
 
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings
 from bulk_upload_pipeline.cli import main
+from bulk_upload_pipeline.contract import TARGET
 from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline_tests.world import count, drop, good_row, line_at, through
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -60,3 +65,27 @@ def test_every_file_that_it_shows_or_names_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+def test_after_a_restore_the_lines_of_the_drill_name_what_no_database_knows_and_it_loads_again(
+    tmp_path, database_url
+):
+    drill = (ROOT / "docker/README.md").read_text("utf-8")
+    (query,) = re.findall(
+        r'^    docker compose .* psql .* --command "(.*)" bulk_upload \| sort > known$', drill, re.M
+    )
+    (compare,) = re.findall(r"^    docker compose exec -T code (ls /data/archive .*)$", drill, re.M)
+    with line_at(tmp_path / "home", database_url) as line:
+        _, lost = (through(line, name, [good_row(at)]) for at, name in enumerate(("a.csv", "b.csv"), start=1))
+        with line.engine.begin() as connection:  # as the dump has it, which is older
+            for table in ("bulk_upload.load_chunks", "bulk_upload.upload_batches"):
+                connection.execute(sa.text(f"DELETE FROM {table} WHERE batch_id = :lost"), {"lost": lost})
+            connection.execute(sa.text(f"DELETE FROM {TARGET} WHERE upload_batch_id = :lost"), {"lost": lost})
+            known = connection.scalars(sa.text(query)).all()
+        (tmp_path / "known").write_text("".join(f"{batch_id}\n" for batch_id in sorted(known)))
+        shell = compare.replace("/data/archive", shlex.quote(str(line.home.archive)))
+        named = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert named.stdout.split() == [lost]
+        (file,) = (line.home.archive / lost).iterdir()
+        assert stages.take(line, drop(line, "b.csv", file.read_bytes())).rows_inserted == 1
+        assert count(line, TARGET) == 2
