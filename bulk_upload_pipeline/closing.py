@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report, storage, terms
 from bulk_upload_pipeline import findings as catalogue
-from bulk_upload_pipeline.exceptions import RowsNotLoadedError
+from bulk_upload_pipeline.exceptions import FileMissingError, RowsNotLoadedError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.reporting import rejected_sheet
 
@@ -150,7 +150,7 @@ def publish(line: Line, receipt: Receipt, *, keep_staged: bool = False) -> None:
         rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
     if report.REJECTED_SHEET in report.files(receipt):
         rejected_sheet.write(folder / report.REJECTED_ROWS, folder / report.REJECTED_SHEET, receipt.layout)
-    report.tidy(folder, receipt)
+    report.finish(folder, receipt, codes)
     storage.publish(line.home, line.reports(batch_id))
     if not keep_staged:
         storage.remove(line.home, line.home.staging / batch_id)
@@ -158,6 +158,18 @@ def publish(line: Line, receipt: Receipt, *, keep_staged: bool = False) -> None:
             part_ledger.forget(line.engine, batch_id)
     home = line.home
     storage.let_go(home, [part / batch_id for part in (home.archive, home.staging, home.reports)])
+
+
+def is_published(line: Line, receipt: Receipt) -> bool:
+    """Return whether the folder of a receipt is whole: its worker may have been cut off before, or a disk was full."""
+    place = line.reports(receipt.batch_id)
+    try:
+        summary = storage.file_at_hand(line.home, place / report.SUMMARY)
+    except FileMissingError:
+        return False
+    whole = report.is_finished(summary.parent, receipt)
+    storage.let_go(line.home, [place])
+    return whole
 
 
 def complete_refusals(line: Line, batch: Batch) -> None:

@@ -355,6 +355,11 @@ def publish(line: Line, batch_id: str) -> Receipt:
     return receipt
 
 
+def is_published(line: Line, batch_id: str) -> bool:
+    """Return whether the report of a batch that has ended was written to its end."""
+    return closing.is_published(line, ledger.receipt(line.engine, batch_id))
+
+
 def _close_unpacked(line: Line, batch: Batch, path: Path) -> Receipt:
     released = members.release(line.engine, line.home, batch, path, watched=archiving.is_ours(line, batch))
     names = tuple(member.batch_id for member in released)

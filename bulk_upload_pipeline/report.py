@@ -57,11 +57,28 @@ def _plain(value: object) -> object:
 
 
 def write(folder: Path, receipt: Receipt, codes: Sequence[CodeCount]) -> None:
-    """Write the receipt for people and for programs into `folder`, each file whole or not at all."""
+    """Write the receipt for people into `folder`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / PAGE, summary.page(receipt, codes, files(receipt)))
+
+
+def finish(folder: Path, receipt: Receipt, codes: Sequence[CodeCount]) -> None:
+    """Leave only what this receipt has, and write it for programs: who finds that finds all files of it."""
+    _tidy(folder, receipt)
     stated = as_json(receipt) | {"findings": [_finding(code) for code in codes]}
     _write_text(folder / SUMMARY, json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
-    _write_text(folder / PAGE, summary.page(receipt, codes, files(receipt)))
+
+
+def is_finished(folder: Path, receipt: Receipt) -> bool:
+    """Return whether the report of just this receipt, and of no earlier one, was written to its end."""
+    try:
+        stated = json.loads((folder / SUMMARY).read_text("utf-8"))
+        ended_at = datetime.fromisoformat(stated["finished_at"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return stated["state"] == receipt.state and ended_at == datetime.fromisoformat(
+        str(_plain(receipt.finished_at))
+    )
 
 
 def files(receipt: Receipt) -> tuple[str, ...]:
@@ -82,7 +99,7 @@ def _finding(code: CodeCount) -> dict[str, Any]:
     return dataclasses.asdict(code) | {"title": entry.title, "fix": entry.fix}
 
 
-def tidy(folder: Path, receipt: Receipt) -> None:
+def _tidy(folder: Path, receipt: Receipt) -> None:
     """Remove files of earlier receipts that this one does not have, and what a killed process left unfinished."""
     stale = {
         folder / name for name in (FINDINGS, REJECTED_ROWS, REJECTED_SHEET) if name not in files(receipt)

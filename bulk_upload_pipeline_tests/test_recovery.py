@@ -513,6 +513,32 @@ def test_a_batch_that_ended_in_its_exit_is_not_run_again(line, instance):
     assert receipt(line, batch_id).state is State.REJECTED
 
 
+@pytest.mark.parametrize("kind", [dg.DagsterExecutionInterruptedError, OSError(errno.ENOSPC, "No space")])
+def test_a_rejected_file_whose_run_was_cut_off_before_its_report_gets_another_run_that_writes_it(
+    line, instance, monkeypatch, kind
+):
+    def cut_off(*_):
+        raise kind
+
+    batch_id = drop(line, "wrong.csv", csv_of(good_row(n, Quantity="x") for n in range(9)))
+    monkeypatch.setattr(rejects, "write_rejected", cut_off)
+    assert not run(line, batch_id, instance).success
+    monkeypatch.undo()
+    assert receipt(line, batch_id).state is State.REJECTED
+    assert not (line.reports(batch_id) / "rejected_rows.csv").exists()
+    assert after_failure(instance, line, started_run(instance, batch_id)).partition_key == batch_id
+    assert not run(line, batch_id, instance).success
+    assert (line.reports(batch_id) / "rejected_rows.csv").read_text("utf-8-sig").count("\n") == 10
+    assert "has its receipt" in after_failure(instance, line, started_run(instance, batch_id)).skip_message
+
+
+def test_a_run_that_fails_for_a_reverted_batch_does_not_load_it_again(line, instance, batch_id):
+    assert run(line, batch_id, instance).success
+    stages.revert(line, batch_id)
+    (line.reports(batch_id) / "summary.json").unlink()
+    assert "has its receipt" in after_failure(instance, line, started_run(instance, batch_id)).skip_message
+
+
 def after_cancelling(instance, line, run):
     instance.report_run_canceled(run)
     context = dg.build_run_status_sensor_context(

@@ -363,6 +363,25 @@ def test_a_full_disk_that_takes_no_report_fails_the_run_and_not_the_neighbours(l
     assert (line.home.reports / batches["good.csv"] / "summary.html").exists()
 
 
+def test_a_file_at_which_a_run_is_stopped_between_its_receipt_and_its_report_gets_a_run_that_writes_it(
+    line, instance, monkeypatch
+):
+    batch_id = drop(line, "good.csv", GOOD)
+
+    def stopped(*_):
+        raise dg.DagsterExecutionInterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", stopped)
+        assert not take(line, [batch_id], instance).success
+    assert receipt(line, batch_id).state is State.LOADED
+    (shared,) = instance.get_runs()
+    assert recovery._cut_off(instance, line, shared) == [batch_id]
+    assert run(line, batch_id, instance).success
+    assert (line.reports(batch_id) / "summary.html").exists()
+    assert not list(line.home.staging.iterdir())
+
+
 def test_a_file_at_which_a_run_is_stopped_before_it_is_taken_is_no_second_batch_and_a_retry_loads_it(
     line, instance, monkeypatch
 ):

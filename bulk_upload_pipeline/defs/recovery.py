@@ -166,10 +166,10 @@ def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str
 
 
 def _cut_off(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
-    """Return the batches that a failed run left on the way, or ended but without the last events."""
+    """Return the batches that a failed run left on the way, or ended but without the last events or the report."""
     states = whereabouts.states(line.engine, batches_of(run))
     if run.job_name != load_small_files.name:
-        return [batch_id for batch_id, state in states.items() if _was_cut_off(state)]
+        return [batch_id for batch_id, state in states.items() if _was_cut_off(line, batch_id, state)]
     told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
     return [b for b, state in states.items() if state is not State.WAITING and b not in told]
 
@@ -187,9 +187,14 @@ def batches_under_way(instance: dg.DagsterInstance) -> frozenset[str]:
     return frozenset(batch_id for run in runs for batch_id in batches_of(run))
 
 
-def _was_cut_off(state: State) -> bool:
-    """Return whether a run that failed left its batch on the way, or loaded but without the last events."""
-    return state not in FINAL_STATES or state in LOADED_STATES
+def _was_cut_off(line: Line, batch_id: str, state: State) -> bool:
+    """Return whether a run that failed left its batch on the way, loaded but without the last events, or unreported.
+
+    Every run of a rejected file fails; one that was cut off before the clerk's files were written is no different.
+    """
+    if state not in FINAL_STATES or state in LOADED_STATES:
+        return True
+    return state not in (State.FAILED, State.REVERTED) and not stages.is_published(line, batch_id)
 
 
 def _file_tag(run: dg.DagsterRun) -> dict[str, str]:

@@ -132,7 +132,7 @@ def _whatever_happens(
     except FileStillChangingError as error:
         context.log.warning(str(error))
     except dg.DagsterExecutionInterruptedError:
-        receipt_of_failure(context, line, batch_id, STOPPED)
+        _receipt_of_failure(context, line, batch_id, STOPPED)
         raise
     except Exception as error:  # the sixth exit is for whatever nobody foresaw
         words = in_one_line(error)
