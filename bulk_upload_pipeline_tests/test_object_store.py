@@ -135,6 +135,17 @@ def test_the_other_exits_leave_what_they_leave_in_a_folder(line):
     }
 
 
+def test_a_report_in_the_bucket_is_known_to_be_whole_or_not(line):
+    batch_id = drop(line, "wrong.csv", csv_of(good_row(n, Quantity="x") for n in range(3)))
+    stages.take(line, batch_id)
+    assert stages.is_published(line, batch_id)
+    storage.remove(line.home, line.reports(batch_id) / "summary.json")
+    assert not stages.is_published(line, batch_id)
+    stages.publish(line, batch_id)
+    assert stages.is_published(line, batch_id)
+    assert not storage.mirrored(line.home, line.reports(batch_id)).exists()
+
+
 def test_the_same_bytes_again_are_a_duplicate(line):
     content = csv_of([good_row(1)])
     first = stages.take(line, drop(line, "a.csv", content))
