@@ -242,8 +242,8 @@ def drop(source: Path, folder: Place) -> Place:
     try:
         shutil.copyfile(source, unfinished)
         return next(target for target in numbered(folder / source.name) if _is_named(unfinished, target))
-    except BaseException:
-        unfinished.unlink(missing_ok=True)  # half of a huge file would fill the disk further
+    except BaseException:  # whatever stopped it: half of a huge file would fill the disk further
+        unfinished.unlink(missing_ok=True)
         raise
 
 

@@ -41,7 +41,7 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except Exception as error:
+        except Exception as error:  # SQLAlchemy is not imported for a command that needs no database
             known = error if isinstance(error, BulkUploadError) else _of_the_database(error)
             if known is None:
                 raise
