@@ -30,8 +30,8 @@ from bulk_upload_pipeline.reading.records import (
     record_starts,
     splitter,
     starts_outside,
-    stretches,
 )
+from bulk_upload_pipeline.reading.stretches import stretches
 from bulk_upload_pipeline.recognising.dialects import STAND_IN, behind_header, with_stand_in
 from bulk_upload_pipeline.recognising.encodings import utf8_blocks
 from bulk_upload_pipeline.recognising.unpack import opened
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.model import Layout, TextChunk
     from bulk_upload_pipeline.reading.parts import Part
-    from bulk_upload_pipeline.reading.records import Record, Stretch
+    from bulk_upload_pipeline.reading.records import Record
+    from bulk_upload_pipeline.reading.stretches import Stretch
 
 LONGEST_RAW_TEXT = 20_000
 """Characters of a damaged record that are kept."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from bulk_upload_pipeline.reading.chunking import Piece
-    from bulk_upload_pipeline.reading.records import Stretch
+    from bulk_upload_pipeline.reading.stretches import Stretch
 
 LEAST_CONTENT = 8
 """Characters of a row, without what parts its cells and without blanks, below which it is no invoice line."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from bulk_upload_pipeline.reading.fragments import counted_stretches
-from bulk_upload_pipeline.reading.records import stretches
+from bulk_upload_pipeline.reading.stretches import stretches
 from bulk_upload_pipeline.recognising import encodings
 from bulk_upload_pipeline.recognising.dialects import behind_header
 

@@ -2,7 +2,7 @@
 
 XLSX comes in parts of bounded size (`sheet_parts`); its errors, percentages and whatever else the reader of its
 values does not tell are looked up in the XML (`beside_values`). The other kinds are read whole, as far as
-`whole_sheets` lets them, which also knows their errors and what they show.
+`whole_sheets` lets them; `xls`, `xlsb` and `ods` know their errors and what they show.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.reading.beside_values import BesideValues
 from bulk_upload_pipeline.reading.figures import figure
+from bulk_upload_pipeline.reading.ods import ods_as_shown
 from bulk_upload_pipeline.reading.sheet_cutter import Merged
 from bulk_upload_pipeline.reading.sheet_parts import PARTS_AT_ONCE, XlsxParts
 from bulk_upload_pipeline.reading.sheet_trial import refuse_fatal
-from bulk_upload_pipeline.reading.whole_sheets import Beside, ods_as_shown, xls_beside, xlsb_beside
+from bulk_upload_pipeline.reading.whole_sheets import Beside
+from bulk_upload_pipeline.reading.xls import xls_beside
+from bulk_upload_pipeline.reading.xlsb import xlsb_beside
 from bulk_upload_pipeline.recognising.unpack import unpacked
 
 if TYPE_CHECKING:

@@ -1,0 +1,133 @@
+"""An ODS file as it shows itself: its XML is passed over row by row, and written anew where that is not its values."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from typing import TYPE_CHECKING, NamedTuple
+
+from bulk_upload_pipeline.reading.figures import percentage
+from bulk_upload_pipeline.reading.sheet_cutter import refuse_entities
+from bulk_upload_pipeline.reading.whole_sheets import (
+    MOST_BYTES,
+    Extent,
+    damaged,
+    refuse_room,
+    too_large,
+    whole_part,
+)
+from bulk_upload_pipeline.recognising.unpack import damage_as_finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class _OdsRow(NamedTuple):
+    times: int
+    width: int
+
+
+_ROW_TIMES = re.compile(rb"""<table:table-row\b[^>]*number-rows-repeated=["'](\d{1,9})["']""")
+_CELL_TIMES = re.compile(
+    rb"""<table:(?:covered-)?table-cell\b[^>]*number-columns-repeated=["'](\d{1,9})["']"""
+)
+_ERROR = re.compile(rb"""<table:table-cell\b[^>]*\bcalcext:value-type=["']error["'][^>]*>""")
+_NO_TEXT = re.compile(rb"""\soffice:string-value=["'][^"']*["']""")
+_SHARE = re.compile(rb"""<table:table-cell\b[^>]*\boffice:value-type=["']percentage["'][^>]*>""")
+_SHARE_KIND = re.compile(rb"""(office|calcext):value-type=["']percentage["']""")
+_NUMBER = re.compile(rb"""\boffice:value=["']([^"']*)["']""")
+_GAP = re.compile(rb"""<text:(tab|line-break)\b[^>]*(?:/>|></text:(?:tab|line-break)>)""")
+_TO_REWRITE = re.compile(
+    rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']|<text:(?:tab|line-break)\b"""
+)
+_BLOCK = 1 << 20
+
+
+def ods_as_shown(path: Path, target: Path) -> Path:
+    """Return an ODS file in which errors and percentages are the texts that their cells show.
+
+    So are tabs and line breaks within a paragraph, at which calamine would join the words. It is `path` itself if
+    there is none of all that.
+
+    Args:
+        path: The file.
+        target: Where it is written otherwise.
+
+    Raises:
+        UnreadableError: It is damaged, or its sheets ask for too much room.
+    """
+    with damage_as_finding(), zipfile.ZipFile(path) as source:
+        if "content.xml" not in source.namelist():
+            raise damaged("its part content.xml is missing")
+        as_it_is = True
+        extent, cells, row = Extent(), 0, 0
+        for piece in _pieces(source):
+            as_it_is = as_it_is and _TO_REWRITE.search(piece) is None
+            if b"<table:table " in piece or b"<table:table>" in piece:
+                cells, row, extent = cells + extent.cells, 0, Extent()
+            times, width = _ods_row(piece)
+            if width:
+                extent.grow(0, 0, width - 1)
+                extent.grow(row + times - 1, 0, width - 1)
+            row += times
+            refuse_room(cells + extent.cells)
+        if as_it_is:
+            return path
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
+            for name in ("mimetype", "META-INF/manifest.xml", "styles.xml"):
+                if name in source.namelist():
+                    copy.writestr(name, whole_part(source, name))
+            with copy.open("content.xml", "w") as file:
+                for piece in _pieces(source):
+                    without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
+                    file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, without_errors)))
+        return target
+
+
+def _as_blank(tag: re.Match[bytes]) -> bytes:
+    return b"\t" if tag[1] == b"tab" else b"\n"
+
+
+def _as_text(tag: re.Match[bytes]) -> bytes:
+    """Return the tag of a cell with a percentage as that of one with its text."""
+    stated = _NUMBER.search(tag[0])
+    try:
+        text = percentage(float(stated[1])) if stated else None
+    except ValueError:
+        text = None
+    if stated is None or text is None:
+        return tag[0]
+    kind = _SHARE_KIND.sub(rb'\1:value-type="string"', tag[0])
+    return kind.replace(stated[0], b'office:string-value="%b"' % text.encode())
+
+
+def _pieces(source: zipfile.ZipFile) -> Iterator[bytes]:
+    """Yield the XML of the sheets row by row."""
+    pending = b""
+    first = True
+    with source.open("content.xml") as stream:
+        while block := stream.read(_BLOCK):
+            if first:
+                refuse_entities(block)
+                first = False
+            *rows, pending = (pending + block).split(b"</table:table-row>")
+            yield from (row + b"</table:table-row>" for row in rows)
+            if len(pending) > MOST_BYTES >> 3:
+                raise too_large()
+    yield pending
+
+
+def _ods_row(piece: bytes) -> _OdsRow:
+    """Return how often a row stands there, and how wide it is up to its last cell with a value."""
+    last = max(piece.rfind(b"office:value-type"), piece.rfind(b"<text:p"))
+    found = _ROW_TIMES.search(piece)
+    times = int(found[1]) if found else 1
+    if last < 0:
+        return _OdsRow(times, 0)
+    end = piece.find(b">", last)
+    cells = piece[: end if end >= 0 else len(piece)]
+    width = cells.count(b"<table:table-cell") + cells.count(b"<table:covered-table-cell")
+    if b"columns-repeated" in cells:
+        width += sum(int(times) - 1 for times in _CELL_TIMES.findall(cells))
+    return _OdsRow(times, width)
