@@ -25,11 +25,11 @@ from bulk_upload_pipeline.loading.copying import Text, copy
 from bulk_upload_pipeline.loading.merging import (
     ALREADY_LOADED,
     REFUSED,
-    TARGET,
     Merge,
     is_identity_violation,
     lies_in_a_row,
 )
+from bulk_upload_pipeline.loading.statements import TARGET
 from bulk_upload_pipeline.loading.yielded import FALL, YIELDED_TO, in_order
 from bulk_upload_pipeline.model import LoadResult, Totals
 from bulk_upload_pipeline.stale import touch
