@@ -1,4 +1,4 @@
-"""PostgreSQL: where it is, how it is reached, its schema, and which of its errors pass by themselves."""
+"""PostgreSQL: where it is, how it is reached, and which of its errors pass by themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import select
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -15,38 +14,19 @@ from psycopg2.extensions import make_dsn
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
-    InternalError,
     InvalidatePoolError,
     OperationalError,
     ProgrammingError,
 )
 
-from bulk_upload_pipeline.exceptions import (
-    DatabaseEncodingError,
-    DatabaseTooNewError,
-    DatabaseTooOldError,
-    DatabaseUnavailableError,
-    OldDatabaseError,
-    SettingInvalidError,
-    TransientError,
-    UpgradeForbiddenError,
-)
-from bulk_upload_pipeline.patience import patiently
+from bulk_upload_pipeline.exceptions import DatabaseUnavailableError, SettingInvalidError, TransientError
 from bulk_upload_pipeline.settings import DATABASE_URL
-from bulk_upload_pipeline.tables import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alembic.config import Config
     from psycopg2.extensions import connection as Connection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-
-OLDEST_SERVER = 15
-"""UNIQUE NULLS NOT DISTINCT, which the identity of a line needs, came with PostgreSQL 15."""
-
-ENCODING = "UTF8"
-"""Of any other, a database refuses letters that stand in invoices, or takes them for single bytes."""
 
 APPLICATION_NAME = "bulk-upload"
 CONNECT_TIMEOUT_S = 10
@@ -54,9 +34,8 @@ TRUSTED_S = 1.0
 """A connection that was used so lately is taken to be alive, unless the server has said otherwise."""
 SECONDS_BETWEEN_ASKING = 0.5
 INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
-_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
-_CONNECTION = {
+CONNECTION = {
     "application_name": APPLICATION_NAME,
     # Whatever the role, the database or PGCLIENTENCODING says: names and findings are in all scripts.
     "client_encoding": "utf8",
@@ -121,7 +100,7 @@ def address(url: str | sa.URL) -> str:
 
 def make_engine(url: str | sa.URL) -> sa.Engine:
     """Return an engine with a small pool, whose connections survive a restart of the server."""
-    engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, pool_size=4, max_overflow=4)
+    engine = sa.create_engine(normalised_url(url), connect_args=CONNECTION, pool_size=4, max_overflow=4)
     sa.event.listen(engine, "connect", _in_utc)
     look_before_use(engine)
     return engine
@@ -200,90 +179,6 @@ def wait_until_it_answers(engine: sa.Engine, patience: float) -> bool:
         time.sleep(SECONDS_BETWEEN_ASKING)
 
 
-def migrate(url: str | sa.URL) -> None:
-    """Bring the schema up to date; safe to repeat, and to do from two processes at once.
-
-    Raises:
-        DatabaseUnavailableError: The server does not answer, or refuses this user or database.
-        DatabaseTooOldError: The server is older than PostgreSQL 15.
-        DatabaseEncodingError: The database keeps text in another encoding than UTF-8.
-        DatabaseTooNewError: A newer version of this package has migrated it already.
-        OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
-        DatabaseBusyError: Somebody holds a table for longer than we wait.
-        UpgradeForbiddenError: It is out of date, and this user may not change it.
-    """
-    engine = sa.create_engine(normalised_url(url), connect_args=_CONNECTION, poolclass=sa.NullPool)
-    try:
-        with engine.connect() as connection:
-            check_server(connection, address(url))
-            if revision(connection) == head():
-                return
-        patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
-    except OperationalError as error:
-        raise DatabaseUnavailableError(address(url), first_line(error)) from error
-    except (ProgrammingError, InternalError) as error:
-        if sqlstate(error) not in (INSUFFICIENT_PRIVILEGE, READ_ONLY):
-            raise
-        raise UpgradeForbiddenError(address(url), first_line(error)) from error
-
-
-def check_server(connection: sa.Connection, shown: str) -> None:
-    """Look whether a database can hold what we need, before anything in it is changed.
-
-    Raises:
-        DatabaseTooOldError: The server is older than PostgreSQL 15.
-        DatabaseEncodingError: It keeps text in another encoding than UTF-8.
-    """
-    asked = ("server_version_num", "server_version", "server_encoding")
-    settings = sa.select(*(sa.func.current_setting(name) for name in asked))
-    found: Any = connection.execute(settings).one()
-    number, version, encoding = found
-    if int(number) < OLDEST_SERVER * 10_000:
-        raise DatabaseTooOldError(shown, version)
-    if encoding != ENCODING:
-        raise DatabaseEncodingError(shown, encoding)
-
-
-def _upgrade(connection: sa.Connection, shown: str) -> None:
-    """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind."""
-    from alembic import command
-
-    from bulk_upload_pipeline.upgrading import adoption
-
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
-    known = revision(connection)
-    if known is not None and known > head():
-        raise DatabaseTooNewError(shown, known, head())
-    if known is None and adoption.plan(connection):
-        raise OldDatabaseError(shown)
-    connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
-    command.upgrade(migration_config(connection), "head")
-
-
-def migration_config(connection: sa.Connection) -> Config:
-    """Return Alembic's configuration, which lives in code: a file would have to be found first."""
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "bulk_upload_pipeline:migrations")
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
-
-
-def revision(connection: sa.Connection) -> str | None:
-    """Return the revision of the schema, without the import of Alembic that every run would pay for."""
-    table = f"{SCHEMA}.alembic_version"
-    if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": table}) is None:
-        return None
-    return connection.scalar(sa.text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a constant
-
-
-def head() -> str:
-    """Return the newest revision: revisions are numbered, and their files are named after them."""
-    return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
-
-
 def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None:
     """Create the database that `url` names, unless it exists.
 
@@ -299,7 +194,7 @@ def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None
     wanted = normalised_url(url)
     engine = sa.create_engine(
         wanted.set(database="postgres"),
-        connect_args=_CONNECTION,
+        connect_args=CONNECTION,
         poolclass=sa.NullPool,
         isolation_level="AUTOCOMMIT",
     )

@@ -39,7 +39,7 @@ def postgres(settings: Settings) -> Generator[Urls]:
 
     The embedded server is started when it does not run, and stopped when its last user leaves; a server that
     the settings name is only used. Database `dagster` is created there as well. The schema of the invoices
-    is left to `database.migrate`.
+    is left to `schema.migrate`.
 
     Raises:
         DatabaseUnavailableError: The server does not answer, or does not let this user create a database.

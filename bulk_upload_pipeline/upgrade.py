@@ -14,7 +14,7 @@ from bulk_upload_pipeline import database
 from bulk_upload_pipeline.exceptions import AdoptionRefusedError, DatabaseUnavailableError
 from bulk_upload_pipeline.patience import LOCK_TIMEOUT, patiently
 from bulk_upload_pipeline.tables import SCHEMA
-from bulk_upload_pipeline.upgrading import adoption
+from bulk_upload_pipeline.upgrading import adoption, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,10 +42,10 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
         with engine.connect() as holder:
             # Ends with the connection, however this process ends.
             holder.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('bulk_upload.upgrade', 0))"))
-            database.check_server(holder, shown)
+            schema.check_server(holder, shown)
             holder.commit()
             _adopt(engine, shown, on_step)
-            database.migrate(url)
+            schema.migrate(url)
     except sa.exc.OperationalError as error:
         raise DatabaseUnavailableError(shown, database.first_line(error)) from error
     finally:
@@ -54,7 +54,7 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
 
 def _adopt(engine: sa.Engine, shown: str, on_step: Callable[[str], object]) -> None:
     with engine.connect() as connection:
-        steps = [] if database.revision(connection) else adoption.plan(connection)
+        steps = [] if schema.revision(connection) else adoption.plan(connection)
     for step in steps:
         on_step(step.why)
         try:
@@ -94,8 +94,8 @@ def script(url: str | sa.URL) -> str:
 
 
 def _script(connection: sa.Connection) -> str:
-    known = database.revision(connection)
-    if known == database.head():
+    known = schema.revision(connection)
+    if known == schema.head():
         return "-- The database is up to date.\n"
     parts = [_transaction(step) for step in ([] if known else adoption.plan(connection))]
     return "\n".join(
@@ -112,9 +112,9 @@ def _transaction(step: adoption.Step) -> str:
 def _migrations(connection: sa.Connection, known: str | None) -> str:
     from alembic import command
 
-    config = database.migration_config(connection)
+    config = schema.migration_config(connection)
     config.output_buffer = text = io.StringIO()
     with redirect_stdout(text):
         command.upgrade(config, f"{known}:head" if known else "head", sql=True)
-    schema = sa.schema.CreateSchema(SCHEMA, if_not_exists=True)
-    return f"{schema.compile(connection)};\n{text.getvalue().strip()}\n"
+    created = sa.schema.CreateSchema(SCHEMA, if_not_exists=True)
+    return f"{created.compile(connection)};\n{text.getvalue().strip()}\n"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import OperationalError
 
 from bulk_upload_pipeline import scratch, storage, terminal, whereabouts
-from bulk_upload_pipeline.database import address, make_engine, migrate
+from bulk_upload_pipeline.database import address, make_engine
 from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.profile_files import home_profiles
 from bulk_upload_pipeline.serving import services
+from bulk_upload_pipeline.upgrading.schema import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Generator

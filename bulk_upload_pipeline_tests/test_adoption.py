@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from bulk_upload_pipeline import contract, database, patience, upgrade
+from bulk_upload_pipeline import contract, patience, upgrade
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.exceptions import (
     AdoptionRefusedError,
@@ -20,7 +20,7 @@ from bulk_upload_pipeline.exceptions import (
     OldDatabaseError,
 )
 from bulk_upload_pipeline.model import State
-from bulk_upload_pipeline.upgrading import adoption, misfits
+from bulk_upload_pipeline.upgrading import adoption, misfits, schema
 from bulk_upload_pipeline_tests import old_system
 from bulk_upload_pipeline_tests.world import drop, ephemeral, line_at, receipt, run
 
@@ -164,13 +164,13 @@ def test_rows_that_the_old_key_dropped_are_loaded_and_rejected_ones_are_explaine
 
 def test_an_upgraded_database_is_up_to_date_and_upgrading_it_again_does_nothing(old, old_url):
     upgrade.upgrade(old_url)
-    schema = ask(old, SCHEMA)
+    upgraded = ask(old, SCHEMA)
     again = []
     upgrade.upgrade(old_url, on_step=again.append)
     assert again == []
-    assert ask(old, SCHEMA) == schema
+    assert ask(old, SCHEMA) == upgraded
     assert "up to date" in upgrade.script(old_url)
-    database.migrate(old_url)
+    schema.migrate(old_url)
 
 
 def test_no_index_is_built_twice(old, old_url):
@@ -269,7 +269,7 @@ def test_people_read_on_while_it_runs(old, old_url):
         thread.join(10)
     assert not upgrading.is_alive()
     with old.connect() as connection:
-        assert database.revision(connection) == database.head()
+        assert schema.revision(connection) == schema.head()
     assert len(waits) > 20
     assert max(waits) < patience.LOCK_TIMEOUT + 2
 
@@ -334,7 +334,7 @@ def test_a_database_without_an_error_table_moves_over_too(old, old_url):
 def test_nothing_but_the_upgrade_touches_an_old_database(old, old_url, tmp_path, monkeypatch):
     before = ask(old, SCHEMA)
     with pytest.raises(OldDatabaseError):
-        database.migrate(old_url)
+        schema.migrate(old_url)
     monkeypatch.setenv("BULK_UPLOAD_HOME", str(tmp_path))
     monkeypatch.setenv("BULK_UPLOAD_DATABASE_URL", old_url)
     result = CliRunner().invoke(main, ["status"])

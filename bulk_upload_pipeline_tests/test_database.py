@@ -23,6 +23,7 @@ from bulk_upload_pipeline.exceptions import (
 )
 from bulk_upload_pipeline.loading import confirmed, former, yielded
 from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
+from bulk_upload_pipeline.upgrading import schema
 
 
 @pytest.fixture
@@ -127,14 +128,14 @@ def test_the_conservation_law_of_the_migration_is_that_of_the_tables(engine):
 def test_migrating_again_changes_nothing(engine, database_url):
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
-    database.migrate(database_url)
+    schema.migrate(database_url)
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM public.mangalam_invoices")) == 1
 
 
 def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_database):
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(database.migrate, empty_database) for _ in range(4)]:
+        for done in [pool.submit(schema.migrate, empty_database) for _ in range(4)]:
             done.result()
     engine = database.make_engine(empty_database)
     with engine.connect() as connection:
@@ -146,10 +147,10 @@ def test_the_migration_can_be_taken_back(engine):
     from alembic import command
 
     with engine.begin() as connection:
-        command.downgrade(database.migration_config(connection), "base")
+        command.downgrade(schema.migration_config(connection), "base")
     with engine.begin() as connection:
         assert not sa.inspect(connection).has_table("mangalam_invoices")
-        command.upgrade(database.migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), "head")
 
 
 def test_a_receipt_that_counts_rows_twice_is_mended_and_no_other_can_be_written(engine):
@@ -157,12 +158,12 @@ def test_a_receipt_that_counts_rows_twice_is_mended_and_no_other_can_be_written(
 
     counts = "rows_read, rows_inserted, rows_rejected, rows_unprocessed"
     with engine.begin() as connection:
-        command.downgrade(database.migration_config(connection), "0012")
+        command.downgrade(schema.migration_config(connection), "0012")
         connection.exec_driver_sql(
             "INSERT INTO bulk_upload.upload_batches (batch_id, file_name, file_size, source_path, state, "
             f"{counts}) VALUES ('b', 'a.csv', 1, '/a.csv', 'failed', 20, 20, 15, -15)"
         )
-        command.upgrade(database.migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), "head")
         found = connection.exec_driver_sql(f"SELECT {counts} FROM bulk_upload.upload_batches").one()
     assert tuple(found) == (20, 0, 15, 5)
     with pytest.raises(sa.exc.IntegrityError, match="conservation_law"), engine.begin() as connection:
@@ -183,11 +184,11 @@ def test_people_read_the_invoices_while_a_migration_builds_an_index_on_them(engi
                 built.append(reader.exec_driver_sql("SELECT count(*) FROM public.mangalam_invoices").scalar())
 
     with engine.begin() as connection:
-        command.downgrade(database.migration_config(connection), "0009")
+        command.downgrade(schema.migration_config(connection), "0009")
         connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
     with engine.begin() as connection:
         sa.event.listen(connection, "after_cursor_execute", read)
-        command.upgrade(database.migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), "head")
     assert built == [1]
 
 
@@ -197,7 +198,7 @@ def test_tables_that_exist_before_the_first_migration_are_left_alone(empty_datab
         connection.exec_driver_sql("CREATE SCHEMA bulk_upload")
         metadata.create_all(connection)
         connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
-    database.migrate(empty_database)
+    schema.migrate(empty_database)
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM public.mangalam_invoices")) == 1
     engine.dispose()
@@ -207,18 +208,18 @@ def test_a_schema_of_a_newer_version_is_not_touched(engine, database_url):
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE bulk_upload.alembic_version SET version_num = '9999'")
     with pytest.raises(DatabaseTooNewError, match="9999"):
-        database.migrate(database_url)
+        schema.migrate(database_url)
 
 
 def test_a_server_that_is_too_old_is_named_with_its_version(database_url, monkeypatch):
-    monkeypatch.setattr(database, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(schema, "OLDEST_SERVER", 99)
     with pytest.raises(DatabaseTooOldError, match="is version 1"):
-        database.migrate(database_url)
+        schema.migrate(database_url)
 
 
 def test_a_server_that_does_not_answer_is_named_without_the_password():
     with pytest.raises(DatabaseUnavailableError) as caught:
-        database.migrate("postgresql://clerk:secret@127.0.0.1:1/bulk")
+        schema.migrate("postgresql://clerk:secret@127.0.0.1:1/bulk")
     assert "127.0.0.1:1/bulk" in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -226,11 +227,11 @@ def test_a_server_that_does_not_answer_is_named_without_the_password():
 def test_a_database_that_does_not_exist_is_reported_and_can_be_created(postgres_url):
     url = postgres_url.set(database="made")
     with pytest.raises(DatabaseUnavailableError, match="made"):
-        database.migrate(url)
+        schema.migrate(url)
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(database.create_database_if_absent, url, owned=True) for _ in range(3)]:
             done.result()
-    database.migrate(url)
+    schema.migrate(url)
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -240,7 +241,7 @@ def test_a_database_that_lacks_letters_is_refused_before_anything_is_loaded(
     url = postgres_url.set(database=f"in_{encoding.lower()}")
     administer(f"CREATE DATABASE {url.database} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
     with pytest.raises(DatabaseEncodingError, match=f"keeps text as {encoding}, and UTF8 is needed"):
-        database.migrate(url)
+        schema.migrate(url)
 
 
 def test_text_comes_as_it_is_whatever_encoding_the_role_asks_for(engine, database_url, monkeypatch):
@@ -256,9 +257,9 @@ def test_a_server_that_takes_no_changes_says_so_unless_it_is_up_to_date(postgres
         if url.database == "unchanging":
             administer("CREATE DATABASE unchanging")
         administer(f"ALTER DATABASE {url.database} SET default_transaction_read_only = on")
-    database.migrate(engine.url)
+    schema.migrate(engine.url)
     with pytest.raises(UpgradeForbiddenError, match="read-only transaction"):
-        database.migrate(postgres_url.set(database="unchanging"))
+        schema.migrate(postgres_url.set(database="unchanging"))
 
 
 def test_a_database_of_our_own_compares_by_code_point_and_knows_all_letters(postgres_url):

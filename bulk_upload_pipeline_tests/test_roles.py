@@ -10,6 +10,7 @@ from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.exceptions import UpgradeForbiddenError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.serving import embedded
+from bulk_upload_pipeline.upgrading import schema
 from bulk_upload_pipeline_tests import old_system
 from bulk_upload_pipeline_tests.world import csv_of, drop, ephemeral, good_row, line_at, receipt, run
 
@@ -36,7 +37,7 @@ def tell(url, statement):
 
 def test_the_loader_loads_corrects_reverts_and_needs_nobody_else(server, tmp_path):
     url = as_role(server, roles.LOADER).render_as_string(hide_password=False)
-    database.migrate(url)
+    schema.migrate(url)
     with line_at(tmp_path, url) as line, ephemeral() as instance:
         rows = [good_row(number) for number in range(20)]
         first = drop(line, "first.csv", csv_of([*rows, good_row(20, Quantity="many")]))
@@ -140,8 +141,8 @@ def test_passwords_are_kept_as_hashes_and_changed_by_provisioning_again(server, 
 def test_a_database_that_needs_an_upgrade_is_left_to_its_owner_with_a_sentence(server):
     tell(as_role(server, roles.OWNER), "UPDATE bulk_upload.alembic_version SET version_num = '0001'")
     with pytest.raises(UpgradeForbiddenError, match="as the owner of the tables"):
-        database.migrate(as_role(server, roles.LOADER))
-    head = database.head()
+        schema.migrate(as_role(server, roles.LOADER))
+    head = schema.head()
     tell(as_role(server, roles.OWNER), f"UPDATE bulk_upload.alembic_version SET version_num = '{head}'")
 
 

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import contract, database, sales
+from bulk_upload_pipeline import contract, sales
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs.partitions import days
 from bulk_upload_pipeline.defs.sales import daily_sales, daily_sales_refresh
 from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.sales import Day
+from bulk_upload_pipeline.upgrading import schema
 from bulk_upload_pipeline_tests.test_load import execute, line, lines, load, query, stage
 from bulk_upload_pipeline_tests.world import QUIET, line_at
 
@@ -106,9 +107,9 @@ def test_a_database_that_had_rows_before_there_were_daily_sales_starts_with_all_
 
     load(engine, stage([on(FIRST, "A"), on(THIRD, "B")]))
     with engine.begin() as connection:
-        command.downgrade(database.migration_config(connection), "0002")
+        command.downgrade(schema.migration_config(connection), "0002")
     with engine.begin() as connection:
-        command.upgrade(database.migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), "head")
     assert sales.stale(engine) == [FIRST, THIRD]
 
 
@@ -281,10 +282,10 @@ def test_a_view_of_the_old_system_stays_as_it_is(engine):
     from alembic import command
 
     with engine.begin() as connection:
-        command.downgrade(database.migration_config(connection), "0002")
+        command.downgrade(schema.migration_config(connection), "0002")
         connection.exec_driver_sql("CREATE VIEW public.invoice_summary AS SELECT 'old' AS system")
     with engine.begin() as connection:
-        command.upgrade(database.migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), "head")
     assert query(engine, "SELECT system FROM public.invoice_summary") == [("old",)]
 
 

@@ -99,7 +99,8 @@ def writing(path: Path) -> Generator[None]:
 def open_line() -> Generator[Line]:
     """Yield the line over this home's databases, brought up to date; PostgreSQL is started when it must be."""
     from bulk_upload_pipeline import local, storage
-    from bulk_upload_pipeline.database import make_engine, migrate
+    from bulk_upload_pipeline.database import make_engine
+    from bulk_upload_pipeline.upgrading.schema import migrate
     from bulk_upload_pipeline.workplace import Line
 
     stated = read_settings()

@@ -12,13 +12,14 @@ import dagster as dg
 
 from bulk_upload_pipeline import archiving, holding, intake, ledger, liveness, local, settling, storage
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.database import make_engine, migrate
+from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.defs.exits import receipt_event
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.resources import living
 from bulk_upload_pipeline.exceptions import BatchBusyError, NotTakenAgainError
 from bulk_upload_pipeline.model import FINAL_STATES, Overrides, Progress, Receipt, State
 from bulk_upload_pipeline.settings import Settings
+from bulk_upload_pipeline.upgrading.schema import migrate
 from bulk_upload_pipeline.workplace import Line
 
 BEGUN = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)

@@ -1,1 +1,1 @@
-"""How `upgrade` moves over: `adoption` makes the tables of the old system ours, `misfits` lists what does not fit."""
+"""How `upgrade` works: `adoption` makes old tables ours, `schema` brings ours up to date, `misfits` do not fit them."""

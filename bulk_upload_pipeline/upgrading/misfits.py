@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import contract, database
 from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
 from bulk_upload_pipeline.rules import EARLIEST_INVOICE, LATEST_INVOICE
-from bulk_upload_pipeline.upgrading import adoption
+from bulk_upload_pipeline.upgrading import adoption, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def find(url: str | sa.URL) -> list[Misfit]:
 
 
 def _find(connection: sa.Connection) -> Iterator[Misfit]:
-    if database.revision(connection) is None:
+    if schema.revision(connection) is None:
         for step in adoption.plan(connection):
             yield Misfit("OLD_TABLE", None, 0, f"{step.why}: `bulk-upload db upgrade` does this")
     there = adoption.columns(connection, _TARGET)

@@ -16,9 +16,10 @@ import click
 
 from bulk_upload_pipeline import ledger
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.database import create_database_if_absent, migrate
+from bulk_upload_pipeline.database import create_database_if_absent
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline.serving import embedded
+from bulk_upload_pipeline.upgrading.schema import migrate
 from bulk_upload_pipeline_tests.world import drop, line_at
 
 WORKER = """

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract, local, settings
-from bulk_upload_pipeline.database import create_database_if_absent, migrate
+from bulk_upload_pipeline.database import create_database_if_absent
 from bulk_upload_pipeline.sample import write_sample
 from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline.upgrading.schema import migrate
 from bulk_upload_pipeline_tests.benchmarks.reference import write_clean_copy
 
 if TYPE_CHECKING:

@@ -1,0 +1,124 @@
+"""The schema of the database: which revision it has, and how it is brought up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
+
+import bulk_upload_pipeline
+from bulk_upload_pipeline.database import (
+    CONNECTION,
+    INSUFFICIENT_PRIVILEGE,
+    READ_ONLY,
+    address,
+    first_line,
+    normalised_url,
+    sqlstate,
+)
+from bulk_upload_pipeline.exceptions import (
+    DatabaseEncodingError,
+    DatabaseTooNewError,
+    DatabaseTooOldError,
+    DatabaseUnavailableError,
+    OldDatabaseError,
+    UpgradeForbiddenError,
+)
+from bulk_upload_pipeline.patience import patiently
+from bulk_upload_pipeline.tables import SCHEMA
+from bulk_upload_pipeline.upgrading import adoption
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+OLDEST_SERVER = 15
+"""UNIQUE NULLS NOT DISTINCT, which the identity of a line needs, came with PostgreSQL 15."""
+
+ENCODING = "UTF8"
+"""Of any other, a database refuses letters that stand in invoices, or takes them for single bytes."""
+
+_MIGRATIONS = Path(bulk_upload_pipeline.__file__).parent / "migrations" / "versions"
+
+
+def migrate(url: str | sa.URL) -> None:
+    """Bring the schema up to date; safe to repeat, and to do from two processes at once.
+
+    Raises:
+        DatabaseUnavailableError: The server does not answer, or refuses this user or database.
+        DatabaseTooOldError: The server is older than PostgreSQL 15.
+        DatabaseEncodingError: The database keeps text in another encoding than UTF-8.
+        DatabaseTooNewError: A newer version of this package has migrated it already.
+        OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
+        DatabaseBusyError: Somebody holds a table for longer than we wait.
+        UpgradeForbiddenError: It is out of date, and this user may not change it.
+    """
+    engine = sa.create_engine(normalised_url(url), connect_args=CONNECTION, poolclass=sa.NullPool)
+    try:
+        with engine.connect() as connection:
+            check_server(connection, address(url))
+            if revision(connection) == head():
+                return
+        patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
+    except OperationalError as error:
+        raise DatabaseUnavailableError(address(url), first_line(error)) from error
+    except (ProgrammingError, InternalError) as error:
+        if sqlstate(error) not in (INSUFFICIENT_PRIVILEGE, READ_ONLY):
+            raise
+        raise UpgradeForbiddenError(address(url), first_line(error)) from error
+
+
+def check_server(connection: sa.Connection, shown: str) -> None:
+    """Look whether a database can hold what we need, before anything in it is changed.
+
+    Raises:
+        DatabaseTooOldError: The server is older than PostgreSQL 15.
+        DatabaseEncodingError: It keeps text in another encoding than UTF-8.
+    """
+    asked = ("server_version_num", "server_version", "server_encoding")
+    settings = sa.select(*(sa.func.current_setting(name) for name in asked))
+    found: Any = connection.execute(settings).one()
+    number, version, encoding = found
+    if int(number) < OLDEST_SERVER * 10_000:
+        raise DatabaseTooOldError(shown, version)
+    if encoding != ENCODING:
+        raise DatabaseEncodingError(shown, encoding)
+
+
+def _upgrade(connection: sa.Connection, shown: str) -> None:
+    """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind."""
+    from alembic import command
+
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
+    known = revision(connection)
+    if known is not None and known > head():
+        raise DatabaseTooNewError(shown, known, head())
+    if known is None and adoption.plan(connection):
+        raise OldDatabaseError(shown)
+    connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
+    command.upgrade(migration_config(connection), "head")
+
+
+def migration_config(connection: sa.Connection) -> Config:
+    """Return Alembic's configuration, which lives in code: a file would have to be found first."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "bulk_upload_pipeline:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def revision(connection: sa.Connection) -> str | None:
+    """Return the revision of the schema, without the import of Alembic that every run would pay for."""
+    table = f"{SCHEMA}.alembic_version"
+    if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": table}) is None:
+        return None
+    return connection.scalar(sa.text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a constant
+
+
+def head() -> str:
+    """Return the newest revision: revisions are numbered, and their files are named after them."""
+    return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
