@@ -10,7 +10,7 @@ from bulk_upload_pipeline import counting, ledger, part_ledger, rejects, report,
 from bulk_upload_pipeline import findings as catalogue
 from bulk_upload_pipeline.exceptions import FileMissingError, RowsNotLoadedError
 from bulk_upload_pipeline.model import State
-from bulk_upload_pipeline.reporting import rejected_sheet
+from bulk_upload_pipeline.reporting import finding_files, rejected_sheet
 
 if TYPE_CHECKING:
     from bulk_upload_pipeline.counting import Counted
@@ -144,10 +144,9 @@ def publish(line: Line, receipt: Receipt, *, keep_staged: bool = False) -> None:
     codes = rejects.by_code(line.engine, batch_id) if receipt.findings_by_code else []
     report.write(folder, receipt, codes)
     if report.FINDINGS in report.files(receipt):
-        rejects.write_findings(line.engine, batch_id, folder / report.FINDINGS)
+        finding_files.write_findings(line.engine, batch_id, receipt.layout, folder / report.FINDINGS)
     if report.REJECTED_ROWS in report.files(receipt):
-        header = tuple(receipt.layout["header"])
-        rejects.write_rejected(line.engine, batch_id, header, folder / report.REJECTED_ROWS)
+        finding_files.write_rejected(line.engine, batch_id, receipt.layout, folder / report.REJECTED_ROWS)
     if report.REJECTED_SHEET in report.files(receipt):
         rejected_sheet.write(folder / report.REJECTED_ROWS, folder / report.REJECTED_SHEET, receipt.layout)
     report.finish(folder, receipt, codes)

@@ -98,11 +98,16 @@ def _totals(stated: dict[str, str]) -> Totals:
 
 
 def _layout(stated: dict[str, Any]) -> Layout:
-    sheets = tuple(Sheet(**sheet) for sheet in stated["sheets"])
+    sheets = tuple(sheets_of(stated))
     lists = {name: tuple(stated.get(name, ())) for name in ("header", "left_out", "unread_sheets", "members")}
     written = stated.get("written_as")
     nested = {"sheets": sheets, "written_as": None if written is None else _layout(written)}
     return Layout(**(stated | lists | nested))
+
+
+def sheets_of(stated: dict[str, Any]) -> list[Sheet]:
+    """Return the sheets whose rows a batch has, by its layout as it is kept; none for a file that is no spreadsheet."""
+    return [Sheet(**sheet) for sheet in stated.get("sheets", ())]
 
 
 def storable(text: str) -> str:

@@ -1,33 +1,27 @@
-"""The findings of a batch in PostgreSQL: `bulk_upload.processing_errors`, and the files made from it."""
+"""The findings of a batch in PostgreSQL: `bulk_upload.processing_errors`."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import io
 from dataclasses import replace
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import sqlalchemy as sa
-from psycopg2 import sql
 
 from bulk_upload_pipeline.database import asking
-from bulk_upload_pipeline.model import CodeCount, Severity, Sheet, place_in
-from bulk_upload_pipeline.origin import FORMULA, MARK, OWN_COLUMNS, PLAIN_NUMBER, harmless
+from bulk_upload_pipeline.kept import sheets_of
+from bulk_upload_pipeline.model import CodeCount, Severity, place_in
 from bulk_upload_pipeline.overlap import ahead
-from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
-from bulk_upload_pipeline.verbatim import raw_text, row_data
+from bulk_upload_pipeline.verbatim import row_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from bulk_upload_pipeline.model import Finding
+    from bulk_upload_pipeline.model import Finding, Sheet
     from bulk_upload_pipeline.staged import StagedBatch
 
 BY_DATABASE = ("REFUSED_BY_DATABASE", "ALREADY_LOADED")
@@ -150,11 +144,10 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
 
 
 def _sheets(connection: sa.Connection, batch_id: str) -> list[Sheet]:
-    """Return the sheets whose rows a batch has; none for a file that is no spreadsheet."""
     layout = connection.scalar(
         sa.select(upload_batches.c.layout).where(upload_batches.c.batch_id == batch_id)
     )
-    return [Sheet(**sheet) for sheet in (layout or {}).get("sheets", ())]
+    return sheets_of(layout or {})
 
 
 def _placed(sheets: Sequence[Sheet], row_number: int | None) -> dict[str, Any]:
@@ -220,108 +213,6 @@ def first(engine: sa.Engine, batch_id: str, limit: int) -> list[dict[str, Any]]:
         sheets = _sheets(connection, batch_id)
         found = [dict(row._mapping) for row in connection.execute(query)]
     return [finding | _placed(sheets, finding["row_number"]) for finding in found]
-
-
-def write_findings(engine: sa.Engine, batch_id: str, path: Path) -> None:
-    """Write every finding of a batch as CSV, for whoever wants to sort and count."""
-    with engine.connect() as connection:
-        sheets = _sheets(connection, batch_id)
-    place = sql.SQL("sheet, sheet_row, " if sheets else "")
-    query = sql.SQL(
-        "SELECT row_number, {place}column_name, error_code, severity, error_message, raw_value "
-        "FROM bulk_upload.processing_errors{places} WHERE batch_id = {batch_id} ORDER BY row_number, id"
-    ).format(place=place, places=_places(sheets), batch_id=sql.Literal(batch_id))
-    own = ("sheet", "sheet_row") if sheets else ()
-    header = ("row_number", *own, "column", "code", "severity", "message", "value")
-    _write_csv(engine, query, header, path)
-
-
-def _places(sheets: Sequence[Sheet]) -> sql.Composable:
-    """Return SQL that joins to each `row_number` the `sheet` and the `sheet_row` where the record stands."""
-    if not sheets:
-        return sql.SQL("")
-    until = list(accumulate((sheet.last_row - sheet.header_row for sheet in sheets), initial=0))
-    values = sql.SQL(", ").join(
-        sql.SQL("({}, {}, {}, {})").format(*map(sql.Literal, (sheet.name, before, upto, sheet.header_row)))
-        for sheet, before, upto in zip(sheets, until, until[1:], strict=False)
-    )
-    return sql.SQL(
-        " LEFT JOIN LATERAL (SELECT name AS sheet, row_number - before + header_row AS sheet_row FROM "
-        "(VALUES {}) AS sheets (name, before, upto, header_row) "
-        "WHERE row_number > before AND row_number <= upto) AS places ON true"
-    ).format(values)
-
-
-def write_rejected(engine: sa.Engine, batch_id: str, header: Sequence[str], path: Path) -> None:
-    """Write the rejected rows in the source's own columns and order, to be corrected and dropped again.
-
-    A cell that a spreadsheet would run as a formula gets an apostrophe before it, and so does a cell that
-    starts with an apostrophe already: dropping one apostrophe restores every cell exactly. A record that
-    has no cells (too many, too few) stands as its text in the first column.
-    """
-    with engine.connect() as connection:
-        sheets = _sheets(connection, batch_id)
-    query = _rejected(batch_id, unique_names(header), sheets)
-    _write_csv(engine, query, (*map(harmless, header), *OWN_COLUMNS), path)
-
-
-def _rejected(batch_id: str, names: Sequence[str], sheets: Sequence[Sheet]) -> sql.Composed:
-    """Return the query for the rejected rows of a batch, a column of the source as a column."""
-    source = sql.SQL(", ").join(
-        sql.SQL("row_data->>{} AS {}").format(sql.Literal(name), sql.Identifier(f"c{position}"))
-        for position, name in enumerate(names)
-    )
-    shown = [_harmless(sql.Identifier(f"c{position}")) for position in range(len(names))]
-    shown[0] = sql.SQL("coalesce({}, {})").format(_harmless(sql.Identifier("raw_text")), shown[0])
-    where = sql.SQL(
-        "coalesce('row ' || sheet_row || ' of the sheet ' || '''' || sheet || ''': ', '') || "
-        if sheets
-        else ""
-    )
-    return sql.SQL(
-        "SELECT {shown}, {batch_id}, row_number, line_occurrence, {where}errors FROM ("
-        "SELECT {source}, {raw} AS raw_text, row_number, line_occurrence, errors FROM ("
-        "SELECT row_number, min(line_occurrence) AS line_occurrence, "
-        "(array_agg(row_data ORDER BY id))[1] AS row_data, "
-        "string_agg(error_message, ' | ' ORDER BY id) AS errors "
-        "FROM bulk_upload.processing_errors WHERE batch_id = {batch_id} AND severity = 'error' "
-        "AND row_number IS NOT NULL AND NOT is_resolved GROUP BY row_number) AS rejected "
-        "OFFSET 0) AS cells{places} ORDER BY row_number"
-    ).format(
-        shown=sql.SQL(", ").join(shown),
-        source=source,
-        raw=sql.SQL(raw_text("row_data")),
-        batch_id=sql.Literal(batch_id),
-        where=where,
-        places=_places(sheets),
-    )
-
-
-def _harmless(cell: sql.Composable) -> sql.Composable:
-    """Return SQL for a cell that no spreadsheet runs as a formula; a plain number stays as it is."""
-    return sql.SQL(
-        "CASE WHEN {cell} ~ {formula} AND {cell} !~ {number} THEN {apostrophe} || {cell} ELSE {cell} END"
-    ).format(
-        cell=cell,
-        formula=sql.Literal(FORMULA),
-        number=sql.Literal(PLAIN_NUMBER),
-        apostrophe=sql.Literal(MARK),
-    )
-
-
-def _write_csv(engine: sa.Engine, query: sql.Composable, header: Sequence[str], path: Path) -> None:
-    """Copy the rows of a query into a CSV file, in UTF-8 with the mark by which Excel knows it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    with engine.connect() as connection, unfinished.open("wb") as file:
-        file.write(codecs.BOM_UTF8)
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        csv.writer(text, lineterminator="\n").writerow(header)
-        text.detach()
-        cursor = connection.connection.cursor()
-        copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(query)
-        cursor.copy_expert(copy.as_string(connection.connection.driver_connection), file)
-    unfinished.replace(path)
 
 
 def _as_csv(batch_id: str, batch: pa.RecordBatch) -> io.BytesIO:

@@ -459,7 +459,7 @@ def test_the_points_are_those_that_the_line_promises(points):
         "a merge commits": "load._Load._merged before COMMIT",
         "receipt": "ledger._update UPDATE bulk_upload.upload_batches SET",
         "report": "report._write_text os.rename",
-        "rejected rows": "rejects._write_csv os.rename",
+        "rejected rows": "reporting.finding_files._write_csv os.rename",
         "staging cleared": "storage.remove shutil.rmtree",
         "unreadable": "rejects.keep_file_finding INSERT INTO bulk_upload.processing_errors",
     }

@@ -39,6 +39,7 @@ from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
 from bulk_upload_pipeline.holding import holding
 from bulk_upload_pipeline.model import ON_THE_WAY, State
+from bulk_upload_pipeline.reporting import finding_files
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import (
     QUIET,
@@ -521,7 +522,7 @@ def test_a_rejected_file_whose_run_was_cut_off_before_its_report_gets_another_ru
         raise kind
 
     batch_id = drop(line, "wrong.csv", csv_of(good_row(n, Quantity="x") for n in range(9)))
-    monkeypatch.setattr(rejects, "write_rejected", cut_off)
+    monkeypatch.setattr(finding_files, "write_rejected", cut_off)
     assert not run(line, batch_id, instance).success
     monkeypatch.undo()
     assert receipt(line, batch_id).state is State.REJECTED

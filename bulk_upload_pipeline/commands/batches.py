@@ -44,21 +44,20 @@ def errors(batch: str, csv_path: Path | None, xlsx_path: Path | None, as_json: b
 
     from bulk_upload_pipeline import ledger, rejects
     from bulk_upload_pipeline.exceptions import NothingToCorrectError
-    from bulk_upload_pipeline.reporting import rejected_sheet
+    from bulk_upload_pipeline.reporting import finding_files, rejected_sheet
 
     with open_line() as line:
         receipt = ledger.receipt(line.engine, batch)
         codes = rejects.by_code(line.engine, batch)
-        header = receipt.layout.get("header", ())
-        if (csv_path or xlsx_path) and not header:
+        if (csv_path or xlsx_path) and not receipt.layout.get("header"):
             raise NothingToCorrectError(batch, receipt.state)
         if csv_path is not None:
             with writing(csv_path):
-                rejects.write_rejected(line.engine, batch, header, csv_path)
+                finding_files.write_rejected(line.engine, batch, receipt.layout, csv_path)
         if xlsx_path is not None:
             with writing(xlsx_path), scratch.folder("rejected") as folder:
                 rows = folder / "rejected_rows.csv"
-                rejects.write_rejected(line.engine, batch, header, rows)
+                finding_files.write_rejected(line.engine, batch, receipt.layout, rows)
                 rejected_sheet.write(rows, xlsx_path, receipt.layout)
     if as_json:
         terminal.print_json([dataclasses.asdict(code) for code in codes])
