@@ -15,12 +15,13 @@ of its own, its details are there: nobody needs them to understand the line.
   one file, side by side (`overlap`) and telling how far it is (`pace`); `terms` says by which profile.
 * `load`: staged chunks to the target, exactly once (`loading/`).
 * `rejects` keeps the findings; `report` is what the clerk reads and corrects (`reporting/`).
-* `splitting` lets several workers judge and load one huge file at once; `part_ledger` knows who has which part, and
-  `sharing` decides whether it is worth it.
+* `splitting` lets several workers judge and load one huge file at once: `part_judging`, `part_loading`, and `helping`
+  whoever has begun. `part_ledger` knows who has which part, and `sharing` decides whether it is worth it.
 * `line` strings all of it together; `workplace` is what each of its stages works with. `closing` writes the receipt of
   each exit. `checking` is a verdict without a load.
-* `mending` judges corrections, with `family`: who corrected whom, and `resaved`: what a spreadsheet has written anew;
-  `settling` says what they settle in their family.
+* A correction is read `as_written`, and `parentage` says which batch it corrects. `mending` judges it, with `family`:
+  who corrected whom, and `resaved`: what a spreadsheet has written anew. `settling` says what it settles in its
+  family, `resolving` which findings.
 
 What everything is said in: `model`, `contract`, `findings`, `profiles` (read by `profile_files`), `tables`,
 `exceptions`, `settings`. What PostgreSQL knows of a batch: `ledger`, in the form of `kept`; `counting` is what a

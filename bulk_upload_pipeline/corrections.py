@@ -1,26 +1,23 @@
 """Corrected rows on their way back: which rows of which batch they are, in the columns of its file.
 
-A correction is read as it is written now (a spreadsheet may have chosen another encoding, delimiter or order of
-columns) and leaves this room in the columns of the batch that it corrects, under that batch's row numbers.
+A correction is read `as_written` now and leaves this room in the columns of the batch that it corrects, under that
+batch's row numbers.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.findings import CATALOGUE, file_finding, row_findings
+from bulk_upload_pipeline.as_written import Own, as_number, names_of
+from bulk_upload_pipeline.findings import CATALOGUE, row_findings
 from bulk_upload_pipeline.model import DamagedRow, TextChunk
-from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, OWN_COLUMNS, ROW_NUMBER, restored
-from bulk_upload_pipeline.parsing.cells import BLANKS, as_text, unique_names
+from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, ROW_NUMBER, restored
+from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.reading.records import splitter
 
 if TYPE_CHECKING:
@@ -28,127 +25,6 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.family import Corrected, Rejected
     from bulk_upload_pipeline.model import Layout
-
-_MARKS = ".,' \u2019\u00a0\u2009\u202f"
-_NUMBER = re.compile(
-    rf"(?P<whole>[0-9]{{1,15}}|[1-9][0-9]{{0,2}}(?P<mark>[{_MARKS}])[0-9]{{3}}(?:(?P=mark)[0-9]{{3}}){{0,3}}"
-    r"|[1-9][0-9]?(?P<indian>,)(?:[0-9]{2},){1,5}[0-9]{3})"
-    r"(?:(?!(?P=mark)|(?P=indian))[.,]0{1,2})?"
-)
-"""A row number, also as a spreadsheet shows it when it has taken it for an amount: `2.00`, `1,500`, `1.500,00`.
-
-No spreadsheet shows three decimals unless it is told to, so `2,000` is two thousand."""
-
-
-def lay_over(written: Layout, parent: Layout) -> Layout:
-    """Return the layout of a correction: the parent's, with how the correction itself is written.
-
-    A column that somebody added stands behind the parent's own, so that it goes to `extra`.
-
-    Raises:
-        UnreadableError: `CORRECTION_COLUMNS`: a column is gone.
-    """
-    names = _names(written)
-    wanted = (*unique_names(parent.header), BATCH_ID, ROW_NUMBER)
-    gone = [name for name in wanted if name not in names]
-    if gone:
-        listed = ", ".join(f"`{name}`" for name in gone)
-        raise UnreadableError(file_finding("CORRECTION_COLUMNS", listed))
-    added = tuple(name for name in names if name not in (*wanted, *OWN_COLUMNS, ""))
-    return replace(parent, header=(*parent.header, *added), written_as=written)
-
-
-def _names(written: Layout) -> list[str]:
-    """Return the names of a correction's columns as the parent's header had them."""
-    whole = [name or "" for name in restored(pa.array(written.header, pa.string())).to_pylist()]
-    own = [at for at, name in enumerate(written.header) if name in OWN_COLUMNS]
-    others = iter(unique_names([name for at, name in enumerate(whole) if at not in own]))
-    return [written.header[at] if at in own else next(others) for at in range(len(whole))]
-
-
-ANSI = ("cp1252", "cp1250", "cp1251", "cp1254", "iso8859-1", "mac_roman")
-"""In what a spreadsheet writes CSV when it is not asked for UTF-8, by the country of its computer."""
-
-
-def in_its_encoding(
-    written: Layout, read: Callable[[Layout], Iterable[TextChunk]], known: frozenset[str]
-) -> Layout:
-    """Return the layout with the encoding under which most cells are what they were in the batch itself.
-
-    Args:
-        written: With the encoding that was guessed, of a text that is no UTF-8.
-        read: Reads the correction by a layout.
-        known: Cells of the rejected rows that are not all ASCII.
-    """
-    choices = [replace(written, encoding=codec) for codec in dict.fromkeys((*ANSI, written.encoding))]
-    return max(choices, key=lambda layout: sum(_known_cells(chunk, known) for chunk in read(layout)))
-
-
-def _known_cells(chunk: TextChunk, known: frozenset[str]) -> int:
-    cells = pa.array(list(known), pa.string())
-    return sum(
-        pc.sum(pc.is_in(restored(column), value_set=cells)).as_py() or 0 for column in chunk.cells.columns
-    )
-
-
-class _Own:
-    """What the own columns of a chunk say."""
-
-    def __init__(self, chunk: TextChunk, names: list[str]) -> None:
-        rows = len(chunk.row_numbers)
-        self.batches = _trimmed(chunk.cells, names, BATCH_ID, rows)
-        self.numbers = _trimmed(chunk.cells, names, ROW_NUMBER, rows)
-        self.occurrences = _trimmed(chunk.cells, names, LINE_OCCURRENCE, rows)
-
-    def row_number(self, at: int) -> int | None:
-        """Return the row number of one row, None where the cell holds none."""
-        return _as_number(self.numbers[at])
-
-
-def _trimmed(cells: pa.Table, names: list[str], name: str, rows: int) -> list[str]:
-    if name not in names:
-        return [""] * rows
-    column = as_text(cells[str(names.index(name))])
-    return pc.fill_null(pc.utf8_trim(column, BLANKS), "").to_pylist()
-
-
-def _as_number(text: str) -> int | None:
-    shown = _NUMBER.fullmatch(text)
-    return None if shown is None else int(re.sub("[^0-9]", "", shown["whole"]))
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a whole correction names.
-
-    Attributes:
-        batches: How many rows name each batch.
-        rows: How many name each row of each batch.
-    """
-
-    batches: Counter[str]
-    rows: Counter[tuple[str, int]]
-
-    def repeated(self, members: frozenset[str]) -> frozenset[int]:
-        """Return the row numbers of a family that stand in it more than once; those of other batches do not count."""
-        numbers = Counter[int]()
-        for (batch, number), count in self.rows.items():
-            if batch in members:
-                numbers[number] += count
-        return frozenset(number for number, count in numbers.items() if count > 1)
-
-
-def named(chunks: Iterable[TextChunk], written: Layout) -> Named:
-    """Return which batches and rows a correction names, reading all of it."""
-    names = _names(written)
-    batches: Counter[str] = Counter()
-    rows: Counter[tuple[str, int]] = Counter()
-    for chunk in chunks:
-        own = _Own(chunk, names)
-        batches.update(batch for batch in own.batches if batch)
-        numbered = zip(own.batches, map(_as_number, own.numbers), strict=True)
-        rows.update((batch, number) for batch, number in numbered if number is not None)
-    return Named(batches, rows)
 
 
 @dataclass(frozen=True)
@@ -176,7 +52,7 @@ class Origins:
     @cached_property
     def _names(self) -> list[str]:
         assert self.layout.written_as is not None
-        return _names(self.layout.written_as)
+        return names_of(self.layout.written_as)
 
     @cached_property
     def _columns(self) -> list[int]:
@@ -189,7 +65,7 @@ class Origins:
             yield self._relaid(chunk)
 
     def _relaid(self, chunk: TextChunk) -> TextChunk:
-        own = _Own(chunk, self._names)
+        own = Own(chunk, self._names)
         positions = chunk.row_numbers.to_pylist()
         numbers, faults = [], []
         for at, position in enumerate(positions):
@@ -213,7 +89,7 @@ class Origins:
             _as_findings(faults),
         )
 
-    def _placed(self, own: _Own, at: int) -> tuple[int | None, tuple[str, str] | None]:
+    def _placed(self, own: Own, at: int) -> tuple[int | None, tuple[str, str] | None]:
         """Return the number of a row in the root, and what is wrong with its origin."""
         batch, number = own.batches[at], own.row_number(at)
         if batch not in self.members:
@@ -226,7 +102,7 @@ class Origins:
         if number in self.repeated:
             return None, ("CORRECTED_TWICE", f"{number:,}")
         known = self.rejected[number].line_occurrence
-        if batch == self.root and own.occurrences[at] and _as_number(own.occurrences[at]) != known:
+        if batch == self.root and own.occurrences[at] and as_number(own.occurrences[at]) != known:
             return number, (
                 "NO_ORIGIN",
                 f"its `{LINE_OCCURRENCE}` was {known} and is {own.occurrences[at]} now",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, String, Table
 
-from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.model import LOADED_STATES, State
@@ -60,11 +59,12 @@ class Corrected(NamedTuple):
     loaded_at: Any = None
 
 
-_DOWN = (
+DOWN = (
     "WITH RECURSIVE kin AS (SELECT batch_id, received_at FROM bulk_upload.upload_batches WHERE batch_id = :root "
     "UNION SELECT b.batch_id, b.received_at FROM bulk_upload.upload_batches AS b "
     "JOIN kin ON b.parent_batch_id = kin.batch_id)"
 )
+"""SQL that begins a query of the family of `:root`, as `kin`."""
 
 
 def root_of(engine: sa.Engine, batch_id: str) -> str:
@@ -81,7 +81,7 @@ def root_of(engine: sa.Engine, batch_id: str) -> str:
 
 def members(engine: sa.Engine, root: str) -> tuple[str, ...]:
     """Return the family of a root, which comes first, the others in the order in which they came."""
-    query = sa.text(f"{_DOWN} SELECT batch_id FROM kin ORDER BY received_at, batch_id")  # noqa: S608
+    query = sa.text(f"{DOWN} SELECT batch_id FROM kin ORDER BY received_at, batch_id")  # noqa: S608
     with asking(engine) as connection:
         found = [row.batch_id for row in connection.execute(query, {"root": root})]
     return (root, *(batch_id for batch_id in found if batch_id != root))
@@ -208,124 +208,10 @@ def keep(connection: sa.Connection, batch_id: str, root: str, rows: Iterable[Cor
     )
 
 
-_MARK_LOADED = """
-UPDATE bulk_upload.corrected_rows AS c SET loaded_at = CASE (
-    SELECT min(CASE e.error_code WHEN 'ALREADY_CORRECTED' THEN 1 ELSE 0 END) FROM bulk_upload.processing_errors AS e
-    WHERE e.batch_id = c.batch_id AND e.row_number = c.row_number AND e.severity = 'error' AND NOT e.is_resolved)
-    WHEN 0 THEN NULL WHEN 1 THEN c.loaded_at ELSE coalesce(c.loaded_at, clock_timestamp()) END
-WHERE c.batch_id = :batch_id
-"""
-"""A row that a later correction has loaded since is left as it is: it stands beneath that one, or does not."""
-
-_MARK_GONE = f"""
-UPDATE bulk_upload.corrected_rows AS c SET loaded_at = NULL
-WHERE c.root_batch_id = :root AND (c.batch_id = :batch_id OR c.row_number IN (
-    SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id AND loaded_at IS NOT NULL
-) AND NOT EXISTS (
-    SELECT FROM public.{contract.TARGET} AS t
-    WHERE t.upload_batch_id = c.batch_id AND t.row_number = c.row_number
-))
-"""  # noqa: S608
-"""A later correction that found a row unchanged did not bring it: with its bringer it is gone."""
-
-_LATEST = f"""{_DOWN}, latest AS (
-    SELECT DISTINCT ON (row_number) c.row_number, c.batch_id, kin.received_at
-    FROM bulk_upload.corrected_rows AS c JOIN kin ON kin.batch_id = c.batch_id
-    WHERE c.root_batch_id = :root AND c.loaded_at IS NOT NULL
-    ORDER BY row_number, kin.received_at DESC, c.batch_id DESC
-), settled AS (
-    SELECT e.id, latest.batch_id AS by_batch FROM bulk_upload.processing_errors AS e
-    JOIN kin ON kin.batch_id = e.batch_id JOIN latest ON latest.row_number = e.row_number
-    WHERE e.severity = 'error' AND e.batch_id <> latest.batch_id AND kin.received_at < latest.received_at
-)"""  # noqa: S608
-
-_RESOLVE = f"""{_LATEST}
-UPDATE bulk_upload.processing_errors AS e
-SET is_resolved = true, resolved_at = now(), resolved_by_batch = settled.by_batch
-FROM settled WHERE settled.id = e.id AND (NOT e.is_resolved
-    OR e.resolved_by_batch NOT IN (settled.by_batch, e.batch_id))
-RETURNING e.batch_id
-"""  # noqa: S608
-
-_UNSAY = f"""{_LATEST}
-DELETE FROM bulk_upload.processing_errors AS e
-USING kin WHERE kin.batch_id = e.batch_id AND e.error_code = 'ALREADY_CORRECTED'
-AND e.is_resolved AND e.resolved_by_batch <> e.batch_id
-AND NOT EXISTS (SELECT FROM settled WHERE settled.id = e.id)
-AND EXISTS (
-    SELECT FROM bulk_upload.processing_errors AS other WHERE other.batch_id = e.batch_id
-    AND other.row_number = e.row_number AND other.severity = 'error' AND other.error_code <> e.error_code
-)
-RETURNING e.batch_id
-"""  # noqa: S608
-"""That a row was corrected is no longer true when its correction is gone; what else is wrong with it is."""
-
-_REOPEN = f"""{_LATEST}
-UPDATE bulk_upload.processing_errors AS e
-SET is_resolved = false, resolved_at = NULL, resolved_by_batch = NULL
-FROM kin WHERE kin.batch_id = e.batch_id AND e.is_resolved AND e.resolved_by_batch <> e.batch_id
-AND NOT EXISTS (SELECT FROM settled WHERE settled.id = e.id)
-RETURNING e.batch_id
-"""  # noqa: S608
-
-
-_TOUCHED = f"""{_DOWN}
-SELECT DISTINCT e.batch_id FROM bulk_upload.processing_errors AS e JOIN kin ON kin.batch_id = e.batch_id
-WHERE e.severity = 'error' AND e.row_number IN (
-    SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id
-)
-"""  # noqa: S608
-
-
-MANY_ROWS = 1_000
-
-
-def _expect_many(connection: sa.Connection, root: str) -> None:
-    """Let large families be joined as a whole, for the transaction.
-
-    PostgreSQL has not counted rows yet that were just written, and would look through all findings for each of them.
-    """
-    columns = corrected_rows.c
-    some = sa.select(columns.row_number).where(columns.root_batch_id == root).limit(MANY_ROWS)
-    if (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) >= MANY_ROWS:
-        connection.execute(sa.text("SET LOCAL enable_nestloop = off"))
-
-
-def settle(
-    engine: sa.Engine, root: str, *, loaded: str | None = None, gone: str | None = None
-) -> tuple[str, ...]:
-    """Resolve the family's findings on rows that a correction has loaded, and reopen those that it has not.
-
-    Args:
-        engine: Of the database.
-        root: Root of the family.
-        loaded: A batch of which all rows without errors stand in the target now.
-        gone: One whose load was undone.
-
-    Returns:
-        The batches of which findings were resolved or reopened, now or by an earlier attempt that was cut off
-        before their receipts said so.
-    """
-    with engine.begin() as connection:
-        _expect_many(connection, root)
-        if loaded is not None:
-            connection.execute(sa.text(_MARK_LOADED), {"batch_id": loaded})
-        if gone is not None:
-            connection.execute(sa.text(_MARK_GONE), {"batch_id": gone, "root": root})
-        changed = {
-            row.batch_id
-            for statement in (_RESOLVE, _UNSAY, _REOPEN)
-            for row in connection.execute(sa.text(statement), {"root": root})
-        }
-        for batch_id in filter(None, (loaded, gone)):
-            changed.update(connection.scalars(sa.text(_TOUCHED), {"root": root, "batch_id": batch_id}))
-    return tuple(sorted(changed))
-
-
 def loading(engine: sa.Engine, root: str) -> tuple[str, ...]:
     """Return the corrections of a root that are loading, or were cut off between their load and its receipt."""
     query = sa.text(
-        f"{_DOWN} SELECT kin.batch_id FROM kin JOIN bulk_upload.upload_batches AS b USING (batch_id) "  # noqa: S608
+        f"{DOWN} SELECT kin.batch_id FROM kin JOIN bulk_upload.upload_batches AS b USING (batch_id) "  # noqa: S608
         "WHERE kin.batch_id <> :root AND (b.state = :loading OR b.state <> ALL(:closed) AND EXISTS ("
         "SELECT FROM bulk_upload.load_chunks AS c WHERE c.batch_id = kin.batch_id)) ORDER BY kin.received_at"
     )

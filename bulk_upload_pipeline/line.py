@@ -19,6 +19,7 @@ from bulk_upload_pipeline import (
     ledger,
     members,
     mending,
+    parentage,
     part_ledger,
     rejects,
     settling,
@@ -100,7 +101,7 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
         except SeveralFilesError:
             return Uploaded(batch, _close_unpacked(line, batch, path))
         if layout.profile == CORRECTION:
-            layout, parent = mending.laid_over(line.engine, path, layout)
+            layout, parent = parentage.laid_over(line.engine, path, layout)
     return Uploaded(ledger.recognised(line.engine, batch_id, layout, parent))
 
 
@@ -128,7 +129,7 @@ def validate(line: Line, batch_id: str) -> Verdict:
     entry = _not_reverted(line, batch_id)
     batch = entry.batch
     path = archiving.archived_file(line, batch)
-    with mending.one_at_a_time(line.engine, batch):
+    with parentage.one_at_a_time(line.engine, batch):
         judging = terms.judging_of(line, batch, is_corrected=entry.has_corrections)
         with (
             _ending_unreadable(line, batch_id),
@@ -214,9 +215,9 @@ def load(line: Line, batch_id: str) -> LoadResult:
 
 def _begin_loading(line: Line, batch: Batch) -> None:
     """Note that chunks are loaded from now on, so that nobody reverts what a correction corrects before it ends."""
-    with mending.one_at_a_time(line.engine, batch), _ending_unreadable(line, batch.batch_id):
+    with parentage.one_at_a_time(line.engine, batch), _ending_unreadable(line, batch.batch_id):
         if batch.parent_batch_id is not None:
-            mending.root_that_stands(line.engine, batch.batch_id)
+            parentage.root_that_stands(line.engine, batch.batch_id)
         ledger.loading(line.engine, batch.batch_id)
 
 

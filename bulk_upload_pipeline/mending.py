@@ -1,4 +1,4 @@
-"""Corrections: how a corrected file is laid over the batch that it corrects, judged, and remembered.
+"""Corrections: how a corrected file is judged, and what is remembered of it.
 
 Its rows load under the row numbers and line occurrences that they had in the root's file, as rows of the
 correcting batch. What belongs to the sender (columns, profile, order of dates) is the root's.
@@ -6,7 +6,7 @@ correcting batch. What belongs to the sender (columns, profile, order of dates) 
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from bulk_upload_pipeline import corrections, family, ledger, resaved
+from bulk_upload_pipeline import as_written, corrections, family, ledger, resaved
 from bulk_upload_pipeline.contract import BY_NAME, IDENTITY, Kind
-from bulk_upload_pipeline.exceptions import BatchNotFoundError, FileMissingError, UnreadableError
+from bulk_upload_pipeline.exceptions import FileMissingError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
 from bulk_upload_pipeline.findings import file_finding, row_findings
 from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
-from bulk_upload_pipeline.model import State, TextChunk
+from bulk_upload_pipeline.model import TextChunk
 from bulk_upload_pipeline.parsing.cells import as_text, unique_names
 from bulk_upload_pipeline.resaved import Earlier
 from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import sqlalchemy as sa
@@ -40,73 +39,9 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.profiles import DateOrder, Profile
     from bulk_upload_pipeline.resaved import Reread
 
-CHUNK_ROWS = 50_000
 NOTHING_CORRECTED = 1.0
 """Limit of the breaker for corrections: their rows were chosen because they are wrong, so only a correction of
 which every row is still wrong has nothing to load."""
-
-
-def laid_over(engine: sa.Engine, path: Path, written: Layout) -> tuple[Layout, str]:
-    """Return the layout of a correction and the batch that it corrects.
-
-    Args:
-        engine: Of the database.
-        path: The correction.
-        written: How it is written, as far as its content tells.
-
-    Raises:
-        UnreadableError: `CORRECTION_WITHOUT_BATCH`, `CORRECTED_BATCH_REVERTED`, `CORRECTION_COLUMNS`.
-    """
-    from bulk_upload_pipeline.read import read_chunks
-
-    def read(layout: Layout) -> Iterator[TextChunk]:
-        return read_chunks(path, layout, CHUNK_ROWS)
-
-    batches = corrections.named(read(written), written).batches
-    if not batches:
-        raise _no_batch("no row of it names a batch")
-    parent = next((p for p, _ in batches.most_common() if _is_known(engine, p)), None)
-    if parent is None:
-        raise _no_batch(f"there is no batch {batches.most_common(1)[0][0]}")
-    root = root_that_stands(engine, parent)
-    layout = ledger.batch(engine, parent).layout
-    if layout is None or root.layout is None:
-        raise _no_batch(f"no row of batch {parent} was rejected")
-    if written.encoding is not None and written.encoding_confidence < 1:
-        known = family.texts(engine, root.batch_id)
-        written = corrections.in_its_encoding(written, read, known)
-    return corrections.lay_over(written, layout), parent
-
-
-def root_that_stands(engine: sa.Engine, batch_id: str) -> Batch:
-    """Return the batch whose file came first in the family of a batch.
-
-    Raises:
-        UnreadableError: `CORRECTED_BATCH_REVERTED`, which leaves nothing to correct.
-    """
-    root = ledger.batch(engine, family.root_of(engine, batch_id))
-    if root.state is State.REVERTED:
-        raise UnreadableError(file_finding("CORRECTED_BATCH_REVERTED", root.batch_id))
-    return root
-
-
-def _is_known(engine: sa.Engine, batch_id: str) -> bool:
-    try:
-        ledger.batch(engine, batch_id)
-    except BatchNotFoundError:
-        return False
-    return True
-
-
-def _no_batch(why: str) -> UnreadableError:
-    return UnreadableError(file_finding("CORRECTION_WITHOUT_BATCH", why))
-
-
-def one_at_a_time(engine: sa.Engine, batch: Batch) -> AbstractContextManager[None]:
-    """Let the corrections of one root be judged one after the other; nobody else waits."""
-    if batch.parent_batch_id is None:
-        return nullcontext()
-    return family.locked(engine, family.root_of(engine, batch.batch_id))
 
 
 def mending(
@@ -309,7 +244,7 @@ class Mending(Judging):
                 sum(sheet.last_row - sheet.header_row for sheet in self.root.layout.sheets),
             ),
             rejected={row.row_number: row for row in self._rejected},
-            repeated=corrections.named(self._read(), self.layout.written_as).repeated(members),
+            repeated=as_written.named(self._read(), self.layout.written_as).repeated(members),
         )
 
     @cached_property

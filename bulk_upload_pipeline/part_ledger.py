@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.profiles import DateOrder
     from bulk_upload_pipeline.staged import StagedPart
 
+BETWEEN_LOOKS_S = 0.5
+"""How often a worker with nothing to do looks for a part."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartRow:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import archiving, counting, family, ledger, rejects, storage
+from bulk_upload_pipeline import archiving, counting, family, ledger, rejects, resolving, storage
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -27,7 +27,7 @@ def settle(line: Line, entry: Entry, **what: str) -> tuple[str, ...]:
         return ()
     root = family.root_of(line.engine, batch_id)
     with family.locked(line.engine, root):
-        changed = family.settle(line.engine, root, **what)
+        changed = resolving.settle(line.engine, root, **what)
     return tuple(relative for relative in changed if relative != batch_id)
 
 

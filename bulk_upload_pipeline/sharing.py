@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import ledger, part_ledger, splitting, storage
+from bulk_upload_pipeline import helping, ledger, part_judging, part_ledger, splitting, storage
 from bulk_upload_pipeline.exceptions import WorkersDifferError
 from bulk_upload_pipeline.judging import plan_of, stage
 from bulk_upload_pipeline.model import ON_THE_WAY
-from bulk_upload_pipeline.splitting import LoadShare, Shared
+from bulk_upload_pipeline.part_loading import LoadShare
+from bulk_upload_pipeline.splitting import Shared
 from bulk_upload_pipeline.terms import judging_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def judged(line: Line, entry: Entry, judging: Judging) -> Verdict:
     batch, plan = entry.batch, plan_of(judging, entry.batch.sha256)
     parts = splitting.planned(judging, line.settings.part_bytes) if _is_parted(line, entry, plan) else ()
     if parts:
-        verdict = splitting.judge(shared(line, batch, judging, parts), parts)
+        verdict = part_judging.judge(shared(line, batch, judging, parts), parts)
         return replace(verdict, has_passed=entry.has_passed)
     if batch.file_size >= line.settings.part_bytes:
         part_ledger.forget(line.engine, batch.batch_id)
@@ -127,7 +128,7 @@ def help_along(line: Line, batch_id: str, stays: Callable[[], bool] = lambda: Tr
         return ledger.batch(line.engine, batch_id).state in ON_THE_WAY and stays()
 
     with storage.naming_a_full_disk(line.home, batch_id):
-        return splitting.help_along(whole, judging.profile.on_conflict, is_wanted)
+        return helping.help_along(whole, judging.profile.on_conflict, is_wanted)
 
 
 def parts_without_worker(line: Line) -> dict[str, int]:
@@ -135,6 +136,6 @@ def parts_without_worker(line: Line) -> dict[str, int]:
     found: dict[str, int] = {}
     for batch_id in part_ledger.shared(line.engine):
         found[batch_id] = part_ledger.free(
-            line.engine, batch_id, splitting.open_parts(part_ledger.rows(line.engine, batch_id))
+            line.engine, batch_id, helping.open_parts(part_ledger.rows(line.engine, batch_id))
         )
     return found

@@ -95,7 +95,7 @@ def help_in_process(line, batch_id, instance):
 
 
 def test_a_helper_judges_what_waits_and_leaves_the_rest_to_who_took_the_file(line, batch_id, monkeypatch):
-    monkeypatch.setattr("bulk_upload_pipeline.splitting.PATIENCE_S", 0.5)
+    monkeypatch.setattr("bulk_upload_pipeline.helping.PATIENCE_S", 0.5)
     announce(line, batch_id)
     with ephemeral() as instance:
         assert help_in_process(line, batch_id, instance).success

@@ -29,6 +29,7 @@ VERBS |= {"corrections", "revert"}
 OF_THE_LEDGER = {"counting", "whereabouts"}
 """Rooms beside `ledger`, which know as little of verbs as it does."""
 COMPOSERS = {"line", "intake", "alerts", "inspection", "again", "drafting", "mending", "judging", "splitting"}
+COMPOSERS |= {"part_judging", "part_loading", "helping", "parentage"}
 COMPOSERS |= {"closing", "checking", "archiving", "terms", "sharing", "settling", "sweeping", "workplace"}
 FOLDERS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - {"defs", "commands"}
 """Each holds the details of one room: `reading` those of `read`."""

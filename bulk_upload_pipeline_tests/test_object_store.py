@@ -23,6 +23,7 @@ from s3fs import S3FileSystem
 from bulk_upload_pipeline import (
     again,
     alerts,
+    helping,
     inbox,
     intake,
     ledger,
@@ -31,7 +32,6 @@ from bulk_upload_pipeline import (
     part_ledger,
     scratch,
     sharing,
-    splitting,
     storage,
     sweeping,
     taking,
@@ -465,7 +465,7 @@ def test_a_huge_file_is_judged_and_loaded_by_machines_that_share_nothing_but_the
 ):
     monkeypatch.setattr(encodings, "BLOCK_BYTES", 1 << 12)
     monkeypatch.setattr(dialects, "TOP_BYTES", 1 << 10)
-    monkeypatch.setattr(splitting, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(helping, "PATIENCE_S", 0.2)
     shape = {"chunk_rows": 100, "part_bytes": 1 << 14}
     text = csv_of([good_row(n, Quantity="x" if n == 700 else "4") for n in range(1_000)])
     with line_at(root, database_url, **shape) as one, line_at(root, database_url, **shape) as two:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import ledger, load, part_ledger, sharing, splitting, terms
+from bulk_upload_pipeline import helping, ledger, load, part_judging, part_ledger, sharing, splitting, terms
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import BatchBusyError, UnreadableError, WorkersDifferError
@@ -299,9 +299,9 @@ def test_dates_of_two_parts_that_contradict_each_other_leave_the_rest_ambiguous(
 def test_what_a_helper_could_judge_is_not_judged_again_by_who_takes_the_batch(line, dirty):
     batch_id = drop(line, "dirty.csv", dirty)
     announce(line, batch_id)
-    with patch.object(splitting, "PATIENCE_S", 0.5):
+    with patch.object(helping, "PATIENCE_S", 0.5):
         assert sharing.help_along(line, batch_id) == len(parts_in(line, batch_id))
-    with patch.object(splitting, "_judge_part", side_effect=AssertionError):
+    with patch.object(part_judging, "_judge_part", side_effect=AssertionError):
         stages.validate(line, batch_id)
     verdict = ledger.verdict(line.engine, batch_id)
     assert verdict.rows_read == 700
@@ -312,7 +312,7 @@ def test_a_part_whose_folder_is_gone_is_judged_again(line, dirty):
     expected = by_one(line, "dirty.csv", dirty)
     batch_id = drop(line, "dirty.csv", dirty)
     announce(line, batch_id)
-    with patch.object(splitting, "PATIENCE_S", 0.5):
+    with patch.object(helping, "PATIENCE_S", 0.5):
         sharing.help_along(line, batch_id)
     lost = line.home.staging / batch_id / parts_in(line, batch_id)[3].staged
     lost.rename(line.home.root / "elsewhere")
@@ -338,7 +338,7 @@ def test_a_helper_leaves_when_the_batch_is_cancelled(line, dirty):
             stages.fail(line, batch_id, "A person cancelled it.")
         return True
 
-    with patch.object(splitting, "PATIENCE_S", 0.5):
+    with patch.object(helping, "PATIENCE_S", 0.5):
         assert sharing.help_along(line, batch_id, cancelled_behind_the_first_part) == 2 < len(parts)
         assert sharing.help_along(line, batch_id) == 0
     assert receipt(line, batch_id).state is State.FAILED
@@ -495,6 +495,6 @@ def test_whatever_is_in_a_file_its_parts_are_judged_as_the_whole(
         shared = Shared(
             engine, "batch", judging, several, splitting.plan_in_parts(str(time.monotonic_ns()), parts)
         )
-        assert judged(lambda: splitting.judge(shared, parts), several) == judged(
+        assert judged(lambda: part_judging.judge(shared, parts), several) == judged(
             lambda: stage(judging, one, ""), one
         )
