@@ -24,8 +24,8 @@ from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.liveness import alive
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.workplace import silent
+from bulk_upload_pipeline_tests.correcting import as_csv, found_codes, in_target, rejected, resolutions
 from bulk_upload_pipeline_tests.test_cli import a_file
-from bulk_upload_pipeline_tests.test_corrections import as_csv, found_codes, in_target, rejected, resolutions
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
 

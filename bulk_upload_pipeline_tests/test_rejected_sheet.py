@@ -15,7 +15,7 @@ from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.origin import OWN_COLUMNS
 from bulk_upload_pipeline.reporting import rejected_sheet
 from bulk_upload_pipeline_tests import writers
-from bulk_upload_pipeline_tests.test_corrections import TARGET, in_target, load, resolutions
+from bulk_upload_pipeline_tests.correcting import TARGET, in_target, load, resolutions
 from bulk_upload_pipeline_tests.test_senders import dropped, profile
 from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, receipt, rows
 

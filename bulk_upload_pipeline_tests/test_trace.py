@@ -10,7 +10,7 @@ from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.trace import in_words, trace
-from bulk_upload_pipeline_tests.test_corrections import as_csv, rejected
+from bulk_upload_pipeline_tests.correcting import as_csv, rejected
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, through
 
 

@@ -22,7 +22,7 @@ from bulk_upload_pipeline import intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
 from bulk_upload_pipeline.model import LOADED_STATES, Overrides, State
-from bulk_upload_pipeline_tests.test_corrections import as_csv
+from bulk_upload_pipeline_tests.correcting import as_csv
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import line_at, receipt, rows
 
