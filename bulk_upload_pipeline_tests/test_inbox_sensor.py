@@ -18,16 +18,7 @@ from bulk_upload_pipeline.defs import recovery, sensors, small_files
 from bulk_upload_pipeline.lanes import MOST_BYTES, MOST_FILES, SMALL_BYTES, share
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.test_small_files import take
-from bulk_upload_pipeline_tests.world import (
-    QUIET,
-    count,
-    csv_of,
-    drop,
-    good_row,
-    receipt,
-    rows,
-    run,
-)
+from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, receipt, rows, run
 
 SETTINGS = {"chunk_rows": 7}
 

@@ -1,331 +1,44 @@
-"""What a worker that fails, is cut off, killed or cancelled leaves behind, and who picks it up."""
+"""What a worker that is cut off, killed or cancelled leaves behind, and who picks it up."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import resource
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import dagster as dg
 import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import (
-    archiving,
-    evidence,
-    inspection,
-    intake,
-    judging,
-    liveness,
-    rejects,
-    report,
-    sweeping,
-)
+from bulk_upload_pipeline import intake, liveness
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
-from bulk_upload_pipeline.defs import exits, recovery, small_files
-from bulk_upload_pipeline.defs.partitions import PARTITION_TAG
-from bulk_upload_pipeline.defs.resources import line_resource
+from bulk_upload_pipeline.defs import recovery, small_files
 from bulk_upload_pipeline.defs.session import Session
-from bulk_upload_pipeline.exceptions import BatchBusyError, DiskFullError, FileStillChangingError
 from bulk_upload_pipeline.holding import holding
 from bulk_upload_pipeline.model import ON_THE_WAY, State
 from bulk_upload_pipeline.reporting import finding_files
-from bulk_upload_pipeline_tests.upped import wait_until
-from bulk_upload_pipeline_tests.world import (
-    QUIET,
-    count,
-    csv_of,
-    drop,
-    good_row,
-    receipt,
-    rows,
-    run,
+from bulk_upload_pipeline_tests.disturbed import (
+    batch_id,
+    event_of,
+    execute,
+    is_loaded_whole,
+    receipts,
+    settled,
+    started_run,
+    worker_of,
 )
+from bulk_upload_pipeline_tests.upped import wait_until
+from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, good_row, receipt, run
+
+__all__ = ["batch_id", "settled"]
 
 SETTINGS = {"chunk_rows": 7}
-
-TARGET = "mangalam_invoices"
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(exits, "SECONDS_BEFORE_FIRST", 0.01)
-
-
-def test_a_tick_leaves_no_connection_open(line, instance, database_url, monkeypatch):
-    monkeypatch.setenv("BULK_UPLOAD_HOME", str(line.home.root))
-    monkeypatch.setenv("BULK_UPLOAD_DATABASE_URL", database_url)
-    with dg.build_resources({"line": line_resource}, instance=instance) as resources:
-        ticking = resources.line
-        assert recovery.reaper(dg.build_sensor_context(instance=instance, resources={"line": ticking}))
-    ours = "application_name = 'bulk-upload' AND datname = current_database() AND pid <> pg_backend_pid()"
-    wait_until(lambda: rows(line, f"SELECT count(*) FROM pg_stat_activity WHERE {ours}") == [(0,)], 30)
-    ticking.engine.dispose()
-
-
-@pytest.fixture
-def batch_id(line):
-    return drop(line, "a.csv", csv_of(good_row(n) for n in range(20)))
-
-
-def execute(line, *statements):
-    with line.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-
-def first_times(line, times, action, *, at="BEFORE INSERT", deferred=""):
-    """Let the database do `action` the first `times` that it takes a row: a sequence is never rolled back."""
-    kind = "CONSTRAINT TRIGGER" if deferred else "TRIGGER"
-    execute(
-        line,
-        "CREATE SEQUENCE tries",
-        "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"IF nextval('tries') <= {times} THEN {action}; END IF; RETURN NEW; END $$",
-        f"CREATE {kind} fault {at} ON {TARGET} {deferred} FOR EACH ROW EXECUTE FUNCTION fault()",
-    )
-
-
-def tries(result):
-    return sum(event.event_type_value == "STEP_UP_FOR_RETRY" for event in result.all_events)
-
-
-def is_loaded_whole(line, batch_id):
-    account = receipt(line, batch_id)
-    assert (account.state, account.rows_inserted, account.rows_unprocessed) == (State.LOADED, 20, 0)
-    assert account.reason == "All 20 rows are loaded."
-    assert count(line, TARGET) == 20
-    assert inspection.control_totals(evidence.of(line.engine, batch_id)).passed
-    assert not list(line.home.staging.iterdir())
-
-
-# Retries
-
-
-@pytest.mark.parametrize(
-    "action",
-    [
-        "RAISE EXCEPTION 'a restart' USING ERRCODE = '57P01'",
-        "RAISE EXCEPTION 'no memory' USING ERRCODE = '53200'",
-        "PERFORM pg_terminate_backend(pg_backend_pid())",
-    ],
-)
-def test_a_fault_of_the_database_is_retried_and_its_receipt_is_that_of_an_undisturbed_load(
-    line, instance, batch_id, impatient, action
-):
-    first_times(line, 3, action)
-    result = run(line, batch_id, instance)
-    assert result.success
-    assert tries(result) >= 1
-    is_loaded_whole(line, batch_id)
-    assert len(receipts(instance)) == 1
-
-
-def receipts(instance):
-    return instance.fetch_materializations(dg.AssetKey("upload_receipts"), limit=10).records
-
-
-def test_a_connection_that_is_lost_at_commit_is_retried(line, instance, batch_id, impatient):
-    first_times(
-        line,
-        1,
-        "PERFORM pg_terminate_backend(pg_backend_pid())",
-        at="AFTER INSERT",
-        deferred="DEFERRABLE INITIALLY DEFERRED",
-    )
-    # The loader makes constraints speak at once; only a trigger on the ledger still speaks at COMMIT.
-    execute(
-        line,
-        f"DROP TRIGGER fault ON {TARGET}",
-        "CREATE CONSTRAINT TRIGGER fault AFTER INSERT ON bulk_upload.load_chunks DEFERRABLE INITIALLY DEFERRED "
-        "FOR EACH ROW EXECUTE FUNCTION fault()",
-    )
-    result = run(line, batch_id, instance)
-    assert (result.success, tries(result)) == (True, 1)
-    is_loaded_whole(line, batch_id)
-
-
-def test_a_batch_that_is_being_retried_has_no_receipt_yet_and_one_when_no_retry_helped(
-    line, instance, batch_id, impatient
-):
-    first_times(line, 1_000_000, "RAISE EXCEPTION 'the disk is full' USING ERRCODE = '53100'")
-    result = run(line, batch_id, instance)
-    assert (result.success, tries(result)) == (False, exits.RETRIES)
-    account = receipt(line, batch_id)
-    assert (account.state, account.rows_read, account.rows_unprocessed) == (State.FAILED, 20, 20)
-    assert account.reason == "It failed and can be retried: the disk is full"
-    assert len(receipts(instance)) == 1
-    execute(line, f"DROP TRIGGER fault ON {TARGET}")
-    assert run(line, batch_id, instance).success
-    is_loaded_whole(line, batch_id)
-
-
-def test_a_defect_is_not_retried(line, instance, batch_id, monkeypatch):
-    monkeypatch.setattr(report, "why_loaded", lambda *_: 1 / 0)
-    result = run(line, batch_id, instance)
-    assert (result.success, tries(result)) == (False, 0)
-    assert receipt(line, batch_id).reason == "It failed and can be retried: division by zero"
-    monkeypatch.undo()
-    assert run(line, batch_id, instance).success
-    is_loaded_whole(line, batch_id)
-
-
-def test_bad_rows_are_never_retried(line, instance):
-    batch_id = drop(line, "wrong.csv", csv_of(good_row(n, Quantity="x") for n in range(9)))
-    result = run(line, batch_id, instance)
-    assert (result.success, tries(result)) == (False, 0)
-
-
-def test_a_step_waits_for_a_database_that_restarts(line, monkeypatch):
-    from bulk_upload_pipeline.database import make_engine, wait_until_it_answers
-
-    gone = make_engine("postgresql://nobody@127.0.0.1:1/none")
-    assert not wait_until_it_answers(gone, 0.1)
-    assert wait_until_it_answers(line.engine, 0.1)
-
-
-# One worker a batch
-
-
-@pytest.mark.parametrize("stage", [stages.upload, stages.validate, stages.load, stages.close])
-def test_a_batch_that_another_worker_holds_is_left_alone(line, batch_id, monkeypatch, stage):
-    monkeypatch.setattr("bulk_upload_pipeline.holding.BUSY_AFTER_S", 0.2)
-    stages.upload(line, batch_id)
-    stages.validate(line, batch_id)
-    with holding(line.engine, batch_id), pytest.raises(BatchBusyError, match=batch_id):
-        stage(line, batch_id)
-    stages.load(line, batch_id)
-    stages.close(line, batch_id)
-    is_loaded_whole(line, batch_id)
-
-
-def test_a_stage_that_ends_leaves_no_lock(line, batch_id, monkeypatch):
-    stages.upload(line, batch_id)
-    monkeypatch.setattr(rejects, "keep", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        stages.validate(line, batch_id)
-    monkeypatch.undo()
-    stages.validate(line, batch_id)
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    held += "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    # A connection that was closed holds its locks for the moment in which the server ends it.
-    wait_until(lambda: rows(line, held) == [(0,)], 30)
-
-
-def test_a_stage_that_is_cut_off_at_its_unlock_leaves_no_lock(line, batch_id, monkeypatch):
-    monkeypatch.setattr("bulk_upload_pipeline.holding._UNLOCK", sa.text("SELECT 1 / 0, :name"))
-    with pytest.raises(sa.exc.DBAPIError):
-        stages.upload(line, batch_id)
-    monkeypatch.undo()
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    assert rows(line, held + "(SELECT oid FROM pg_database WHERE datname = current_database())") == [(0,)]
-
-
-# Proof of life
-
-
-WORKER = """
-import sys
-from bulk_upload_pipeline.database import make_engine
-from bulk_upload_pipeline.liveness import alive
-with alive(make_engine(sys.argv[1]), sys.argv[2]):
-    print("alive", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def worker_of(line, run_id):
-    command = [sys.executable, "-c", WORKER, line.settings.database_url, run_id]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
-        assert process.stdout.readline() == "alive\n"
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.fixture
-def settled(monkeypatch):
-    """The server of the tests started just now, and is trusted all the same."""
-    monkeypatch.setattr(liveness, "SERVER_SETTLED", 0.0)
-
-
-def test_a_run_lives_as_long_as_its_worker_and_not_longer(line, settled):
-    with worker_of(line, "run-1") as worker:
-        assert liveness.without_worker(line.engine, ["run-1", "run-2"]) == {"run-2"}
-        os.kill(worker.pid, signal.SIGKILL)
-        wait_until(lambda: liveness.without_worker(line.engine, ["run-1"]))
-
-
-def test_a_worker_whose_connection_is_cut_takes_its_lock_again(line, settled, monkeypatch):
-    monkeypatch.setattr(liveness, "BETWEEN_LOOKS", 0.05)
-    with liveness.alive(line.engine, "run-1"):
-        holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database = "
-        holder += "(SELECT oid FROM pg_database WHERE datname = current_database())"
-        ((pid,),) = rows(line, holder)
-        rows(line, f"SELECT pg_terminate_backend({pid})")
-        wait_until(lambda: rows(line, holder) not in ([], [(pid,)]))
-        assert liveness.without_worker(line.engine, ["run-1"]) == set()
-    # The server lets go of the lock when it has noticed that the connection is closed.
-    wait_until(lambda: liveness.without_worker(line.engine, ["run-1"]) == {"run-1"})
-
-
-def test_nobody_is_taken_for_dead_right_after_a_restart_of_the_server(line, monkeypatch):
-    monkeypatch.setattr(liveness, "SERVER_SETTLED", 1e9)
-    assert liveness.without_worker(line.engine, ["run-1"]) == set()
-
-
-def test_a_run_of_the_command_line_proves_that_it_lives_as_those_of_the_services_do(
-    line, instance, batch_id, settled, monkeypatch
-):
-    seen = []
-    really = stages.load
-
-    def load(line, batch):
-        run_ids = [record.run_id for record in instance.get_runs()]
-        seen.extend((run_ids, liveness.without_worker(line.engine, run_ids)))
-        return really(line, batch)
-
-    monkeypatch.setattr(stages, "load", load)
-    instance.add_dynamic_partitions("batches", [batch_id])
-    assert Session(instance, line).run(batch_id, lambda _: None).state is State.LOADED
-    (run_ids, dead) = seen
-    assert (len(run_ids), dead) == (1, set())
-    assert liveness.without_worker(line.engine, run_ids) == set(run_ids)
-
-
-# The sensors that look after what was cut off
-
-
-def started_run(instance, batch_id, **tags):
-    """A run that says of itself that it is under way."""
-    instance.add_dynamic_partitions("batches", [batch_id])
-    job = defs.resolve_job_def("load_batch")
-    run = instance.create_run_for_job(job, tags={PARTITION_TAG: batch_id, **tags})
-    instance.handle_new_event(event_of(run, "PIPELINE_START"))
-    return run
-
-
-def event_of(run, kind):
-    from dagster._core.events import DagsterEvent
-    from dagster._core.events.log import EventLogEntry
-
-    event = DagsterEvent(kind, run.job_name, message=f"It is {kind}.")
-    return EventLogEntry(None, 20, "", run.run_id, time.time(), None, run.job_name, event)
 
 
 def reap(instance, line, cursor=None):
@@ -667,92 +380,3 @@ def test_rows_that_were_staged_by_another_plan_do_not_load_under_the_verdict_of_
     stages.load(other, batch_id)
     stages.close(other, batch_id)
     is_loaded_whole(line, batch_id)
-
-
-# Files, and a full disk
-
-
-@contextmanager
-def small_disk(size):
-    """No file may grow beyond `size` bytes: the kernel's own refusal, which needs no disk of that size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_stops_with_one_sentence_and_a_retry_goes_on(line, batch_id):
-    stages.upload(line, batch_id)
-    with small_disk(2_000), pytest.raises(DiskFullError, match="no space left") as error:
-        stages.validate(line, batch_id)
-    assert f"bulk-upload retry {batch_id}" in str(error.value)
-    stages.validate(line, batch_id)
-    stages.load(line, batch_id)
-    with small_disk(100), pytest.raises(DiskFullError):
-        stages.close(line, batch_id)
-    stages.close(line, batch_id)
-    is_loaded_whole(line, batch_id)
-    assert sorted(path.name for path in line.reports(batch_id).iterdir()) == ["summary.html", "summary.json"]
-
-
-def test_a_full_disk_ends_a_run_with_a_receipt_even_when_its_files_cannot_be_written(
-    line, instance, batch_id, monkeypatch
-):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(rejects, "keep", full)
-    monkeypatch.setattr(report, "write", full)
-    result = run(line, batch_id, instance)
-    assert (result.success, tries(result)) == (False, 0)
-    account = receipt(line, batch_id)
-    assert account.state is State.FAILED
-    assert "There is no space left on the disk of" in account.reason
-    monkeypatch.undo()
-    assert run(line, batch_id, instance).success
-    is_loaded_whole(line, batch_id)
-
-
-def test_a_file_that_changes_while_it_is_judged_goes_back_to_waiting(line, batch_id, monkeypatch):
-    whole = csv_of(good_row(n) for n in range(30))
-    stages.upload(line, batch_id)
-    archived = archiving.archived_file(line, stages.ledger.batch(line.engine, batch_id))
-    really = judging.ahead
-
-    def judged_while_somebody_writes(*arguments):
-        archived.write_text(whole)
-        return really(*arguments)
-
-    monkeypatch.setattr(judging, "ahead", judged_while_somebody_writes)
-    with pytest.raises(FileStillChangingError):
-        stages.validate(line, batch_id)
-    assert receipt(line, batch_id).state is State.WAITING
-    assert (line.home.inbox / "a.csv").read_text() == whole
-    assert not archived.parent.exists()
-
-
-def test_what_a_worker_left_that_was_killed_after_its_receipt_is_swept(line, instance, batch_id):
-    run(line, batch_id, instance)
-    other = drop(line, "b.csv", csv_of(good_row(n) for n in range(30, 40)))
-    stages.upload(line, other)
-    stages.validate(line, other)
-    (line.home.staging / batch_id).mkdir()
-    with holding(line.engine, batch_id):
-        assert sweeping.sweep(line) == []
-    assert sweeping.sweep(line) == [batch_id]
-    assert [folder.name for folder in line.home.staging.iterdir()] == [other]
-
-
-def test_a_report_holds_only_what_its_last_receipt_says(line, instance, batch_id):
-    folder = line.reports(batch_id)
-    folder.mkdir()
-    for name in ("findings.csv", "rejected_rows.csv", ".summary.html", "a note of the clerk.txt"):
-        (folder / name).write_text("old")
-    run(line, batch_id, instance)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "a note of the clerk.txt",
-        "summary.html",
-        "summary.json",
-    ]

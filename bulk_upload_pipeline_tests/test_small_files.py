@@ -18,15 +18,7 @@ from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.serving import processes
 from bulk_upload_pipeline_tests.benchmarks import flood
 from bulk_upload_pipeline_tests.upped import upped, wait_until
-from bulk_upload_pipeline_tests.world import (
-    QUIET,
-    count,
-    csv_of,
-    drop,
-    good_row,
-    receipt,
-    run,
-)
+from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, receipt, run
 
 SETTINGS = {"chunk_rows": 7}
 
