@@ -1,134 +1,35 @@
-"""Staged chunks into the target: every path, every policy, and every way in which it can be cut off."""
+"""Staged chunks into the target: every path and every policy, and what a plain model says of them."""
 
 import json
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from decimal import Decimal
 
-import psycopg2
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.database import is_transient
-from bulk_upload_pipeline.exceptions import BatchBusyError
-from bulk_upload_pipeline.found import FoundWriter
-from bulk_upload_pipeline.holding import lock_name
-from bulk_upload_pipeline.load import load_staged
 from bulk_upload_pipeline.model import LoadResult, Totals
-from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA, StagedBatch, valid_writer
-from bulk_upload_pipeline_tests.upped import wait_until
+from bulk_upload_pipeline_tests.staged_rows import (
+    POSITIVE,
+    REJECT,
+    SKIP,
+    UPDATE,
+    counts,
+    errors,
+    execute,
+    ledger,
+    line,
+    lines,
+    load,
+    query,
+    recounted,
+    stage,
+    table,
+)
 
-UPDATE, SKIP, REJECT = "update", "skip", "reject"
-OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-
-
-@pytest.fixture
-def stage(tmp_path):
-    """Stage rows (dicts of the contract's columns) in chunks of `size`."""
-    numbers = iter(range(1_000_000))
-
-    def stage(rows, size=50_000):
-        return write_staged(tmp_path / f"staged-{next(numbers)}", rows, size)
-
-    return stage
-
-
-def write_staged(folder, rows, size):
-    folder.mkdir()
-    repeats, seen = [], Counter()
-    for number, row in enumerate(rows, start=1):
-        key = tuple(row.get(name) for name in contract.IDENTITY[:3])
-        seen[key] += 1
-        if seen[key] > 1:
-            repeats.append({"row_number": number, "line_occurrence": seen[key]})
-    table = pa.Table.from_pylist(
-        [{"row_number": number, **row} for number, row in enumerate(rows, start=1)],
-        schema=contract.STAGED_SCHEMA,
-    )
-    write_table(folder, table, pa.Table.from_pylist(repeats, schema=OCCURRENCES_SCHEMA), size)
-    return StagedBatch(folder)
-
-
-def write_table(folder, table, occurrences, size):
-    with pa.OSFile(str(folder / "valid.arrow"), "wb") as file, valid_writer(file) as writer:
-        for start in range(0, table.num_rows, size):
-            writer.write_table(table.slice(start, size).combine_chunks())
-    FoundWriter(folder).close()
-    pq.write_table(occurrences, folder / "occurrences.parquet")
-
-
-def line(number, sku="S-1", *, quantity="2", price="10.50", **values):
-    quantity, price = Decimal(quantity), Decimal(price)
-    return {
-        "invoice_number": number,
-        "invoice_date": date(2024, 12, 31),
-        "customer_name": "Sharma Sweets",
-        "quantity": quantity,
-        "item_price": price,
-        "item_total": quantity * price,
-        "sku": sku,
-        **values,
-    }
-
-
-def lines(count, **values):
-    return [line(f"INV-{number}", **values) for number in range(1, count + 1)]
-
-
-def load(engine, staged, batch_id="b1", policy=UPDATE, plan="plan", **options):
-    return load_staged(engine, batch_id, staged, plan, policy, **options)
-
-
-def counts(result):
-    return (result.inserted, result.updated, result.unchanged, result.refused)
-
-
-def query(engine, statement, **values):
-    with engine.connect() as connection:
-        return connection.execute(sa.text(statement), values).all()
-
-
-def execute(engine, *statements):
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-
-def table(engine):
-    """The target without what PostgreSQL sets itself, by identity."""
-    names = (*contract.NAMES, "extra", "line_occurrence", "upload_batch_id", "row_number")
-    rows = query(engine, f"SELECT {', '.join(names)} FROM public.mangalam_invoices")
-    found = {tuple(row._mapping[name] for name in contract.IDENTITY): dict(row._mapping) for row in rows}
-    assert len(found) == len(rows)
-    return found
-
-
-def recounted(engine):
-    return Totals(
-        *query(
-            engine,
-            "SELECT coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) FROM public.mangalam_invoices",
-        )[0]
-    )
-
-
-def ledger(engine):
-    return query(engine, "SELECT chunk_index, path, rows FROM bulk_upload.load_chunks ORDER BY 1")
-
-
-def errors(engine):
-    return query(
-        engine,
-        "SELECT row_number, error_code, severity, error_message, line_occurrence "
-        "FROM bulk_upload.processing_errors ORDER BY row_number",
-    )
+__all__ = ["stage"]
 
 
 def test_new_rows_are_copied_straight_into_the_target(engine, stage):
@@ -214,6 +115,7 @@ def test_one_existing_key_in_the_first_chunk_sends_the_rest_of_the_batch_through
 
 # What cells can hold
 
+
 HOSTILE = [
     "\\.", "\\N", "\\", '"', '""', "#", "# x", ",", ";", "\t", "a\nb", "a\r\nb", "a\rb", "\n\\.\n", "\\.\n",
     "NULL", "null", "''", "'; DROP TABLE x; --", "%s", "{0}", "₹ 45", "काजू कतली", "🍬", "e\u0301", "\ufeffx",
@@ -231,14 +133,17 @@ def test_hostile_text_arrives_as_it_stands_through_both_paths(engine, stage):
 
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
 amounts = st.decimals(
     min_value=Decimal("-99999999999.9999"), max_value=Decimal("99999999999.9999"), places=4
 ).filter(lambda amount: amount == amount)
+
 values_of = {
     contract.Kind.TEXT: texts | st.sampled_from([text for text in HOSTILE if len(text) < 20]),
     contract.Kind.AMOUNT: amounts,
     contract.Kind.DATE: st.dates(),
 }
+
 cells = st.fixed_dictionaries(
     {},
     optional={column.name: values_of[column.kind] for column in contract.COLUMNS}
@@ -325,224 +230,8 @@ def test_findings_of_the_validation_survive_a_load(engine, stage):
     assert {code for _, code, *_ in errors(engine)} == {"MISSING_VALUE", "REFUSED_BY_DATABASE"}
 
 
-# What the database refuses
-
-POSITIVE = "ALTER TABLE public.mangalam_invoices ADD CONSTRAINT positive CHECK (quantity > 0)"
-NARROW = "ALTER TABLE public.mangalam_invoices ALTER COLUMN brand TYPE varchar(3)"
-FOREIGN = (
-    "CREATE TABLE public.brands (brand varchar(200) PRIMARY KEY)",
-    "INSERT INTO public.brands VALUES ('ok')",
-    "ALTER TABLE public.mangalam_invoices ADD CONSTRAINT known_brand "
-    "FOREIGN KEY (brand) REFERENCES public.brands",
-)
-DEFERRED = (*FOREIGN[:2], FOREIGN[2] + " DEFERRABLE INITIALLY DEFERRED")
-UNIQUE = "ALTER TABLE public.mangalam_invoices ADD CONSTRAINT one_order UNIQUE (purchase_order)"
-
-
-def trigger(body):
-    return (
-        "CREATE FUNCTION public.guard() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN {body} RETURN NEW; END $$",
-        "CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON public.mangalam_invoices "
-        "FOR EACH ROW EXECUTE FUNCTION public.guard()",
-    )
-
-
-RAISING = trigger("IF NEW.quantity < 0 THEN RAISE EXCEPTION 'no credits in %%', NEW.invoice_number; END IF;")
-SKIPPING = trigger("IF NEW.quantity < 0 THEN RETURN NULL; END IF;")
-
-
-@pytest.mark.parametrize(
-    ("rule", "bad", "reason"),
-    [
-        ([POSITIVE], {"quantity": "-1"}, '"positive"'),
-        (RAISING, {"quantity": "-1"}, "no credits in BAD-"),
-        (SKIPPING, {"quantity": "-1"}, "trigger"),
-        (FOREIGN, {"brand": "unknown"}, '"known_brand"'),
-        (DEFERRED, {"brand": "unknown"}, '"known_brand"'),
-        ([NARROW], {"brand": "Haldiram"}, "too long"),
-        ([UNIQUE], {"purchase_order": "PO-1"}, '"one_order"'),
-    ],
-)
-def test_rows_that_the_database_refuses_are_isolated_and_the_rest_loads(engine, stage, rule, bad, reason):
-    execute(
-        engine, "INSERT INTO public.mangalam_invoices (invoice_number, purchase_order) VALUES ('x', 'PO-1')"
-    )
-    execute(engine, *rule)
-    rows = lines(40)
-    for at in (3, 4, 27, 39):
-        rows[at] = line(f"BAD-{at}", **bad)
-    result = load(engine, stage(rows, size=25))
-    assert counts(result) == (36, 0, 0, 4)
-    assert result.totals == Totals(Decimal(72), Decimal(756))
-    assert len(table(engine)) == 37
-    assert [row[:3] for row in errors(engine)] == [
-        (n, "REFUSED_BY_DATABASE", "error") for n in (4, 5, 28, 40)
-    ]
-    assert all(
-        row[3].startswith("The database refused the row: ") and reason in row[3] for row in errors(engine)
-    )
-    assert query(engine, "SELECT sum(rows), sum(refused) FROM bulk_upload.load_chunks") == [(40, 4)]
-
-
-def test_an_update_that_the_database_refuses_leaves_the_row_as_it_was(engine, stage):
-    load(engine, stage(lines(10)))
-    execute(engine, POSITIVE)
-    rows = [line(f"INV-{n}", quantity="-1" if n == 7 else "5") for n in range(1, 11)]
-    assert counts(load(engine, stage(rows), batch_id="b2")) == (0, 9, 0, 1)
-    assert table(engine)["INV-7", None, "S-1", 1]["quantity"] == 2
-
-
-def test_a_trigger_that_changes_rows_does_not_make_them_updates(engine, stage):
-    load(engine, stage(lines(1)))
-    execute(engine, *trigger("NEW.brand := 'Mangalam'; NEW.quantity := 7;"))
-    result = load(engine, stage(lines(10)), batch_id="b2")
-    assert counts(result) == (9, 0, 1, 0)
-    assert result.totals.quantity == recounted(engine).quantity == 65
-
-
-def test_a_database_without_the_target_is_an_error_and_no_refusal(engine, stage):
-    execute(engine, "ALTER TABLE public.mangalam_invoices RENAME TO elsewhere")
-    with pytest.raises(psycopg2.errors.UndefinedTable):
-        load(engine, stage(lines(30), size=10))
-    assert errors(engine) == ledger(engine) == []
-
-
-# Faults
-
-
-def test_a_batch_that_another_worker_holds_is_busy(engine, stage, monkeypatch):
-    monkeypatch.setattr("bulk_upload_pipeline.holding.BUSY_AFTER_S", 0.1)
-    with engine.connect() as other:
-        other.execute(
-            sa.text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"), {"name": lock_name("b1")}
-        )
-        with pytest.raises(BatchBusyError, match="b1"):
-            load(engine, stage(lines(1)))
-        assert counts(load(engine, stage(lines(1)), batch_id="b2")) == (1, 0, 0, 0)
-        other.invalidate()
-
-
-def cut(engine, which="application_name = 'bulk-upload'"):
-    """Cut connections of the load, as a restart of the server or a kill of the worker does; they are gone then."""
-    execute(
-        engine,
-        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {which} "
-        "AND pid <> pg_backend_pid() AND datname = current_database()",
-    )
-
-
-@pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("after", [1, 2, 4])
-def test_a_load_that_is_cut_off_is_finished_by_the_next(engine, database_url, stage, after, merge):
-    if merge:
-        load(engine, stage(lines(3)), batch_id="b0")
-    staged = stage(lines(60), size=10)
-    heard = []
-
-    def cut_later(rows):
-        heard.append(rows)
-        if len(heard) == after:
-            admin = sa.create_engine(database_url, poolclass=sa.NullPool)
-            cut(admin)
-
-    # Whether the connection that held the lock was missed tells whether the load ended with an error.
-    faults = []
-    try:
-        load(engine, staged, on_rows=cut_later)
-    except (psycopg2.Error, sa.exc.DBAPIError) as error:
-        faults.append(error)
-    assert all(is_transient(fault) for fault in faults)
-    heard.clear()
-    result = load(engine, staged, on_rows=heard.append)
-    assert counts(result) == ((57, 0, 3, 0) if merge else (60, 0, 0, 0))
-    assert sum(heard) == 60
-    assert len(table(engine)) == 60
-    assert result.totals == recounted(engine)
-
-
-def test_a_callback_that_fails_ends_the_load_and_the_next_goes_on(engine, stage):
-    staged = stage(lines(60), size=10)
-
-    def interrupt(rows):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        load(engine, staged, on_rows=interrupt)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("load-")]
-    assert counts(load(engine, staged)) == (60, 0, 0, 0)
-    assert len(table(engine)) == 60
-
-
-def test_a_statement_that_hangs_is_cancelled_when_another_connection_fails(engine, stage):
-    """One worker waits for a lock that is never released, the other one fails: nothing hangs."""
-    execute(
-        engine,
-        *trigger(
-            "IF NEW.invoice_number = 'INV-1' THEN PERFORM pg_advisory_xact_lock(42); END IF; "
-            "IF NEW.invoice_number = 'INV-11' THEN RAISE EXCEPTION USING ERRCODE = '57P01'; END IF;"
-        ),
-    )
-    with engine.connect() as other:
-        other.execute(sa.text("SELECT pg_advisory_lock(42)"))
-        with pytest.raises(psycopg2.Error) as caught:
-            load(engine, stage(lines(20), size=10))
-        other.invalidate()
-    assert caught.value.pgcode == "57P01"
-    assert table(engine) == {}
-
-
-@pytest.mark.parametrize("code", ["40P01", "40001", "55P03"])
-def test_a_chunk_that_collides_with_others_is_tried_again(engine, stage, code):
-    execute(
-        engine,
-        "CREATE SEQUENCE public.tries",
-        *trigger(
-            "IF NEW.invoice_number = 'INV-5' AND nextval('public.tries') < 4 THEN "
-            f"RAISE EXCEPTION USING ERRCODE = '{code}'; END IF;"
-        ),
-    )
-    assert counts(load(engine, stage(lines(10)))) == (10, 0, 0, 0)
-
-
-def test_a_load_leaves_its_connections_to_the_next_and_no_lock_or_temporary_table(engine, stage):
-    load(engine, stage(lines(5)))
-    after_one = set(query(engine, f"SELECT pid {OTHERS}"))
-    for number in range(2, 5):
-        load(engine, stage(lines(5)), batch_id=f"b{number}")
-    assert set(query(engine, f"SELECT pid {OTHERS}")) == after_one
-    assert query(engine, f"SELECT count(*) {OTHERS} AND state <> 'idle'") == [(0,)]
-    assert query(engine, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
-    assert query(engine, "SELECT count(*) FROM pg_class WHERE relname = 'bulk_upload_staged'") == [(0,)]
-    assert engine.pool.checkedout() == 0
-    engine.dispose()
-    wait_until(lambda: query(engine, f"SELECT count(*) {OTHERS}") == [(0,)])
-
-
-def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(engine, stage):
-    load(engine, stage(lines(5)))
-    cut(engine)
-    wait_until(lambda: query(engine, f"SELECT count(*) {OTHERS}") == [(0,)])
-    assert counts(load(engine, stage(lines(5)), batch_id="b2")) == (0, 0, 5, 0)
-
-
-def test_batches_with_the_same_invoices_at_once_load_as_if_one_after_the_other(engine, stage):
-    forward = [line(f"INV-{n}", quantity="3") for n in range(1, 301)]
-    backward = [line(f"INV-{n}", quantity="4") for n in range(300, 0, -1)]
-    for round_ in range(3):
-        execute(engine, "TRUNCATE public.mangalam_invoices, bulk_upload.load_chunks CASCADE")
-        jobs = [(f"b{i}-{round_}", stage(rows, size=100)) for i, rows in enumerate([forward, backward] * 2)]
-        with ThreadPoolExecutor(4) as pool:
-            results = list(pool.map(lambda job: load(engine, job[1], batch_id=job[0]), jobs))
-        assert [result.rows for result in results] == [300] * 4
-        assert sum(result.inserted for result in results) == 300
-        found = table(engine)
-        assert len(found) == 300
-        for row in found.values():
-            assert row["quantity"] == (3 if row["upload_batch_id"][1] in "02" else 4)
-
-
 # Against a model
+
 
 batches = st.lists(
     st.tuples(

@@ -1,30 +1,33 @@
-"""A batch again, undone, or come twice: what the table, the findings and the receipts hold afterwards."""
+"""A batch again: what the table, the findings and the receipts hold afterwards."""
 
 from __future__ import annotations
 
-import json
-import threading
 from contextlib import nullcontext
 
 import dagster as dg
 import pytest
 
-from bulk_upload_pipeline import evidence, holding, intake, settling
+from bulk_upload_pipeline import evidence, holding
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import session
 from bulk_upload_pipeline.defs.session import Session
-from bulk_upload_pipeline.exceptions import (
-    BatchBusyError,
-    NothingToRevertError,
-    RevertedMeanwhileError,
-    RevertRefusedError,
-)
+from bulk_upload_pipeline.exceptions import BatchBusyError
 from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.liveness import alive
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline.workplace import silent
-from bulk_upload_pipeline_tests.correcting import as_csv, found_codes, in_target, rejected, resolutions
+from bulk_upload_pipeline_tests.correcting import as_csv, in_target, rejected, resolutions
+from bulk_upload_pipeline_tests.taken_again import (
+    again,
+    judged,
+    load,
+    own_csv,
+    own_profile,
+    own_row,
+    state_shown,
+    told,
+)
 from bulk_upload_pipeline_tests.test_cli import a_file
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line_at, receipt, rows
@@ -32,41 +35,8 @@ from bulk_upload_pipeline_tests.world import count, csv_of, drop, good_row, line
 SETTINGS = {"chunk_rows": 7}
 
 TARGET = "mangalam_invoices"
+
 ERRORS = "bulk_upload.processing_errors"
-OWN = {
-    "invoice_number": "No",
-    "invoice_date": "Day",
-    "customer_name": "Who",
-    "quantity": "Qty",
-    "item_price": "Price",
-    "sku": "Art",
-}
-
-
-def load(line, name, content):
-    return stages.take(line, drop(line, name, content))
-
-
-def again(line, batch_id):
-    """What `bulk-upload retry` does, without Dagster."""
-    return stages.take(line, batch_id)
-
-
-def own_profile(line, *more, **columns):
-    names = "\n".join(f'{name} = ["{title}"]' for name, title in (OWN | columns).items())
-    text = "\n".join(('name = "own"', *more, "[columns]", names))
-    (line.home.profiles / "own.toml").write_text(text)
-
-
-def own_row(number, day="2024-12-31", **changed):
-    return {"No": f"A{number}", "Day": day, "Who": "S", "Qty": "2", "Price": "5", "Art": "X"} | changed
-
-
-def own_csv(*found):
-    return as_csv(list(found))
-
-
-# Again
 
 
 def test_a_retry_after_a_profile_has_changed_loads_what_is_good_now_and_resolves_its_findings(line):
@@ -95,7 +65,9 @@ def test_a_retry_of_a_file_that_could_not_be_read_reads_it_by_the_profile_of_tod
 
 
 DATED = "03/04/2024"
+
 """A date that is good only where the profile says in which order its figures are."""
+
 DMY = 'date_order = "dmy"'
 
 
@@ -255,115 +227,12 @@ def test_a_retry_leaves_rows_alone_that_were_corrected_since(line):
     assert count(line, TARGET) == 22
 
 
-def test_a_row_is_not_called_corrected_any_longer_when_its_correction_is_undone(line):
-    own_profile(line)
-    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, Qty="x")))
-    (row,) = rejected(line, first.batch_id)
-    child = load(line, "fixed.csv", as_csv([row | {"Qty": "7"}]))
-    again(line, first.batch_id)
-    stages.revert(line, child.batch_id)
-    account = receipt(line, first.batch_id)
-    assert (account.rows_open, account.findings_by_code) == (1, {"INVALID_NUMBER": 1})
-    assert found_codes(line, first.batch_id) == [(5, "INVALID_NUMBER")]
-    assert rejected(line, first.batch_id) == [row]
-
-
 def test_a_retry_of_a_batch_that_has_ended_well_changes_nothing(line):
     first = load(line, "a.csv", csv_of(good_row(n) for n in range(20)))
     before = rows(line, f"SELECT * FROM {TARGET} ORDER BY id")
     second = again(line, first.batch_id)
     assert (second.state, second.rows_inserted) == (State.LOADED, 20)
     assert rows(line, f"SELECT * FROM {TARGET} ORDER BY id") == before
-
-
-# Undone
-
-
-def test_a_reverted_batch_says_so_and_its_file_loads_again(line):
-    text = csv_of([*(good_row(n) for n in range(5)), good_row(90, Quantity="x")])
-    earlier = load(line, "before.csv", csv_of([good_row(0, **{"Customer Name": "Old"})]))
-    first = load(line, "a.csv", text)
-    undone = stages.revert(line, first.batch_id)
-    assert (undone.state, undone.rows_read, undone.rows_rejected, undone.rows_unprocessed) == (
-        State.REVERTED,
-        6,
-        1,
-        5,
-    )
-    assert "4 rows are gone, and 1 has its former values" in undone.reason
-    stated = json.loads((line.reports(first.batch_id) / "summary.json").read_text())
-    assert stated["state"] == "reverted"
-    assert rows(line, f"SELECT customer_name, upload_batch_id FROM {TARGET}") == [("Old", earlier.batch_id)]
-    page = line.reports(first.batch_id) / "summary.html"
-    page.unlink()  # as if the disk had been full when it was to be written
-    with pytest.raises(NothingToRevertError, match="is reverted"):
-        stages.revert(line, first.batch_id)
-    assert page.exists()
-    assert receipt(line, first.batch_id).finished_at == undone.finished_at
-    second = load(line, "again.csv", text)
-    assert (second.state, second.rows_inserted, second.rows_updated) == (State.PARTIALLY_LOADED, 4, 1)
-
-
-def test_a_batch_without_rows_in_the_table_cannot_be_reverted(line):
-    first = load(line, "a.csv", csv_of([good_row(1)]))
-    second = load(line, "b.csv", csv_of([good_row(1)]))
-    assert second.state is State.DUPLICATE
-    with pytest.raises(NothingToRevertError, match="is duplicate"):
-        stages.revert(line, second.batch_id)
-    assert receipt(line, first.batch_id).state is State.LOADED
-
-
-def test_a_refused_revert_names_the_later_batch_and_changes_nothing(line):
-    first = load(line, "a.csv", csv_of([good_row(1)]))
-    second = load(line, "b.csv", csv_of([good_row(1, **{"Customer Name": "New"})]))
-    with pytest.raises(RevertRefusedError, match=second.batch_id):
-        stages.revert(line, first.batch_id)
-    assert receipt(line, first.batch_id).state is State.LOADED
-    assert count(line, TARGET) == 1
-
-
-# Twice
-
-
-@pytest.mark.parametrize("stage", [stages.validate, stages.load, stages.close])
-def test_a_step_that_is_repeated_after_a_revert_loads_nothing_again(line, stage):
-    batch_id = load(line, "a.csv", csv_of(good_row(n) for n in range(9))).batch_id
-    stages.revert(line, batch_id)
-    with pytest.raises(RevertedMeanwhileError, match=f"bulk-upload retry {batch_id}"):
-        stage(line, batch_id)
-    assert receipt(line, batch_id).state is State.REVERTED
-    assert count(line, TARGET) == 0
-    assert again(line, batch_id).rows_inserted == 9
-
-
-def test_nobody_takes_a_batch_between_its_revert_and_the_receipt_of_it(line, monkeypatch):
-    batch_id = load(line, "a.csv", csv_of(good_row(n) for n in range(9))).batch_id
-    settle, busy = settling.settle, []
-
-    def meanwhile(*args, **named):
-        monkeypatch.setattr(settling, "settle", settle)
-        with pytest.raises(BatchBusyError) as error:
-            again(line, batch_id)
-        busy.append(error)
-        return settle(*args, **named)
-
-    monkeypatch.setattr(settling, "settle", meanwhile)
-    monkeypatch.setattr(holding, "BUSY_AFTER_S", 0)
-    assert stages.revert(line, batch_id).state is State.REVERTED
-    assert (len(busy), count(line, TARGET)) == (1, 0)
-
-
-def test_a_batch_of_which_a_run_waits_is_not_reverted(line):
-    batch_id = load(line, "a.csv", csv_of([good_row(1)])).batch_id
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.create_run_for_job(
-            defs.resolve_job_def("load_batch"),
-            status=dg.DagsterRunStatus.NOT_STARTED,
-            tags={"dagster/partition": batch_id},
-        )
-        with pytest.raises(BatchBusyError):
-            Session(instance, line).revert(batch_id)
-    assert (receipt(line, batch_id).state, count(line, TARGET)) == (State.LOADED, 1)
 
 
 @pytest.mark.parametrize("is_alive", [False, True])
@@ -386,77 +255,6 @@ def test_where_no_daemon_runs_a_retry_ends_the_run_of_a_killed_command_and_no_ot
     assert count(line, TARGET) == (0 if is_alive else 1)
 
 
-def test_force_loads_anew_and_changes_nothing_that_is_equal(line):
-    text = csv_of(good_row(n) for n in range(10))
-    load(line, "a.csv", text)
-    before = rows(line, f"SELECT * FROM {TARGET} ORDER BY id")
-    path = line.home.inbox / "b.csv"
-    path.write_text(text)
-    forced = stages.take(line, intake.announce(line, path, Overrides(force=True)))
-    assert (forced.state, forced.rows_unchanged, forced.rows_read) == (State.LOADED, 10, 10)
-    assert rows(line, f"SELECT * FROM {TARGET} ORDER BY id") == before
-
-
-def test_content_is_known_for_ever_and_a_name_is_not(line):
-    first = load(line, "a.csv", csv_of([good_row(1)]))
-    changed = load(line, "a.csv", csv_of([good_row(2)]))
-    again = load(line, "z.csv", csv_of([good_row(1)]))
-    assert (changed.state, changed.rows_inserted) == (State.LOADED, 1)
-    assert (again.state, again.duplicate_of) == (State.DUPLICATE, first.batch_id)
-    stages.revert(line, first.batch_id)
-    once_more = load(line, "y.csv", csv_of([good_row(1)]))
-    assert once_more.state is State.LOADED
-
-
-def judged(line, name, text):
-    batch_id = drop(line, name, text)
-    stages.upload(line, batch_id)
-    stages.validate(line, batch_id)
-    return batch_id
-
-
-def test_of_two_equal_files_at_the_same_time_one_loads_and_the_other_is_a_duplicate(line):
-    text = csv_of([*(good_row(n) for n in range(30)), good_row(90, Quantity="x")])
-    twins = [judged(line, name, text) for name in ("a.csv", "b.csv")]
-    together = threading.Barrier(2)
-
-    def finish(batch_id):
-        together.wait()
-        stages.load(line, batch_id)
-        stages.close(line, batch_id)
-
-    workers = [threading.Thread(target=finish, args=(twin,)) for twin in twins]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    ended = {receipt(line, twin).state: twin for twin in twins}
-    assert set(ended) == {State.PARTIALLY_LOADED, State.DUPLICATE}
-    copy = receipt(line, ended[State.DUPLICATE])
-    assert (copy.duplicate_of, copy.rows_read) == (ended[State.PARTIALLY_LOADED], 0)
-    assert copy.findings_by_code == {}
-    assert count(line, TARGET) == 30
-    assert not any(line.home.staging.iterdir())
-
-
-def test_a_file_whose_rows_are_all_in_the_table_is_loaded_though_its_receipt_is_still_to_come(line):
-    text = csv_of(good_row(n) for n in range(10))
-    first, second = (judged(line, name, text) for name in ("a.csv", "b.csv"))
-    stages.load(line, first)
-    stages.load(line, second)
-    stages.close(line, second)
-    stages.close(line, first)
-    assert receipt(line, second).duplicate_of == first
-    assert receipt(line, first).rows_inserted == 10
-
-
-# At a terminal
-
-
-def told(result):
-    return json.loads(result.stdout)
-
-
 def test_retry_takes_a_failed_batch_to_its_end(at_terminal, home, database_url, tmp_path):
     with line_at(home, database_url) as line:
         batch_id = drop(line, "a.csv", csv_of(good_row(n) for n in range(10)))
@@ -471,32 +269,6 @@ def test_retry_takes_a_failed_batch_to_its_end(at_terminal, home, database_url, 
         refused = at_terminal(*wrong)
         assert refused.exit_code == 2
         assert "bulk-upload status" in refused.stderr
-
-
-def state_shown(batch_id):
-    """The state on the latest receipt that Dagster shows of a batch."""
-    of_batch = dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[batch_id])
-    with dg.DagsterInstance.get() as instance:
-        shown = instance.fetch_materializations(of_batch, limit=1).records[0]
-    return shown.asset_materialization.metadata["state"].value
-
-
-def test_revert_undoes_a_load_and_dagster_shows_it(at_terminal, home, tmp_path):
-    path = a_file(tmp_path, [good_row(n) for n in range(10)])
-    (first,) = told(at_terminal("load", "--json", path))
-    (changed,) = told(
-        at_terminal("load", "--json", a_file(tmp_path, [good_row(1, **{"Customer Name": "New"})], "b.csv"))
-    )
-    refused = at_terminal("revert", first["batch_id"])
-    assert refused.exit_code == 2
-    assert changed["batch_id"] in refused.stderr
-    undone = at_terminal("revert", changed["batch_id"])
-    assert (undone.exit_code, "rows/s" in undone.stdout) == (0, False)
-    result = at_terminal("revert", "--json", first["batch_id"])
-    assert (result.exit_code, told(result)["state"]) == (0, "reverted")
-    assert state_shown(first["batch_id"]) == "reverted"
-    (again,) = told(at_terminal("load", "--json", path))
-    assert again["rows_inserted"] == 10
 
 
 def test_a_correction_shows_its_parent_in_dagster(at_terminal, home, tmp_path):
@@ -596,33 +368,3 @@ def test_a_correction_that_was_refused_leaves_its_row_to_the_later_one_that_load
     for batch_id in (root, refused.batch_id):
         assert resolutions(line, batch_id) == {1: loaded.batch_id}
         assert receipt(line, batch_id).rows_open == 0
-
-
-def test_a_retry_of_a_correction_of_a_reverted_batch_says_so(line):
-    first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), good_row(90, Quantity="x")]))
-    (row,) = rejected(line, first.batch_id)
-    wrong = load(line, "wrong.csv", as_csv([row | {"Quantity": "y"}]))
-    stages.revert(line, first.batch_id)
-    account = again(line, wrong.batch_id)
-    assert account.state is State.UNREADABLE
-    assert f"batch {first.batch_id}, which was reverted" in account.reason
-
-
-def test_reverting_a_correction_leaves_rows_corrected_that_another_one_brought(line):
-    with line.engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"ALTER TABLE {TARGET} ADD CONSTRAINT known CHECK (customer_name <> 'Fake')"
-        )
-    bad = [good_row(90, Quantity="x"), good_row(91, Quantity="x")]
-    earlier = load(line, "earlier.csv", csv_of([good_row(91)]))
-    first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), *bad]))
-    one, two = (row | {"Quantity": "4"} for row in rejected(line, first.batch_id))
-    half = load(line, "half.csv", as_csv([one, two | {"Customer Name": "Fake"}]))
-    (left,) = rejected(line, half.batch_id)
-    load(line, "rest.csv", as_csv([left | {"Customer Name": "Sharma Sweets"}]))
-    assert receipt(line, first.batch_id).state is State.LOADED
-    stages.revert(line, half.batch_id)
-    assert receipt(line, first.batch_id).rows_open == 1
-    assert rows(line, f"SELECT upload_batch_id FROM {TARGET} WHERE invoice_number = 'INV-000091'") == [
-        (earlier.batch_id,)
-    ]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bulk_upload_pipeline.exceptions import BatchBusyError, RevertRefusedError
 from bulk_upload_pipeline.holding import lock_name
 from bulk_upload_pipeline.revert import RevertResult, revert
-from bulk_upload_pipeline_tests.test_load import (
+from bulk_upload_pipeline_tests.staged_rows import (
     counts,
     execute,
     ledger,

@@ -21,7 +21,7 @@ from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.sales import Day
 from bulk_upload_pipeline.upgrading import schema
-from bulk_upload_pipeline_tests.test_load import execute, line, lines, load, query, stage
+from bulk_upload_pipeline_tests.staged_rows import execute, line, lines, load, query, stage
 from bulk_upload_pipeline_tests.world import QUIET, line_at
 
 __all__ = ["stage"]
