@@ -40,10 +40,6 @@ def read(tmp_path):
     return read
 
 
-def lines_of(damaged):
-    return {number: row.message for number, row in damaged.items()}
-
-
 def test_records_come_with_their_numbers_and_empty_cells_are_absent(read):
     assert read(b'a,b,c\n1,2,3\n4,,"6"\n') == ({1: ("1", "2", "3"), 2: ("4", None, "6")}, {})
 

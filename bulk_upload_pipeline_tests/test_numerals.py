@@ -19,7 +19,6 @@ DIGITS = {
     "bengali": "০১২৩৪৫৬৭৮৯",
     "arabic": "٠١٢٣٤٥٦٧٨٩",
 }
-WIDE = {",": "，", ".": "．"}
 CURRENCIES = ["₹", "Rs.", "rs", "RS. ", "INR", "inr ", "$", "US$", "USD", "€", "EUR ", "£", "GBP"]
 BLANKS = ["", " ", "  ", "\t", "\u00a0", "\u3000", "\u200b"]
 

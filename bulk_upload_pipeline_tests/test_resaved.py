@@ -25,10 +25,6 @@ from bulk_upload_pipeline_tests.writers import xlsx_of
 SETTINGS = {"chunk_rows": 7}
 
 
-def utf16(text):
-    return text.replace(",", "\t").encode("utf-16")
-
-
 RESAVED = {
     "as it came": lambda found: as_csv(found).encode("utf-8-sig"),
     "by a spreadsheet with semicolons": lambda found: as_csv(found, delimiter=";").encode("cp1252"),

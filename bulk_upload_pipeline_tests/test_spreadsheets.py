@@ -504,9 +504,6 @@ def test_xml_that_declares_entities_is_refused(tmp_path, part):
     assert "entities" in finding.message
 
 
-HUGE = b'<row r="9"><c r="A9" t="str"><v>' + b"x" * (20 << 20)
-
-
 @pytest.mark.parametrize(
     ("part", "change", "code"),
     [

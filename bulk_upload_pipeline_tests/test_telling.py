@@ -33,7 +33,6 @@ EVENTS = [
         dg.AssetMaterialization("upload_receipts", "All rows are loaded.", {}, batch),
     )
 ]
-OF_A_RUN = "WHERE run_id = :run ORDER BY asset_key, partition"
 TABLES = {
     "events": "SELECT event, dagster_event_type, step_key, asset_key, partition FROM event_logs "
     "WHERE run_id = :run AND asset_key IS NOT NULL ORDER BY asset_key, dagster_event_type, partition",
