@@ -104,11 +104,11 @@ def watch(line: Line, sighted: Sightings, has_run: Callable[[str], bool]) -> tup
     between = BETWEEN_LISTINGS_S if isinstance(line.home.inbox, Key) else BETWEEN_LOOKS_S
     while True:
         began, now = time.monotonic(), time.time()
-        settled = {name: print_ for name, (print_, since) in sighted.items() if now - since >= SETTLED_S}
+        settled = {name: seen for name, (seen, since) in sighted.items() if now - since >= SETTLED_S}
         found = survey(line, settled, has_run)
         sighted = {
-            name: sighted[name] if sighted.get(name, ("",))[0] == print_ else (print_, round(now, 1))
-            for name, print_ in found.seen.items()
+            name: sighted[name] if sighted.get(name, ("",))[0] == seen else (seen, round(now, 1))
+            for name, seen in found.seen.items()
         }
         # A full inbox takes a while to look at, and shall not take all of a processor.
         pause = max(between, 4 * (time.monotonic() - began))

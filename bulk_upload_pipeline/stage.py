@@ -130,9 +130,8 @@ class Stage:
         if self._valid_file.closed:
             return
         files = (self._valid, self._valid_file, self._found, self._identities, self._identity_rows)
-        with (
-            ExitStack() as stack
-        ):  # a full disk fails the first, and the others have to be closed nevertheless
+        # A full disk fails the first, and the others have to be closed nevertheless.
+        with ExitStack() as stack:
             for file in reversed(files):
                 stack.callback(file.close)
 

@@ -140,9 +140,8 @@ def _is_back(archived: Path, place: Path) -> bool:
     try:
         os.link(archived, place)
     except FileExistsError:
-        if not place.samefile(
-            archived
-        ):  # it lies there already when a worker was killed between the two steps
+        # It lies there already when a worker was killed between the two steps.
+        if not place.samefile(archived):
             return False
     except OSError:  # on another file system, or one that knows no links
         if place.exists():

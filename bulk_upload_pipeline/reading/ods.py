@@ -60,29 +60,38 @@ def ods_as_shown(path: Path, target: Path) -> Path:
     with damage_as_finding(), zipfile.ZipFile(path) as source:
         if "content.xml" not in source.namelist():
             raise damaged("its part content.xml is missing")
-        as_it_is = True
-        extent, cells, row = Extent(), 0, 0
-        for piece in _pieces(source):
-            as_it_is = as_it_is and _TO_REWRITE.search(piece) is None
-            if b"<table:table " in piece or b"<table:table>" in piece:
-                cells, row, extent = cells + extent.cells, 0, Extent()
-            times, width = _ods_row(piece)
-            if width:
-                extent.grow(0, 0, width - 1)
-                extent.grow(row + times - 1, 0, width - 1)
-            row += times
-            refuse_room(cells + extent.cells)
-        if as_it_is:
+        if _is_as_shown(source):
             return path
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
-            for name in ("mimetype", "META-INF/manifest.xml", "styles.xml"):
-                if name in source.namelist():
-                    copy.writestr(name, whole_part(source, name))
-            with copy.open("content.xml", "w") as file:
-                for piece in _pieces(source):
-                    without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
-                    file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, without_errors)))
+        _write_as_shown(source, target)
         return target
+
+
+def _is_as_shown(source: zipfile.ZipFile) -> bool:
+    """Return whether every cell is what it shows; refuse sheets that ask for too much room on the way."""
+    as_it_is = True
+    extent, cells, row = Extent(), 0, 0
+    for piece in _pieces(source):
+        as_it_is = as_it_is and _TO_REWRITE.search(piece) is None
+        if b"<table:table " in piece or b"<table:table>" in piece:
+            cells, row, extent = cells + extent.cells, 0, Extent()
+        times, width = _ods_row(piece)
+        if width:
+            extent.grow(0, 0, width - 1)
+            extent.grow(row + times - 1, 0, width - 1)
+        row += times
+        refuse_room(cells + extent.cells)
+    return as_it_is
+
+
+def _write_as_shown(source: zipfile.ZipFile, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
+        for name in ("mimetype", "META-INF/manifest.xml", "styles.xml"):
+            if name in source.namelist():
+                copy.writestr(name, whole_part(source, name))
+        with copy.open("content.xml", "w") as file:
+            for piece in _pieces(source):
+                without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
+                file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, without_errors)))
 
 
 def _as_blank(tag: re.Match[bytes]) -> bytes:
