@@ -25,6 +25,9 @@ RULES_VERSION = 1
 TARGET = "mangalam_invoices"
 """The table, in schema `public` so that the dashboards of the old system keep working."""
 
+TABLE = f"public.{TARGET}"
+"""The same as SQL names it."""
+
 AMOUNT_DIGITS, AMOUNT_DECIMALS = 15, 4
 """numeric(15,4): 11 digits before the point, 4 behind it."""
 
@@ -136,6 +139,8 @@ ITEM_COLUMNS = ("item_name", "sku", "product_id")
 
 IDENTITY = ("invoice_number", "product_id", "sku", "line_occurrence")
 """Unique in the target, NULLS NOT DISTINCT. `line_occurrence` counts equal first three values in a file."""
+
+IDENTITY_CONSTRAINT = f"{TARGET}_identity"
 
 ARROW_SCHEMA = pa.schema([(column.name, column.kind.value) for column in COLUMNS])
 """Parsed rows: text, exact decimals and days."""

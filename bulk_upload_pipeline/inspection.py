@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline import contract, history
-from bulk_upload_pipeline import target as rows_in_target
 from bulk_upload_pipeline.evidence import Known
 from bulk_upload_pipeline.exceptions import NoVerdictError
 from bulk_upload_pipeline.model import Judgement, counted, share_in_words
@@ -153,7 +152,7 @@ def keys_unique(known: Known) -> Judgement:
         passed=twice == 0,
         severe=True,
         words=(
-            f"{contract.TARGET} lacks its constraint {rows_in_target.IDENTITY_CONSTRAINT}, and {twice:,} "
+            f"{contract.TARGET} lacks its constraint {contract.IDENTITY_CONSTRAINT}, and {twice:,} "
             f"identities of this batch's invoices stand there more than once. Remove the doubles and add the "
             f"constraint again."
         ),

@@ -21,7 +21,7 @@ UPDATE bulk_upload.corrected_rows AS c SET loaded_at = NULL
 WHERE c.root_batch_id = :root AND (c.batch_id = :batch_id OR c.row_number IN (
     SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id AND loaded_at IS NOT NULL
 ) AND NOT EXISTS (
-    SELECT FROM public.{contract.TARGET} AS t
+    SELECT FROM {contract.TABLE} AS t
     WHERE t.upload_batch_id = c.batch_id AND t.row_number = c.row_number
 ))
 """  # noqa: S608

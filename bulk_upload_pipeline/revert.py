@@ -13,7 +13,7 @@ from bulk_upload_pipeline.exceptions import RevertRefusedError
 from bulk_upload_pipeline.holding import connected, holding
 from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME, count_on_chunks, count_on_receipts
 from bulk_upload_pipeline.loading.copying import VALUES
-from bulk_upload_pipeline.loading.former import former_rows
+from bulk_upload_pipeline.loading.former import FORMER
 from bulk_upload_pipeline.loading.yielded import FALL, YIELDED_TO, in_order
 from bulk_upload_pipeline.model import counted
 from bulk_upload_pipeline.stale import TOUCH
@@ -25,18 +25,17 @@ if TYPE_CHECKING:
 _NAMED = 3
 """Later batches that a sentence names."""
 
-_TARGET = f"public.{contract.TARGET}"
-_FORMER = f"{former_rows.schema}.{former_rows.name}"
+_TARGET = contract.TABLE
 
 _LOCK = in_order(f"""
     SELECT id FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s
-    UNION SELECT target_id FROM {_FORMER} WHERE batch_id = %(batch_id)s
-    UNION SELECT target_id FROM {_FORMER} WHERE former_batch_id = %(batch_id)s
+    UNION SELECT target_id FROM {FORMER} WHERE batch_id = %(batch_id)s
+    UNION SELECT target_id FROM {FORMER} WHERE former_batch_id = %(batch_id)s
     UNION {YIELDED_TO}
 """)  # noqa: S608 - names of our own tables only, here and below
 
 _LATER = f"""
-SELECT DISTINCT t.upload_batch_id FROM {_FORMER} AS f JOIN {_TARGET} AS t ON t.id = f.target_id
+SELECT DISTINCT t.upload_batch_id FROM {FORMER} AS f JOIN {_TARGET} AS t ON t.id = f.target_id
 WHERE %(batch_id)s IN (f.batch_id, f.former_batch_id) AND t.upload_batch_id IS DISTINCT FROM %(batch_id)s
 ORDER BY 1
 """  # noqa: S608
@@ -45,7 +44,7 @@ _HEIRS = f"""
 CREATE TEMPORARY TABLE heirs ON COMMIT DROP AS
 WITH later AS ({LATER})
 SELECT DISTINCT ON (t.id) t.id, c.batch_id, c.chunk_index, said.row_number,
-    EXISTS (SELECT FROM {_FORMER} AS f WHERE f.batch_id = %(batch_id)s AND f.target_id = t.id) AS has_former
+    EXISTS (SELECT FROM {FORMER} AS f WHERE f.batch_id = %(batch_id)s AND f.target_id = t.id) AS has_former
 FROM bulk_upload.confirmed_rows AS c JOIN bulk_upload.upload_batches AS b USING (batch_id),
     unnest(c.target_ids, c.row_numbers) AS said (id, row_number)
     JOIN {_TARGET} AS t ON t.id = said.id AND t.upload_batch_id = %(batch_id)s
@@ -55,7 +54,7 @@ ORDER BY t.id, b.received_at, b.batch_id
 """The rows that stay since a later batch says them, too, with the first such batch, which the others then confirm."""
 
 _INHERIT = (
-    f"UPDATE {_FORMER} AS f SET batch_id = h.batch_id FROM heirs AS h "  # noqa: S608
+    f"UPDATE {FORMER} AS f SET batch_id = h.batch_id FROM heirs AS h "  # noqa: S608
     "WHERE f.batch_id = %(batch_id)s AND f.target_id = h.id",
     f"UPDATE {_TARGET} AS t SET upload_batch_id = h.batch_id, row_number = h.row_number, updated_at = now() "  # noqa: S608
     "FROM heirs AS h WHERE t.id = h.id",
@@ -67,14 +66,14 @@ _INHERIT = (
 _DATES = f"""
 {TOUCH} SELECT invoice_date FROM (
     SELECT invoice_date FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s
-    UNION SELECT (former ->> 'invoice_date')::date FROM {_FORMER} WHERE batch_id = %(batch_id)s
+    UNION SELECT (former ->> 'invoice_date')::date FROM {FORMER} WHERE batch_id = %(batch_id)s
 ) AS dates WHERE invoice_date IS NOT NULL
 """  # noqa: S608
 
 _REMEMBER = f"""
 INSERT INTO bulk_upload.reverted_invoices (batch_id, invoice_number, deleted, restored)
 SELECT %(batch_id)s, t.invoice_number, count(*) - count(f.target_id), count(f.target_id)
-FROM {_TARGET} AS t LEFT JOIN {_FORMER} AS f ON f.batch_id = %(batch_id)s AND f.target_id = t.id
+FROM {_TARGET} AS t LEFT JOIN {FORMER} AS f ON f.batch_id = %(batch_id)s AND f.target_id = t.id
 WHERE t.upload_batch_id = %(batch_id)s AND t.invoice_number IS NOT NULL GROUP BY t.invoice_number
 """  # noqa: S608
 
@@ -83,12 +82,12 @@ _RESTORE = f"""
 UPDATE {_TARGET} AS t SET ({", ".join(_RESTORED)}) = (
     SELECT {", ".join(_RESTORED)} FROM jsonb_populate_record(NULL::{_TARGET}, f.former)
 )
-FROM {_FORMER} AS f WHERE f.batch_id = %(batch_id)s AND t.id = f.target_id
+FROM {FORMER} AS f WHERE f.batch_id = %(batch_id)s AND t.id = f.target_id
 """  # noqa: S608
 
 _DELETE = f"DELETE FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s"  # noqa: S608
 _FORGET = (
-    f"DELETE FROM {_FORMER} WHERE batch_id = %(batch_id)s",  # noqa: S608
+    f"DELETE FROM {FORMER} WHERE batch_id = %(batch_id)s",  # noqa: S608
     "DELETE FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s",
     "DELETE FROM bulk_upload.processing_errors WHERE batch_id = %(batch_id)s "
     "AND error_code IN ('REFUSED_BY_DATABASE', 'ALREADY_LOADED')",
@@ -194,11 +193,11 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
 
 
 def _leave_to_heirs(cursor: Cursor, named: dict[str, str]) -> tuple[int, tuple[str, ...]]:
-    """Give the rows that later batches say just so to the latest of them; return how many, and those batches."""
+    """Give each row that later batches say just so to the first of them; return how many, and those batches."""
     cursor.execute(_HEIRS, named)
     if cursor.rowcount:
         for statement in _INHERIT:
             cursor.execute(statement, named)
     cursor.execute("SELECT batch_id, count(*) FROM heirs GROUP BY 1 ORDER BY 1")
-    counted = cursor.fetchall()
-    return sum(count for _, count in counted), tuple(batch_id for batch_id, _ in counted)
+    given = cursor.fetchall()
+    return sum(count for _, count in given), tuple(batch_id for batch_id, _ in given)

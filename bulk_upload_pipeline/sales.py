@@ -64,7 +64,7 @@ WITH seen AS (
         coalesce(sum(quantity), 0) AS quantity,
         coalesce(sum(item_total) FILTER (WHERE quantity >= 0 OR quantity IS NULL), 0) AS sales,
         coalesce(sum(item_total) FILTER (WHERE quantity < 0), 0) AS credits
-    FROM public.{contract.TARGET} WHERE invoice_date = ANY (:dates) GROUP BY invoice_date
+    FROM {contract.TABLE} WHERE invoice_date = ANY (:dates) GROUP BY invoice_date
 ), ahead AS (
     INSERT INTO bulk_upload.stale_dates (invoice_date, touched_at)
     SELECT invoice_date, invoice_date::timestamp AT TIME ZONE 'UTC' FROM counted
@@ -87,7 +87,7 @@ _DIFFERING = sa.text(
     f"""
 WITH counted AS (
     SELECT invoice_date, count(*) AS lines, sum(quantity) AS quantity, sum(item_total) AS total
-    FROM public.{contract.TARGET} WHERE invoice_date IS NOT NULL GROUP BY invoice_date
+    FROM {contract.TABLE} WHERE invoice_date IS NOT NULL GROUP BY invoice_date
 )
 SELECT invoice_date FROM counted AS c FULL JOIN public.daily_sales AS d USING (invoice_date)
 WHERE (c.lines, coalesce(c.quantity, 0), coalesce(c.total, 0))
@@ -154,7 +154,7 @@ def refresh(
 
 def agreement(engine: sa.Engine) -> Judgement:
     """Every day's lines, quantity and sums are those of mangalam_invoices, but for dates that are stale."""
-    lines = sa.text(f"SELECT count(*) FROM public.{contract.TARGET} WHERE invoice_date IS NULL")  # noqa: S608
+    lines = sa.text(f"SELECT count(*) FROM {contract.TABLE} WHERE invoice_date IS NULL")  # noqa: S608
     with engine.connect() as connection:
         differing = list(connection.scalars(_DIFFERING))
         days = connection.scalar(sa.select(func.count()).select_from(daily_sales)) or 0

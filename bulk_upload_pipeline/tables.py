@@ -58,7 +58,7 @@ mangalam_invoices = Table(
     _now(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint(
-        *contract.IDENTITY, name="mangalam_invoices_identity", postgresql_nulls_not_distinct=True
+        *contract.IDENTITY, name=contract.IDENTITY_CONSTRAINT, postgresql_nulls_not_distinct=True
     ),
     Index("mangalam_invoices_invoice_number", "invoice_number"),
     Index("mangalam_invoices_invoice_date", "invoice_date"),

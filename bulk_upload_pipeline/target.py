@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from decimal import Decimal
 
-_TARGET = f"public.{contract.TARGET}"
+_TARGET = contract.TABLE
 _IDENTITY = ", ".join(contract.IDENTITY)
 _OF_BATCH = f"SELECT invoice_number FROM {_TARGET} WHERE upload_batch_id = :batch_id"  # noqa: S608 - our own names
 
-IDENTITY_CONSTRAINT = "mangalam_invoices_identity"
 EXAMPLES = 3
 
 # The constraint of the contract, by what it says and not by its name: an administrator may have renamed it.

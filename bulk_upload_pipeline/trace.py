@@ -34,12 +34,12 @@ reverted_invoices = Table(
 """One row an invoice and revert: the only thing that remembers what is not there any more."""
 
 _LINES = sa.text(
-    f"SELECT id, created_at, to_jsonb(t)::text AS now FROM public.{contract.TARGET} AS t "  # noqa: S608 - our own names
+    f"SELECT id, created_at, to_jsonb(t)::text AS now FROM {contract.TABLE} AS t "  # noqa: S608 - our own names
     "WHERE invoice_number = :number ORDER BY created_at, row_number, id"
 )
 _FORMER = sa.text(
     f"SELECT f.target_id, f.batch_id, f.former::text AS former, f.kept_at FROM bulk_upload.former_rows AS f "  # noqa: S608
-    f"JOIN public.{contract.TARGET} AS t ON t.id = f.target_id WHERE t.invoice_number = :number "
+    f"JOIN {contract.TABLE} AS t ON t.id = f.target_id WHERE t.invoice_number = :number "
     "ORDER BY f.target_id, f.kept_at, f.batch_id"
 )
 # A rejected row has no invoice number of its own: its cell is found by the name that its file's header has.

@@ -94,7 +94,7 @@ def judged_rows(
     pool="mangalam_invoices",
     metadata={
         "dagster/column_schema": metadata.column_schema(),
-        "dagster/table_name": f"public.{contract.TARGET}",
+        "dagster/table_name": contract.TABLE,
     },
 )
 def mangalam_invoices(

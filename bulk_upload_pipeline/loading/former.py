@@ -23,3 +23,6 @@ former_rows = Table(
 Rows that a batch inserted itself have none: to undo them is to delete them, or to leave them to a later batch that says
 them, too (`confirmed`).
 """
+
+FORMER = f"{former_rows.schema}.{former_rows.name}"
+"""That table as SQL names it."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.profiles import OnConflict
 
-IDENTITY_CONSTRAINT = "mangalam_invoices_identity"
 REFUSED = "REFUSED_BY_DATABASE"
 ALREADY_LOADED = "ALREADY_LOADED"
 
@@ -169,7 +168,7 @@ def together(first: LoadResult, second: LoadResult) -> LoadResult:
 
 def is_identity_violation(error: psycopg2.Error) -> bool:
     """Return whether a row could not be copied because its identity stands in the target."""
-    return error.pgcode == "23505" and error.diag.constraint_name == IDENTITY_CONSTRAINT
+    return error.pgcode == "23505" and error.diag.constraint_name == contract.IDENTITY_CONSTRAINT
 
 
 def lies_in_a_row(error: psycopg2.Error) -> bool:

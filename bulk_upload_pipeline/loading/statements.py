@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.loading.confirmed import LATER, SAID, confirming
 from bulk_upload_pipeline.loading.copying import ROW, VALUES
-from bulk_upload_pipeline.loading.former import former_rows
+from bulk_upload_pipeline.loading.former import FORMER
 from bulk_upload_pipeline.loading.yielded import yielded_rows
 from bulk_upload_pipeline.stale import TOUCH
 
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.profiles import OnConflict
 
-TARGET = f"public.{contract.TARGET}"
-FORMER = f"{former_rows.schema}.{former_rows.name}"
+TARGET = contract.TABLE
 YIELDED = f"{yielded_rows.schema}.{yielded_rows.name}"
 
 STAGED = "pg_temp.bulk_upload_staged"
 NULLABLE = contract.IDENTITY[:3]
+
+_LATER_AND_HELD = f"""later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
+    SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
+)"""  # noqa: S608 - names of the contract only, here and below
+"""CTEs of the batches that came later, and of the rows which they have found just so."""
 
 
 def _staged_type(name: str) -> str:
@@ -52,7 +56,7 @@ CREATE = (
     f"({', '.join(f'{name} {_staged_type(name)}' for name in ROW)}) ON COMMIT DELETE ROWS"
 )
 
-EMPTY = f"DELETE FROM {STAGED}"  # noqa: S608 - names of the contract only, here and below
+EMPTY = f"DELETE FROM {STAGED}"  # noqa: S608
 
 
 def _gone(placed: str, key: str = "ctid = {}.place") -> str:
@@ -112,9 +116,7 @@ def _matched(lacking: Iterable[str]) -> str:
     """
     return f"""WITH found AS MATERIALIZED (
     {" UNION ALL ".join(_matches(lacking))}
-), later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
-    SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
-), matched AS MATERIALIZED (
+), {_LATER_AND_HELD}, matched AS MATERIALIZED (
     SELECT *, own OR yields AND EXISTS (
         SELECT FROM {FORMER} AS f WHERE f.former_batch_id = %(batch_id)s AND f.target_id = id
     ) AS brought
@@ -241,9 +243,7 @@ SELECT EXISTS (
 """Whether any other batch can have committed rows, or undone them, since this transaction began."""
 
 OVERTAKEN = f"""
-WITH later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
-    SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
-)
+WITH {_LATER_AND_HELD}
 SELECT EXISTS (
     SELECT FROM unnest(%(said)s::bigint[], %(versions)s::xid[]) AS said (id, version)
     LEFT JOIN {TARGET} AS t ON t.id = said.id WHERE t.xmin IS DISTINCT FROM said.version

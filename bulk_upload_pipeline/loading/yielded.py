@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.loading.confirmed import count_on_chunks, count_on_receipts
 from bulk_upload_pipeline.loading.copying import VALUES
-from bulk_upload_pipeline.loading.former import former_rows
+from bulk_upload_pipeline.loading.former import FORMER
 from bulk_upload_pipeline.stale import TOUCH
 from bulk_upload_pipeline.tables import SCHEMA, load_chunks, metadata
 
@@ -39,8 +39,7 @@ yielded_rows = Table(
 )
 """One row for each row of the target that `batch_id` left to a later batch, with what it says of it."""
 
-_TARGET = f"public.{contract.TARGET}"
-_FORMER = f"{former_rows.schema}.{former_rows.name}"
+_TARGET = contract.TABLE
 _ORDER = ", ".join(f't.{name} COLLATE "C"' for name in contract.IDENTITY[:3]) + ", t.line_occurrence"
 _SAID = (*VALUES, "upload_batch_id", "row_number")
 _CHANGED = "SELECT * FROM falling WHERE owner IS DISTINCT FROM batch_id"
@@ -65,7 +64,7 @@ SELECT target_id FROM bulk_upload.yielded_rows WHERE target_id IN (
 FALL = f"""
 WITH going AS MATERIALIZED (
     SELECT id FROM {_TARGET} WHERE upload_batch_id = %(undone)s
-    UNION SELECT target_id FROM {_FORMER} WHERE batch_id = %(undone)s
+    UNION SELECT target_id FROM {FORMER} WHERE batch_id = %(undone)s
     UNION SELECT unnest(target_ids) FROM bulk_upload.confirmed_rows WHERE batch_id = %(batch_id)s
 ), noted AS MATERIALIZED (
     SELECT y.*, b.received_at FROM bulk_upload.yielded_rows AS y JOIN bulk_upload.upload_batches AS b USING (batch_id)
@@ -86,7 +85,7 @@ WITH going AS MATERIALIZED (
     )
     ORDER BY t.id, y.received_at DESC, y.batch_id DESC
 ), kept AS (
-    INSERT INTO {_FORMER} (batch_id, target_id, former_batch_id, former)
+    INSERT INTO {FORMER} (batch_id, target_id, former_batch_id, former)
     SELECT batch_id, id, owner, former FROM ({_CHANGED}) AS changed WHERE has_former
 ), changed AS (
     UPDATE {_TARGET} AS t SET ({", ".join(_SAID)}, updated_at) = (
@@ -100,7 +99,7 @@ WITH going AS MATERIALIZED (
     UNION SELECT (says ->> 'invoice_date')::date FROM falling WHERE says ->> 'invoice_date' IS NOT NULL
 ), chunks AS ({count_on_chunks(_CHANGED)}), receipts AS ({count_on_receipts(_CHANGED)})
 SELECT falling.batch_id, count(*), count(f.batch_id)
-FROM falling LEFT JOIN {_FORMER} AS f ON f.batch_id = %(undone)s AND f.target_id = falling.id
+FROM falling LEFT JOIN {FORMER} AS f ON f.batch_id = %(undone)s AND f.target_id = falling.id
 GROUP BY 1 ORDER BY 1
 """  # noqa: S608 - names of our own tables only
 """Lets rows fall to the latest batch that still says them, where that is one that has yielded them.

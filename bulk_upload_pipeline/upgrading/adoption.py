@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from bulk_upload_pipeline.contract import IDENTITY, TARGET
+from bulk_upload_pipeline.contract import IDENTITY, TABLE, TARGET
 from bulk_upload_pipeline.tables import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TARGET = f"public.{TARGET}"
+_TARGET = TABLE
 _ERRORS = f"{SCHEMA}.processing_errors"
 _KEY = f"{TARGET}_identity"
 _OLD_KEY = IDENTITY[:-1]

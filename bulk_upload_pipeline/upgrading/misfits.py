@@ -18,7 +18,7 @@ from bulk_upload_pipeline.upgrading import adoption, schema
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TARGET = f"public.{contract.TARGET}"
+_TARGET = contract.TABLE
 _OLD_KEY = ", ".join(contract.IDENTITY[:-1])
 EXAMPLES = 5
 
