@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline import ledger, report, storage, taking
 from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError, FileThrownAwayError
 from bulk_upload_pipeline.holding import queued
-from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.model import ENDED_STATES
 from bulk_upload_pipeline.places import Key, lies_in, named
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def make_sure_it_is_there(line: Line, batch: Batch) -> None:
     Raises:
         FileThrownAwayError: It was removed from the archive, such as by the policy of this home.
     """
-    if batch.state in FINAL_STATES - {State.FAILED} and not storage.exists(archived(line, batch)):
+    if batch.state in ENDED_STATES and not storage.exists(archived(line, batch)):
         raise FileThrownAwayError(batch.batch_id)
 
 

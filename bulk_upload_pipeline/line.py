@@ -39,7 +39,7 @@ from bulk_upload_pipeline.exceptions import (
 )
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.model import (
-    FINAL_STATES,
+    ENDED_STATES,
     LOADED_STATES,
     Layout,
     LoadResult,
@@ -340,7 +340,7 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     its end.
     """
     entry = ledger.entry(line.engine, batch_id)
-    if entry.batch.state in FINAL_STATES - {State.FAILED}:
+    if entry.batch.state in ENDED_STATES:
         return entry.receipt
     part_ledger.halt(line.engine, batch_id)
     if entry.batch.state is State.WAITING:

@@ -55,6 +55,8 @@ FINAL_STATES = frozenset(
         State.REVERTED,
     }
 )
+ENDED_STATES = FINAL_STATES - {State.FAILED}
+"""States in which a batch stays as it is unless somebody takes it again: one that failed is still to be loaded."""
 LOADED_STATES = frozenset({State.LOADED, State.PARTIALLY_LOADED})
 """States in which rows of the batch stand in the target, so that the same bytes again are a duplicate."""
 ON_THE_WAY = (State.RECEIVED, State.VALIDATED, State.LOADING)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from bulk_upload_pipeline.exceptions import BatchBusyError
-from bulk_upload_pipeline.holding import connect_alone
+from bulk_upload_pipeline.holding import connect_alone, is_locked
 from bulk_upload_pipeline.kept import stated_verdict, verdict_of
 from bulk_upload_pipeline.model import ON_THE_WAY
 from bulk_upload_pipeline.reading.parts import Part
@@ -218,10 +218,7 @@ def free(engine: sa.Engine, batch_id: str, wanted: Sequence[PartRow]) -> int:
     """Return how many of some parts nobody has at this moment."""
     names = [f"bulk_upload.part.{batch_id}.{row.number}" for row in wanted]
     query = sa.text(
-        "SELECT count(*) FROM unnest(CAST(:names AS text[])) AS name WHERE NOT EXISTS ("
-        "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "AND ((classid::bigint << 32) | objid::bigint) = hashtextextended(name, 0))"
+        f"SELECT count(*) FROM unnest(CAST(:names AS text[])) AS name WHERE NOT {is_locked('name')}"  # noqa: S608
     )
     with engine.connect() as connection:
         return connection.scalar(query, {"names": names}) or 0

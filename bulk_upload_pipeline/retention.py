@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import storage
-from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.model import ENDED_STATES
 from bulk_upload_pipeline.tables import alerts, upload_batches
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.settings import Home
 
-ENDED = FINAL_STATES - {State.FAILED}
-"""States in which nobody needs the partition of a batch any more."""
 EVENTS_AT_ONCE = 100_000
 KEPT_ALERTS_DAYS = 90
 
@@ -152,7 +150,7 @@ def surplus(engine: sa.Engine, partitions: Sequence[str], most: int) -> list[str
 def _ended(engine: sa.Engine, names: Sequence[str], before: datetime | None) -> list[str]:
     columns = upload_batches.c
     query = sa.select(columns.batch_id).where(
-        columns.batch_id == sa.any_(sa.cast(list(names), sa.ARRAY(sa.Text))), columns.state.in_(ENDED)
+        columns.batch_id == sa.any_(sa.cast(list(names), sa.ARRAY(sa.Text))), columns.state.in_(ENDED_STATES)
     )
     if before is not None:
         query = query.where(columns.finished_at < before)

@@ -146,8 +146,8 @@ def refresh(
         # Of two refreshes at once, the one that counted earlier must not be the last to write.
         connection.execute(_LOCK)
         rows = connection.execute(_REFRESH, {"dates": wanted})
-        counted = {row.invoice_date: Day(**row._mapping) for row in rows}
-        days = [counted.get(day, Day(day)) for day in wanted]
+        found = {row.invoice_date: Day(**row._mapping) for row in rows}
+        days = [found.get(day, Day(day)) for day in wanted]
         before_commit(days)
     return days
 

@@ -9,7 +9,7 @@ from bulk_upload_pipeline import family, ledger, mending
 from bulk_upload_pipeline.archiving import archived_file
 from bulk_upload_pipeline.exceptions import NothingToJudgeError
 from bulk_upload_pipeline.judging import Judging
-from bulk_upload_pipeline.model import FINAL_STATES, State
+from bulk_upload_pipeline.model import ENDED_STATES
 from bulk_upload_pipeline.workplace import profiles
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def judging_of(line: Line, batch: Batch, *, is_corrected: bool = True) -> Judgin
         NothingToJudgeError: It was not recognised as a table.
     """
     if batch.layout is None or batch.layout.members:
-        has_ended = batch.state in FINAL_STATES - {State.FAILED}
+        has_ended = batch.state in ENDED_STATES
         reason = ledger.receipt(line.engine, batch.batch_id).reason if has_ended else None
         raise NothingToJudgeError(batch.batch_id, batch.state, reason)
     path = archived_file(line, batch)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from bulk_upload_pipeline.kept import NO_TEXT, as_receipt, path_of, path_text
-from bulk_upload_pipeline.model import FINAL_STATES, ON_THE_WAY, State
+from bulk_upload_pipeline.model import ENDED_STATES, ON_THE_WAY, State
 from bulk_upload_pipeline.tables import upload_batches
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
     """Return those of the batches that have ended for good: a failed one goes on from what it has staged."""
     columns = upload_batches.c
     query = sa.select(columns.batch_id).where(
-        columns.batch_id.in_(batch_ids), columns.state.in_(FINAL_STATES - {State.FAILED})
+        columns.batch_id.in_(batch_ids), columns.state.in_(ENDED_STATES)
     )
     if not batch_ids:
         return []

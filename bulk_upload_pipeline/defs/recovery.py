@@ -23,7 +23,7 @@ from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.kept import Entry
 from bulk_upload_pipeline.liveness import without_worker
-from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State, counted
+from bulk_upload_pipeline.model import ENDED_STATES, FINAL_STATES, LOADED_STATES, Batch, State, counted
 from bulk_upload_pipeline.workplace import Line
 
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -213,7 +213,7 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
     Small files to which a shared run had not come wait in the inbox as before, and get another run.
     """
     run = context.dagster_run
-    ended = FINAL_STATES - {State.FAILED}
+    ended = ENDED_STATES
     if run.job_name == load_small_files.name:
         ended |= {State.WAITING}
     states = whereabouts.states(line.engine, batches_of(run))

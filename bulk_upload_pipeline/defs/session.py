@@ -17,14 +17,12 @@ from bulk_upload_pipeline.defs.exits import receipt_event
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.resources import living
 from bulk_upload_pipeline.exceptions import BatchBusyError, NotTakenAgainError
-from bulk_upload_pipeline.model import FINAL_STATES, Overrides, Progress, Receipt, State
+from bulk_upload_pipeline.model import ENDED_STATES, Overrides, Progress, Receipt
 from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline.upgrading.schema import migrate
 from bulk_upload_pipeline.workplace import Line
 
 BEGUN = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-
-ENDED = FINAL_STATES - {State.FAILED}
 
 LOOKS, BETWEEN_LOOKS_S = 2, 2 * liveness.BETWEEN_LOOKS
 """A run is lost when no look finds its worker; one that lost its connection has taken its lock again by the next."""
@@ -133,7 +131,7 @@ class Session:
                 raise_on_error=False,
             )
         receipt = ledger.receipt(self.line.engine, batch_id)
-        if not result.success and receipt.run_id != result.run_id and receipt.state in ENDED:
+        if not result.success and receipt.run_id != result.run_id and receipt.state in ENDED_STATES:
             # Its receipt is of an earlier run: to show it would say that this one did something.
             raise NotTakenAgainError(batch_id, _cause(result))
         return receipt

@@ -27,7 +27,7 @@ from bulk_upload_pipeline.exceptions import (
     FileStillChangingError,
     in_one_line,
 )
-from bulk_upload_pipeline.model import FINAL_STATES, Receipt, State, counted
+from bulk_upload_pipeline.model import ENDED_STATES, Receipt, State, counted
 from bulk_upload_pipeline.workplace import Line
 
 OP = "take_small_files"
@@ -101,7 +101,7 @@ def _unfinished(
     """
     states = whereabouts.states(line.engine, batch_ids)
     tally.unended |= {b: str(BatchNotFoundError(b)) for b in batch_ids if b not in states}
-    finished = {batch_id for batch_id, state in states.items() if state in FINAL_STATES - {State.FAILED}}
+    finished = {batch_id for batch_id, state in states.items() if state in ENDED_STATES}
     if finished:
         told = context.instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
         for batch_id in sorted(finished - told):
@@ -157,7 +157,7 @@ def _receipt_of_failure(
     Dagster is told nothing then, so that `recovery` gives the file a run of its own, which writes the report.
     """
     with suppress(SQLAlchemyError):
-        if whereabouts.states(line.engine, [batch_id])[batch_id] in FINAL_STATES - {State.FAILED}:
+        if whereabouts.states(line.engine, [batch_id])[batch_id] in ENDED_STATES:
             return None
     return receipt_of_failure(context, line, batch_id, reason)
 
