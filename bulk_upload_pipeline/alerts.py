@@ -236,7 +236,7 @@ def _deliver_to(
     return answers
 
 
-def _due(engine: sa.Engine, channel: Channel, now: datetime) -> list[Any]:
+def _due(engine: sa.Engine, channel: Channel, now: datetime) -> list[sa.Row[Any]]:
     """Return the messages of a channel whose time has come, the oldest first; none while it is left alone."""
     columns = alerts.c
     unsent = sa.and_(
@@ -259,7 +259,7 @@ def _pause(attempts: int) -> timedelta:
     return min(FIRST_PAUSE * 2 ** min(attempts, 10), LONGEST_PAUSE)
 
 
-def _note(engine: sa.Engine, row: Any, cause: str | None, now: datetime) -> None:
+def _note(engine: sa.Engine, row: sa.Row[Any], cause: str | None, now: datetime) -> None:
     values = {"sent_at": now} if cause is None else {"due_at": now + _pause(row.attempts)}
     noted = sa.update(alerts).where(alerts.c.id == row.id)
     with engine.begin() as connection:

@@ -20,6 +20,7 @@ from bulk_upload_pipeline.verbatim import raw_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
 corrected_rows = Table(
     "corrected_rows",
@@ -56,7 +57,7 @@ class Corrected(NamedTuple):
     identity: int
     line_occurrence: int
     batch_id: str = ""
-    loaded_at: Any = None
+    loaded_at: datetime | None = None
 
 
 DOWN = (

@@ -90,13 +90,14 @@ def _overtaken(known: list[Corrected], batch_id: str, later: Collection[str]) ->
         later: Those that came later: one that did not load a row itself leaves it to them.
     """
     mine = {row.row_number: row.loaded_at for row in known if row.batch_id == batch_id}
-    others = [row for row in known if row.loaded_at and row.batch_id != batch_id and row.row_number in mine]
-    return {
-        row.row_number: row.batch_id
-        for row in others
-        if (mine[row.row_number] or row.loaded_at) < row.loaded_at
-        or (mine[row.row_number] is None and row.batch_id in later)
-    }
+    overtaken = {}
+    for row in known:
+        if row.loaded_at is None or row.batch_id == batch_id or row.row_number not in mine:
+            continue
+        loaded_at = mine[row.row_number]
+        if row.batch_id in later if loaded_at is None else loaded_at < row.loaded_at:
+            overtaken[row.row_number] = row.batch_id
+    return overtaken
 
 
 def keep(connection: sa.Connection, batch_id: str, judged: Judging) -> None:

@@ -25,6 +25,7 @@ from bulk_upload_pipeline.tables import file_parts, load_chunks, upload_batches
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Sequence
 
+    from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
 
     from bulk_upload_pipeline.model import Verdict
@@ -121,7 +122,9 @@ def note_loaded(engine: sa.Engine, batch_id: str, row: PartRow) -> None:
     _update(engine, batch_id, row, loaded=True)
 
 
-def _update(engine: sa.Engine, batch_id: str, row: PartRow, *where: Any, **values: Any) -> bool:
+def _update(
+    engine: sa.Engine, batch_id: str, row: PartRow, *where: sa.ColumnElement[bool], **values: Any
+) -> bool:
     columns = file_parts.c
     mine = (columns.batch_id == batch_id, columns.part == row.number, columns.plan == row.plan)
     with engine.begin() as connection:
@@ -186,7 +189,7 @@ def shared(engine: sa.Engine) -> list[str]:
 class Leases:
     """The parts that this worker has: one at a time."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @contextmanager

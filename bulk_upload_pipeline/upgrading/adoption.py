@@ -25,6 +25,7 @@ from bulk_upload_pipeline.tables import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
 _TARGET = TABLE
 _ERRORS = f"{SCHEMA}.processing_errors"
@@ -188,7 +189,7 @@ def _altered(table: str, why: str, changes: list[str]) -> Step:
     return Step(why, (f"ALTER TABLE {table}\n    " + ",\n    ".join(changes),) if changes else ())
 
 
-def _first_migration() -> Any:
+def _first_migration() -> ModuleType:
     """Return the module of the first migration: what it makes, and not what `tables` says by now."""
     return import_module("bulk_upload_pipeline.migrations.versions.0001_first_schema")
 
@@ -243,7 +244,7 @@ def _old_keys(connection: sa.Connection) -> tuple[list[str], list[str]]:
     return [n for n, constraint in found if constraint], [n for n, constraint in found if not constraint]
 
 
-def _renamed(connection: sa.Connection, first: Any) -> tuple[str, ...]:
+def _renamed(connection: sa.Connection, first: ModuleType) -> tuple[str, ...]:
     query = sa.text(
         "SELECT substring(pg_get_indexdef(indexrelid) FROM 'USING .*'), quote_ident(relname), relname "
         "FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
