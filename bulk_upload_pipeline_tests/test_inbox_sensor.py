@@ -46,6 +46,9 @@ def test_small_files_are_shared_out_evenly_within_bounds_and_each_once(files, si
     _, groups = share(items)
     assert [item for group in groups for item in group] == items
     assert all(len(group) <= MOST_FILES and sum(f.size for f in group) <= MOST_BYTES for group in groups)
+    *full, last = map(len, groups)
+    assert set(full) <= {len(groups[0])}
+    assert last <= len(groups[0])
     assert len(groups) >= (2 if files >= 40 else 1)
 
 
