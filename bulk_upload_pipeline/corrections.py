@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bulk_upload_pipeline.as_written import Own, as_number, names_of
-from bulk_upload_pipeline.findings import CATALOGUE, row_findings
+from bulk_upload_pipeline.findings import message_of, row_findings
 from bulk_upload_pipeline.model import DamagedRow, TextChunk
 from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, ROW_NUMBER, restored
 from bulk_upload_pipeline.parsing.cells import unique_names
@@ -65,16 +65,7 @@ class Origins:
             yield self._relaid(chunk)
 
     def _relaid(self, chunk: TextChunk) -> TextChunk:
-        own = Own(chunk, self._names)
-        positions = chunk.row_numbers.to_pylist()
-        numbers, faults = [], []
-        for at, position in enumerate(positions):
-            number, fault = self._placed(own, at)
-            if number is None or number in self.repeated:
-                number = self.rows_read + position
-            numbers.append(number)
-            if fault is not None:
-                faults.append((number, *fault))
+        numbers, faults = self._numbered(chunk)
         cells = pa.table(
             [restored(chunk.cells[str(at)]) for at in self._columns], _column_names(self._columns)
         )
@@ -88,6 +79,19 @@ class Origins:
             chunk.bytes_done,
             _as_findings(faults),
         )
+
+    def _numbered(self, chunk: TextChunk) -> tuple[list[int], list[tuple[int, str, str]]]:
+        """Return the number of each row in the root, or one beyond all of its rows, and what is wrong with some."""
+        own = Own(chunk, self._names)
+        numbers, faults = [], []
+        for at, position in enumerate(chunk.row_numbers.to_pylist()):
+            number, fault = self._placed(own, at)
+            if number is None or number in self.repeated:
+                number = self.rows_read + position
+            numbers.append(number)
+            if fault is not None:
+                faults.append((number, *fault))
+        return numbers, faults
 
     def _placed(self, own: Own, at: int) -> tuple[int | None, tuple[str, str] | None]:
         """Return the number of a row in the root, and what is wrong with its origin."""
@@ -192,7 +196,7 @@ def _damaged(number: int, text: str, delimiter: str | None) -> DamagedRow:
         if delimiter is None
         else ("WRONG_FIELD_COUNT", "The corrected text does not have as many cells as the header")
     )
-    return DamagedRow(number, code, CATALOGUE[code].message.format(value=why, column=""), text)
+    return DamagedRow(number, code, message_of(code, why), text)
 
 
 def _as_findings(faults: list[tuple[int, str, str]]) -> pa.Table | None:

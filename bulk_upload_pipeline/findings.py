@@ -502,10 +502,14 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST_RAW_VALUE else text[: LONGEST_RAW_VALUE - 1] + "…"
 
 
+def message_of(code: str, value: str) -> str:
+    """Return the sentence of a finding that is about no column."""
+    return CATALOGUE[code].message.format(value=value, column="")
+
+
 def file_finding(code: str, value: str = "") -> Finding:
     """Return the file-level finding `code`, its message filled with `value`."""
-    entry = CATALOGUE[code]
-    return Finding(code, entry.severity, entry.message.format(value=shorten(value), column=""))
+    return Finding(code, CATALOGUE[code].severity, message_of(code, shorten(value)))
 
 
 @cache

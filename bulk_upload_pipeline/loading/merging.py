@@ -145,7 +145,7 @@ class Merge:
         return LoadResult(inserted, updated, unchanged, refused, Totals(quantity, item_total))
 
     def _stated(self, code: str, value: str) -> dict[str, object]:
-        message = findings.CATALOGUE[code].message.format(value=findings.shorten(value), column="")
+        message = findings.message_of(code, findings.shorten(value))
         return {
             "batch_id": self._batch_id,
             "chunk_index": self._chunk_index,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.model import DamagedRow
 
+LONGEST_RAW_TEXT = 20_000
+"""Characters of a damaged record that are kept."""
 
 MOST_TEXT = 8 << 20
 """Bytes beyond which a chunk of long rows has no further piece: what judges it holds it several times over."""

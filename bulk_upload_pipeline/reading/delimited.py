@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from bulk_upload_pipeline.findings import CATALOGUE
+from bulk_upload_pipeline.findings import message_of
 from bulk_upload_pipeline.model import DamagedRow
-from bulk_upload_pipeline.reading.chunking import Piece, in_chunks
+from bulk_upload_pipeline.reading.chunking import LONGEST_RAW_TEXT, Piece, in_chunks
 from bulk_upload_pipeline.reading.fragments import counted_stretches, filled_records
 from bulk_upload_pipeline.reading.parts import PartStream, bytes_in_file
 from bulk_upload_pipeline.reading.records import (
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.reading.parts import Part
     from bulk_upload_pipeline.reading.records import Record
     from bulk_upload_pipeline.reading.stretches import Stretch
-
-LONGEST_RAW_TEXT = 20_000
-"""Characters of a damaged record that are kept."""
 
 
 def read_delimited(path: Path, layout: Layout, chunk_rows: int) -> Iterator[TextChunk]:
@@ -271,7 +268,7 @@ class _Reader:
             code = "WRONG_FIELD_COUNT"
             cells = "1 cell" if damage.cells == 1 else f"{damage.cells:,} cells"
             why = f"has {cells}, but the header has {self.columns:,}"
-        message = CATALOGUE[code].message.format(value=f"Line {line:,} of the file {why}", column="")
+        message = message_of(code, f"Line {line:,} of the file {why}")
         return DamagedRow(number, code, message, text[:LONGEST_RAW_TEXT])
 
 

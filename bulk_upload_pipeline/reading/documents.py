@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.findings import CATALOGUE, file_finding
+from bulk_upload_pipeline.findings import file_finding, message_of
 from bulk_upload_pipeline.model import DamagedRow
 from bulk_upload_pipeline.parsing.cells import REPLACEMENT
-from bulk_upload_pipeline.reading.chunking import Piece, in_chunks
+from bulk_upload_pipeline.reading.chunking import LONGEST_RAW_TEXT, Piece, in_chunks
 from bulk_upload_pipeline.reading.fragments import LEAST_CONTENT, Fragments
 from bulk_upload_pipeline.reading.records import LONGEST_LINE
 from bulk_upload_pipeline.recognising import encodings
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
     from bulk_upload_pipeline.model import Layout, TextChunk
     from bulk_upload_pipeline.recognising.formats import Identified
-
-LONGEST_RAW_TEXT = 20_000
-"""Characters of a damaged record that are kept."""
 
 _ROWS_AT_ONCE = 5_000
 _BYTES_AT_ONCE = 8 << 20
@@ -145,7 +142,7 @@ def _some(records: Iterator[_Record], documents: _Documents) -> list[_Record]:
 
 
 def _damaged(damage: _Damage, number: int) -> DamagedRow:
-    message = CATALOGUE["DAMAGED_RECORD"].message.format(value=f"{damage.place} {damage.why}", column="")
+    message = message_of("DAMAGED_RECORD", f"{damage.place} {damage.why}")
     return DamagedRow(number, "DAMAGED_RECORD", message, damage.text[:LONGEST_RAW_TEXT])
 
 

@@ -11,12 +11,11 @@ from bulk_upload_pipeline.reading.sheet_cutter import refuse_entities
 from bulk_upload_pipeline.reading.whole_sheets import (
     MOST_BYTES,
     Extent,
-    damaged,
     refuse_room,
     too_large,
     whole_part,
 )
-from bulk_upload_pipeline.recognising.unpack import damage_as_finding
+from bulk_upload_pipeline.recognising.unpack import damage_as_finding, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

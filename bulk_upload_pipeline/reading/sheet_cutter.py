@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.recognising.headers import MOST_COLUMNS
-from bulk_upload_pipeline.recognising.unpack import refuse_bomb
+from bulk_upload_pipeline.recognising.unpack import damaged, refuse_bomb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +166,7 @@ class Cutter:
             pending = pending[max(limit, 0) :]
             block = self._stream.read(_BLOCK)
             if not block:
-                raise _damaged(f"the sheet {self._name!r} has no end")
+                raise damaged(f"the sheet {self._name!r} has no end")
             pending += block
             if len(pending) > LONGEST_ROW:
                 raise self._too_long()
@@ -183,7 +183,7 @@ class Cutter:
                 return head[found.end() :], bool(found[2])
             if len(head) > _LONGEST_HEAD:
                 break
-        raise _damaged(f"the sheet {self._name!r} has no rows that can be found")
+        raise damaged(f"the sheet {self._name!r} has no rows that can be found")
 
     def _learn(self, prefix: bytes, above: bytes, below: bytes) -> None:
         """Note how the sheet's program writes rows."""
@@ -264,11 +264,11 @@ class Cutter:
             return list(range(self._row, self._row + len(pieces)))
         stated = [found[1] for piece in pieces if (found := _ROW_NUMBER.match(piece))]
         if len(stated) != len(pieces):
-            raise _damaged(f"some rows of the sheet {self._name!r} have a number, others none")
+            raise damaged(f"some rows of the sheet {self._name!r} have a number, others none")
         numbers = list(map(int, stated))
         ascending = all(a < b for a, b in zip([self._row - 1, *numbers], numbers, strict=False))
         if not ascending or numbers[-1] > LAST_ROW:
-            raise _damaged(f"the rows of the sheet {self._name!r} are not in their order")
+            raise damaged(f"the rows of the sheet {self._name!r} are not in their order")
         return numbers
 
     def _cuts(self, numbers: list[int], rows: bytes) -> list[int]:
@@ -335,7 +335,3 @@ def refuse_entities(head: bytes) -> None:
     """
     if b"<!DOCTYPE" in head or b"<!ENTITY" in head:
         raise UnreadableError(file_finding("UNSAFE_ARCHIVE", "its XML declares entities"))
-
-
-def _damaged(what: str) -> UnreadableError:
-    return UnreadableError(file_finding("DAMAGED_FILE", what))

@@ -20,7 +20,7 @@ from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.reading.number_formats import styles_shown
 from bulk_upload_pipeline.reading.shared_texts import SharedTexts
 from bulk_upload_pipeline.reading.sheet_cutter import Cutter, refuse_entities
-from bulk_upload_pipeline.recognising.unpack import damage_as_finding
+from bulk_upload_pipeline.recognising.unpack import damage_as_finding, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,7 +120,7 @@ class XlsxParts:
     def _small(self, plain: str) -> bytes:
         name = self._names.get(plain)
         if name is None:
-            raise _damaged(f"its part {plain} is missing")
+            raise damaged(f"its part {plain} is missing")
         with self._zip.open(name) as file:
             content = file.read(_SMALL_PART + 1)
         if len(content) > _SMALL_PART:
@@ -133,7 +133,7 @@ class XlsxParts:
             # Entities, by which XML can grow without bounds, are refused before it is parsed.
             return ElementTree.fromstring(self._small(plain))  # noqa: S314
         except ElementTree.ParseError:
-            raise _damaged(f"its part {plain} is no XML") from None
+            raise damaged(f"its part {plain} is no XML") from None
 
     def _find_sheets(self) -> list[SheetFile]:
         targets = {
@@ -218,7 +218,3 @@ def _number(element: ElementTree.Element, name: str) -> int:
 
 def _plain(name: str) -> str:
     return posixpath.normpath(name.replace("\\", "/")).lstrip("/").lower()
-
-
-def _damaged(what: str) -> UnreadableError:
-    return UnreadableError(file_finding("DAMAGED_FILE", what))

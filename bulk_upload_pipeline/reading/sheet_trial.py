@@ -12,11 +12,12 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.recognising.unpack import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bulk_upload_pipeline.exceptions import UnreadableError
 
 MOST_ADDRESSES = 2 << 30
 """Bytes that the trial may ask for; a file of `whole_sheets.MOST_CELLS` asks for half."""
@@ -62,4 +63,4 @@ def refuse_fatal(path: Path) -> None:
 
 
 def _fatal(why: str) -> UnreadableError:
-    return UnreadableError(file_finding("DAMAGED_FILE", f"the spreadsheet cannot be read ({why})"))
+    return damaged(f"the spreadsheet cannot be read ({why})")

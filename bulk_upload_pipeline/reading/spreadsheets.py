@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bulk_upload_pipeline.exceptions import UnreadableError
-from bulk_upload_pipeline.findings import CATALOGUE, file_finding
+from bulk_upload_pipeline.findings import file_finding, message_of
 from bulk_upload_pipeline.model import DamagedRow, Sheet
 from bulk_upload_pipeline.parsing.cells import BLANKS
 from bulk_upload_pipeline.profiles import normalised
-from bulk_upload_pipeline.reading.chunking import Piece, in_chunks
+from bulk_upload_pipeline.reading.chunking import LONGEST_RAW_TEXT, Piece, in_chunks
 from bulk_upload_pipeline.reading.figures import texts_of
 from bulk_upload_pipeline.reading.fragments import counted_pieces
 from bulk_upload_pipeline.reading.sheet_blocks import cell_text, open_book
@@ -290,6 +290,6 @@ def _filled(columns: list[pa.StringArray], rows: int) -> np.ndarray:
 def _damaged(layout: Layout, number: int, values: list[Any]) -> DamagedRow:
     sheet, row = layout.place(number) or ("", number)
     value = f"Row {row:,} of the sheet {sheet!r} has a cell beyond the last column of the header"
-    message = CATALOGUE["WRONG_FIELD_COUNT"].message.format(value=value, column="")
+    message = message_of("WRONG_FIELD_COUNT", value)
     text = "\t".join(cell_text(cell) or "" for cell in values)
-    return DamagedRow(number, "WRONG_FIELD_COUNT", message, text[:20_000])
+    return DamagedRow(number, "WRONG_FIELD_COUNT", message, text[:LONGEST_RAW_TEXT])

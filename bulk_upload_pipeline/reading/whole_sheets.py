@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.recognising.unpack import damaged
 
 if TYPE_CHECKING:
     import zipfile
@@ -106,8 +107,3 @@ def too_large() -> UnreadableError:
             "it is read in parts",
         )
     )
-
-
-def damaged(what: str) -> UnreadableError:
-    """Return the error of a file that is not built as its kind is."""
-    return UnreadableError(file_finding("DAMAGED_FILE", what))

@@ -11,10 +11,10 @@ from bulk_upload_pipeline.reading.whole_sheets import (
     MOST_BYTES,
     Beside,
     Extent,
-    damaged,
     refuse_room,
     too_large,
 )
+from bulk_upload_pipeline.recognising.unpack import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

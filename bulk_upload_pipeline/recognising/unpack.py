@@ -31,6 +31,11 @@ RATIO_MATTERS = 64 << 20
 """Bytes of content up to which no ratio is too high: a short file of blanks is no bomb."""
 
 
+def damaged(what: str) -> UnreadableError:
+    """Return the error of a file that is not as its kind is."""
+    return UnreadableError(file_finding("DAMAGED_FILE", what))
+
+
 def opened(path: Path, compression: str | None, member: str | None) -> BinaryIO:
     """Open the content of a file for reading once, from its beginning.
 
@@ -81,14 +86,14 @@ def damage_as_finding() -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError):
-        raise UnreadableError(file_finding("DAMAGED_FILE", "it cannot be unpacked to its end")) from None
+        raise damaged("it cannot be unpacked to its end") from None
     except OSError as error:
         # A place before the beginning of the file, or a stream of bzip2 that is none: no fault of the disk.
         if error.errno not in (None, errno.EINVAL):
             raise
-        raise UnreadableError(file_finding("DAMAGED_FILE", "it cannot be unpacked to its end")) from None
+        raise damaged("it cannot be unpacked to its end") from None
     except (zipfile.BadZipFile, UnicodeDecodeError):
-        raise UnreadableError(file_finding("DAMAGED_FILE", "it is no whole .zip file")) from None
+        raise damaged("it is no whole .zip file") from None
     except NotImplementedError:
         raise UnreadableError(
             file_finding("UNSUPPORTED_FORMAT", "a .zip that was packed by an uncommon method")
