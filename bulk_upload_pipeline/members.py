@@ -79,13 +79,7 @@ def unpacked_members(path: Path) -> Iterator[list[tuple[str, Path]]]:
         UnreadableError: A member is an archive itself, or the .zip is damaged or refused.
     """
     with scratch.folder("members") as folder, Archive(path) as opened:
-        found = []
-        for at, entry in enumerate(opened.members(), start=1):
-            content = folder / f"{at:04}"
-            opened.extract(entry, content)
-            _refuse_packed(entry.filename, content)
-            found.append((entry.filename, content))
-        yield found
+        yield list(_extracted(opened, folder))
 
 
 def in_words(members: list[Batch]) -> str:
@@ -96,19 +90,22 @@ def in_words(members: list[Batch]) -> str:
 
 
 def _unpacked(home: Home, archive: Batch, path: Path, folder: Path) -> list[_Member]:
-    members: list[_Member] = []
     with Archive(path) as opened:
-        for at, entry in enumerate(opened.members(), start=1):
-            content = folder / f"{at:04}"
-            opened.extract(entry, content)
-            _refuse_packed(entry.filename, content)
-            members.append(_Member(content, _batch(home, archive, at, entry.filename, content)))
-    return members
+        return [
+            _Member(content, _batch(home, archive, at, name, content))
+            for at, (name, content) in enumerate(_extracted(opened, folder), start=1)
+        ]
 
 
-def _refuse_packed(name: str, content: Path) -> None:
-    if is_archive(content):
-        raise UnreadableError(file_finding("UNSAFE_ARCHIVE", f"{name!a} in it is a packed file itself"))
+def _extracted(archive: Archive, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Unpack each file into a folder, and yield its name in the archive and where it lies."""
+    for at, entry in enumerate(archive.members(), start=1):
+        content = folder / f"{at:04}"
+        archive.extract(entry, content)
+        if is_archive(content):
+            what = f"{entry.filename!a} in it is a packed file itself"
+            raise UnreadableError(file_finding("UNSAFE_ARCHIVE", what))
+        yield entry.filename, content
 
 
 def _batch(home: Home, archive: Batch, at: int, name: str, content: Path) -> Batch:

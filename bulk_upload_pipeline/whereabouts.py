@@ -114,11 +114,11 @@ def on_the_way(engine: sa.Engine, before: datetime, inbox: Place) -> list[str]:
 
 def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
     """Return those of the batches that have ended for good: a failed one goes on from what it has staged."""
+    if not batch_ids:
+        return []
     columns = upload_batches.c
     query = sa.select(columns.batch_id).where(
         columns.batch_id.in_(batch_ids), columns.state.in_(ENDED_STATES)
     )
-    if not batch_ids:
-        return []
     with engine.connect() as connection:
         return list(connection.scalars(query))

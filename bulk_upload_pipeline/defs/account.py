@@ -64,7 +64,7 @@ def _of_judging(line: Line, known: Known) -> Iterator[Event]:
     batch_id, batch, verdict = known.batch_id, known.entry.batch, known.entry.verdict
     assert verdict is not None
     yield _materialization("upload", batch_id, metadata.of_upload(batch))
-    judged = metadata.of_verdict(verdict, [], []) | metadata.of_columns(batch)
+    judged = metadata.of_verdict(verdict) | metadata.of_columns(batch)
     yield _materialization("validated_invoices", batch_id, judged)
     yield _materialization("processing_errors", batch_id, of_errors(line, batch_id, verdict))
     yield from _checked(known, "validated_invoices")

@@ -77,7 +77,7 @@ def judged_rows(
         verdict = stages.validate(watched, batch_id)
         found = account.of_errors(line, batch_id, verdict)
     columns = metadata.of_columns(ledger.batch(line.engine, batch_id))
-    yield dg.MaterializeResult("validated_invoices", metadata=metadata.of_verdict(verdict, [], []) | columns)
+    yield dg.MaterializeResult("validated_invoices", metadata=metadata.of_verdict(verdict) | columns)
     yield dg.MaterializeResult("processing_errors", metadata=found)
     if verdict.breaker_tripped:
         # The gate stops the run here, so that the receipt's own step is never reached.

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import dagster as dg
 
@@ -31,33 +31,29 @@ def _spec(inspected: Inspection) -> dg.AssetCheckSpec:
         )
 
 
-def severity(judgement: Judgement) -> dg.AssetCheckSeverity:
-    """Return what a failure means in Dagster's words."""
-    return dg.AssetCheckSeverity.ERROR if judgement.severe else dg.AssetCheckSeverity.WARN
+def as_facts(judgement: Judgement) -> dict[str, Any]:
+    """Return a judgement in Dagster's words: what the result of any check has."""
+    return {
+        "passed": judgement.passed,
+        "severity": dg.AssetCheckSeverity.ERROR if judgement.severe else dg.AssetCheckSeverity.WARN,
+        "description": judgement.words,
+        "metadata": judgement.numbers,
+    }
 
 
 def result(judgement: Judgement) -> dg.AssetCheckResult:
     """Return a judgement as the result of a check that judges nothing else."""
-    return dg.AssetCheckResult(
-        passed=judgement.passed,
-        severity=severity(judgement),
-        description=judgement.words,
-        metadata=judgement.numbers,
-    )
+    return dg.AssetCheckResult(**as_facts(judgement))
 
 
 def evaluation(inspected: Inspection, known: Known) -> dg.AssetCheckEvaluation:
     """Inspect a batch and return the event for it, for a run that takes many batches."""
-    judgement = inspected.judge(known)
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(inspected.asset),
         check_name=inspected.name,
-        passed=judgement.passed,
-        severity=severity(judgement),
-        description=judgement.words,
-        metadata=judgement.numbers,
         partition=known.batch_id,
         blocking=inspected.blocking,
+        **as_facts(inspected.judge(known)),
     )
 
 
@@ -78,15 +74,8 @@ def _checks_of(asset: str) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         known = evidence.of(line.engine, context.op_execution_context.partition_key)
         for each in inspected:
-            judgement = each.judge(known)
-            yield dg.AssetCheckResult(
-                asset_key=each.asset,
-                check_name=each.name,
-                passed=judgement.passed,
-                severity=severity(judgement),
-                description=judgement.words,
-                metadata=judgement.numbers,
-            )
+            facts = as_facts(each.judge(known))
+            yield dg.AssetCheckResult(asset_key=each.asset, check_name=each.name, **facts)
 
     return check
 

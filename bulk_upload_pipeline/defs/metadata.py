@@ -120,10 +120,8 @@ def _cell(text: str) -> str:
     return plain
 
 
-def of_verdict(
-    verdict: Verdict, preview: Iterable[Mapping[str, Any]], codes: Iterable[CodeCount]
-) -> Metadata:
-    """Return the verdict on a file, with its first findings and the codes by frequency."""
+def of_verdict(verdict: Verdict) -> Metadata:
+    """Return the verdict on a file."""
     return {
         "dagster/row_count": verdict.rows_valid,
         "rows_read": verdict.rows_read,
@@ -134,7 +132,6 @@ def of_verdict(
         "chunks": verdict.chunks,
         "rules_version": verdict.rules_version,
         "control_totals": dg.MetadataValue.json(verdict.totals_read.as_dict()),
-        **of_findings(preview, codes),
     }
 
 

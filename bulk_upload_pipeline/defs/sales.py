@@ -8,7 +8,7 @@ import dagster as dg
 
 from bulk_upload_pipeline import sales
 from bulk_upload_pipeline.defs import metadata
-from bulk_upload_pipeline.defs.checks import log_evaluation, result, severity
+from bulk_upload_pipeline.defs.checks import as_facts, log_evaluation, result
 from bulk_upload_pipeline.defs.partitions import days
 from bulk_upload_pipeline.model import Judgement
 from bulk_upload_pipeline.workplace import Line
@@ -69,14 +69,7 @@ def refreshed(line: dg.ResourceParam[Line]) -> dg.AssetCheckResult:
 
 def evaluation(asset: str, check: str, judgement: Judgement) -> dg.AssetCheckEvaluation:
     """Return the event of a check that is made outside of its own step."""
-    return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(asset),
-        check_name=check,
-        passed=judgement.passed,
-        severity=severity(judgement),
-        description=judgement.words,
-        metadata=judgement.numbers,
-    )
+    return dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name=check, **as_facts(judgement))
 
 
 @dg.op(description="Counts the sales of all stale days again, in one transaction.")
