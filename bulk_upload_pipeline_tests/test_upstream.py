@@ -56,7 +56,7 @@ def test_pandera_repeats_a_finding_of_a_whole_row_for_every_column():
 
 
 def test_a_partitioned_check_belongs_to_its_partition_and_is_a_preview():
-    """Decides `defs.checks.batch_check`, the one place that uses the preview."""
+    """Decides `defs.checks`, the one place that uses the preview."""
 
     @dg.asset(partitions_def=PARTS)
     def thing():
