@@ -386,6 +386,9 @@ def _ending_unreadable(line: Line, batch_id: str) -> Iterator[None]:
         raise
 
 
+# Undoing a load
+
+
 @alone
 def revert(line: Line, batch_id: str) -> Receipt:
     """Undo a load: its rows go, those that it changed are as they were before, and its file can be loaded again.
