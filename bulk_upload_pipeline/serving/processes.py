@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
@@ -50,7 +50,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     ends: int = 0
     started_at: float = 0.0
-    due_at: float = field(default=0.0)
+    due_at: float = 0.0
 
     def start(self, environment: Mapping[str, str]) -> None:
         """Start it, in a session of its own: Ctrl-C at the terminal is for its supervisor alone."""
