@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
 from bulk_upload_pipeline.model import Layout, Overrides
-from bulk_upload_pipeline.origin import ROW_NUMBER
+from bulk_upload_pipeline.origin import CORRECTION, ROW_NUMBER
 from bulk_upload_pipeline.recognising import encodings
 from bulk_upload_pipeline.recognising.dialects import (
     TOP_BYTES,
@@ -51,15 +51,49 @@ def recognise(
         UnreadableError: No row of it can be judged; the finding says why.
     """
     stated = overrides or Overrides()
-    # A correction is written by us, or by the clerk's spreadsheet, and not as the folder's sender writes.
-    of_folder = None if _names_own_columns(path) else folder
-    return recognise_by(HeaderFinder(profiles, stated.profile or of_folder), path, stated)
+    if folder is None or stated.profile is not None:
+        return recognise_by(HeaderFinder(profiles, stated.profile), path, stated)
+    return _correction_in_a_folder(path, profiles, stated) or _of_folder(path, profiles, folder, stated)
+
+
+def _correction_in_a_folder(path: Path, profiles: Profiles, stated: Overrides) -> Layout | None:
+    """Return how a correction is to be read, None for any other text.
+
+    It is written by us, or by the clerk's spreadsheet, and not as the folder's sender writes.
+    """
+    return _as_correction(path, profiles, stated) if _names_own_columns(path) else None
 
 
 def _names_own_columns(path: Path) -> bool:
-    with path.open("rb") as file:
-        top = file.read(TOP_BYTES)
+    identified = identify(path)
+    with opened(path, identified.compression, identified.member) as stream:
+        top = stream.read(TOP_BYTES)
     return any(ROW_NUMBER.encode(codec) in top for codec in ("utf-8", "utf-16-le", "utf-16-be"))
+
+
+def _as_correction(path: Path, profiles: Profiles, stated: Overrides) -> Layout | None:
+    """Return how a file is to be read that is a correction by its header; the name may stand in any text."""
+    try:
+        layout = recognise_by(HeaderFinder(profiles, None), path, stated)
+    except UnreadableError:
+        return None
+    return layout if layout.profile == CORRECTION else None
+
+
+def _of_folder(path: Path, profiles: Profiles, folder: str, stated: Overrides) -> Layout:
+    """Return how a file is to be read in the way of its folder's sender.
+
+    What is inside a spreadsheet only shows when it is read, and a correction that was saved as one need not have the
+    sheet that the sender's files have.
+    """
+    finder = HeaderFinder(profiles, folder)
+    try:
+        return recognise_by(finder, path, stated)
+    except UnreadableError:
+        correction = _as_correction(path, profiles, stated)
+        if correction is None:
+            raise
+        return correction
 
 
 def recognise_by(finder: HeaderFinder, path: Path, stated: Overrides) -> Layout:

@@ -20,7 +20,7 @@ from bulk_upload_pipeline_tests.correcting import (
     with_bad,
 )
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, receipt, rows
-from bulk_upload_pipeline_tests.writers import xlsx_of
+from bulk_upload_pipeline_tests.writers import xlsx_of, zip_of
 
 SETTINGS = {"chunk_rows": 7}
 
@@ -50,41 +50,66 @@ def test_a_correction_is_known_again_however_it_was_saved(line, how):
     assert rows(line, f"SELECT item_name FROM {TARGET} WHERE row_number = 21") == [("Crème brûlée",)]
 
 
-def test_a_correction_in_a_senders_folder_is_not_read_as_the_sender_writes(line):
-    (line.home.profiles / "semi.toml").write_text(
-        'name = "semi"\ndelimiter = ";"\nencoding = "utf-16"\ndecimal_comma = true\n[columns]\n'
-        + "\n".join(
-            f'{name} = ["{title}"]'
-            for name, title in (
-                ("invoice_number", "No"),
-                ("invoice_date", "Day"),
-                ("customer_name", "Who"),
-                ("quantity", "Qty"),
-                ("item_price", "Price"),
-                ("sku", "Art"),
-            )
-        )
+SENDER = (
+    ("invoice_number", "No"),
+    ("invoice_date", "Day"),
+    ("customer_name", "Who"),
+    ("quantity", "Qty"),
+    ("item_price", "Price"),
+    ("sku", "Art"),
+)
+
+
+def with_sender(line, name, stated):
+    """Make a profile known, and the folder of its sender."""
+    columns = "\n".join(f'{column} = ["{title}"]' for column, title in SENDER)
+    (line.home.profiles / f"{name}.toml").write_text(f'name = "{name}"\n{stated}[columns]\n{columns}\n')
+    (line.home.inbox / name).mkdir()
+
+
+def from_folder(line, folder, name, content):
+    """Take a file that was dropped in a sender's folder down the line, and return its receipt."""
+    path = line.home.inbox / folder / name
+    path.write_bytes(content)
+    seen = intake.survey(line, {}, lambda _: True).seen
+    (request,) = intake.survey(line, seen, lambda _: True).requests
+    return take(line, request.batch_id)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda found: as_csv(found).encode("utf-8-sig"),
+        lambda found: gzip.compress(as_csv(found).encode()),
+        lambda found: zip_of({"rejected_rows.csv": as_csv(found).encode()}),
+        as_sheet,
+    ],
+    ids=["csv", "gz", "zip", "xlsx"],
+)
+def test_a_correction_in_a_senders_folder_is_not_read_as_the_sender_writes(line, saved):
+    with_sender(
+        line, "semi", 'delimiter = ";"\nencoding = "cp1252"\nsheet = "Export"\ndecimal_comma = true\n'
     )
-    (line.home.inbox / "semi").mkdir()
     text = (
-        "No;Day;Who;Qty;Price;Art\nA;2024-12-31;S;1;1,5;X\nB;2024-12-31;S;1;1,5;X\nC;2024-12-31;S;x;1,5;X\n"
+        "No;Day;Who;Qty;Price;Art\nA;2024-12-31;S;1;1,5;X\nB;2024-12-31;S;1;1,5;X\nC;2024-12-31;Süß;x;1,5;X\n"
     )
-
-    def from_folder(name, content):
-        path = line.home.inbox / "semi" / name
-        path.write_bytes(content)
-        seen = intake.survey(line, {}, lambda _: True).seen
-        (request,) = intake.survey(line, seen, lambda _: True).requests
-        return take(line, request.batch_id)
-
-    parent = from_folder("a.csv", text.encode("utf-16"))
+    parent = from_folder(line, "semi", "a.csv", text.encode("cp1252"))
     assert (parent.profile, parent.rows_inserted) == ("semi", 2), parent.reason
     (row,) = rejected(line, parent.batch_id)
-    child = from_folder("fixed.csv", as_csv([row | {"Qty": "2,5"}]).encode("utf-8-sig"))
-    assert (child.state, child.profile) == (State.LOADED, "semi")
-    assert rows(line, f"SELECT quantity, item_price FROM {TARGET} WHERE invoice_number = 'C'") == [
-        (Decimal("2.5"), Decimal("1.5"))
-    ]
+    child = from_folder(line, "semi", "fixed", saved([row | {"Qty": "2,5"}]))
+    assert (child.state, child.profile) == (State.LOADED, "semi"), child.reason
+    assert rows(
+        line, f"SELECT customer_name, quantity, item_price FROM {TARGET} WHERE invoice_number = 'C'"
+    ) == [("Süß", Decimal("2.5"), Decimal("1.5"))]
+
+
+def test_a_senders_file_that_only_speaks_of_row_numbers_is_read_as_the_sender_writes(line):
+    with_sender(line, "comma", "decimal_comma = true\n")
+    with_sender(line, "another", "")
+    text = "No,Day,Who,Qty,Price,Art,source_row_number\nA,2024-12-31,S,1.000,2.500,X,1\n"
+    loaded = from_folder(line, "comma", "a.csv", text.encode())
+    assert (loaded.state, loaded.profile) == (State.LOADED, "comma"), loaded.reason
+    assert rows(line, f"SELECT quantity, item_price FROM {TARGET}") == [(1000, 2500)]
 
 
 def test_a_column_that_somebody_added_is_kept(line):
@@ -178,7 +203,8 @@ def test_amounts_that_a_spreadsheet_holds_as_numbers_are_no_thousands(line):
 
 
 def as_sheet(found):
-    return xlsx_of({"Sheet1": [list(found[0]), *(list(row.values()) for row in found)]})
+    """The rows of a correction in a workbook whose sheet is called as a spreadsheet calls it that opened the CSV."""
+    return xlsx_of({"rejected_rows": [list(found[0]), *(list(row.values()) for row in found)]})
 
 
 def priced(line, *prices, comma):
