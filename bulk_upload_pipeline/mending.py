@@ -195,7 +195,7 @@ class Mending(Judging):
             return resaved.amounts(cells, earlier(), notation_of(self.layout, self.profile))
         if column.kind is Kind.TEXT:
             assert column.limit is not None
-            return resaved.texts(cells, earlier(), column.limit) if resaved.may_be_number(cells) else None
+            return resaved.texts(cells, earlier(), column.limit) if resaved.may_be_made(cells) else None
         if not resaved.has_ambiguous_day(cells) or self._order is None:
             return None
         meaning = partial(

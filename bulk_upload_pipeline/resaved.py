@@ -177,18 +177,18 @@ def spelled(number: Decimal, notation: Notation) -> str:
     return format(number, "f").replace(".", "." if notation is Notation.POINT else ",")
 
 
-_FIGURES = re.compile(r"0[0-9]+|[0-9]{16,}|[0-9]+(\.[0-9]*0|[eE][+-]?[0-9]{1,2})")
+_FIGURES = re.compile(r"0[0-9]+|\+[0-9]+|[0-9]{16,}|[0-9]+(\.[0-9]*0|[eE][+-]?[0-9]{1,2})")
 """Texts of figures that a spreadsheet takes for numbers and does not write as they were."""
 _WRITTEN = re.compile(r"(?P<digits>(0|[1-9][0-9]*)([.,][0-9]+)?)(?P<exponent>[eE][+-]?[0-9]{1,3})?")
 _DIGITS_OF_SPREADSHEETS = 15
 
 
 def text_meant(cell: str, earlier: Iterable[str], longest: int) -> str:
-    """Return a text of figures as it was before a spreadsheet took it for a number; any other as it stands.
+    """Return a text of figures as it was before a spreadsheet took it for a number or a day; any other as it stands.
 
     Args:
-        cell: As the correction has it, such as `123` or `1.23457E+15`.
-        earlier: What the row had before, such as `00123` or `1234567890123456`.
+        cell: As the correction has it, such as `123`, `1.23457E+15` or `04-Mar`.
+        earlier: What the row had before, such as `00123`, `1234567890123456` or `3-4`.
         longest: How many characters the column takes: what is longer has to become shorter.
     """
     known: list[tuple[str, str]] = []
@@ -201,13 +201,23 @@ def _figures(text: str, known: Sequence[tuple[str, str]], longest: int) -> str:
     for before, meant in reversed(known):
         if _is_same(text, before):
             return meant
-    taken = (was for _, was in reversed(known) if len(was) <= longest and _is_number_of(text, was))
+    taken = (was for _, was in reversed(known) if len(was) <= longest and _is_made_of(text, was))
     return next(taken, text)
 
 
-def may_be_number(cells: pa.StringArray) -> bool:
-    """Return whether some text of a column may be what a spreadsheet made of figures."""
-    return bool(pc.any(pc.match_substring_regex(cells, r"^\s*[0-9][0-9.,]*([eE][+-]?[0-9]+)?\s*$")).as_py())
+_MAY_BE_MADE = (
+    r"^\s*([0-9][0-9.,]*([eE][+-]?[0-9]+)?|([0-9]{1,4}[-/. ]{1,2}){1,2}([0-9]{1,4}|[A-Za-z]{3,9})( 0?0:00(:00)?)?"
+    r"|([0-9]{1,2}[-/. ])?[A-Za-z]{3,9}[-/. ][0-9]{1,4})\s*$"
+)
+
+
+def may_be_made(cells: pa.StringArray) -> bool:
+    """Return whether some text of a column may be what a spreadsheet made of figures: a number, or a day."""
+    return bool(pc.any(pc.match_substring_regex(cells, _MAY_BE_MADE)).as_py())
+
+
+def _is_made_of(cell: str, text: str) -> bool:
+    return _is_number_of(cell, text) or _is_day_of(cell, text)
 
 
 def _is_number_of(cell: str, text: str) -> bool:
@@ -219,6 +229,77 @@ def _is_number_of(cell: str, text: str) -> bool:
     digits = len(re.sub("[^0-9]", "", written["digits"])) if written["exponent"] else _DIGITS_OF_SPREADSHEETS
     kept = (Context(digits, ROUND_HALF_UP).plus(was), Context(digits, ROUND_DOWN).plus(was))
     return number in (was, *kept)
+
+
+class _Day(NamedTuple):
+    """A day as far as a text tells it; one of a month alone is its first."""
+
+    year: int | None
+    month: int
+    day: int
+
+
+_TWO_FIGURES = re.compile(r"([0-9]{1,4})[-/.]([0-9]{1,4})")
+_THREE_FIGURES = re.compile(r"([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4}|[0-9]{2})")
+_MONTH_AND_FIGURES = (
+    re.compile(r"(?P<figures>[0-9]{1,4})[-/. ]{0,2}(?P<month>[a-z]{3,9})", re.IGNORECASE),
+    re.compile(r"(?P<month>[a-z]{3,9})[-/. ]{0,2}(?P<figures>[0-9]{1,4})", re.IGNORECASE),
+)
+
+
+def _is_day_of(cell: str, text: str) -> bool:
+    """Return whether a spreadsheet that takes a text of figures for a day may show that as a cell has it.
+
+    Two figures are never what it made, and three stay in their order: whoever has changed that has meant to.
+    """
+    written, taken = cell.strip(BLANKS), text.strip(BLANKS)
+    made = _shown_days(written)
+    if not made or (_in_order(written) and _in_order(taken) and _in_order(written) != _in_order(taken)):
+        return False
+    meant = _shown_days(taken) | _days_of_two_figures(taken)
+    return any(_is_one_day(one, other) for one in made for other in meant)
+
+
+def _shown_days(text: str) -> frozenset[_Day]:
+    """Return the days that a text with the name of a month, or with three figures, can be."""
+    whole = {_Day(day.year, day.month, day.day) for day in _days(text) if day and not isinstance(day, str)}
+    return frozenset(whole or _days_of_a_month(text))
+
+
+def _days_of_a_month(text: str) -> set[_Day]:
+    found = next((found for form in _MONTH_AND_FIGURES if (found := form.fullmatch(text))), None)
+    month = None if found is None else dates.MONTHS.get(found["month"].lower())
+    return set() if found is None or month is None else _with_figures(month, found["figures"])
+
+
+def _days_of_two_figures(text: str) -> set[_Day]:
+    found = _TWO_FIGURES.fullmatch(text)
+    if found is None:
+        return set()
+    pairs = ((found[1], found[2]), (found[2], found[1]))
+    return {
+        day for month, other in pairs if 1 <= int(month) <= 12 for day in _with_figures(int(month), other)
+    }
+
+
+def _with_figures(month: int, figures: str) -> set[_Day]:
+    """Return what figures beside a month can make of it: a day of it, or it in a year."""
+    if len(figures) > 2:
+        return {_Day(int(figures), month, 1)}
+    return {
+        _Day(None, month, int(figures)),
+        *(_Day(century + int(figures), month, 1) for century in (1900, 2000)),
+    }
+
+
+def _in_order(text: str) -> list[int]:
+    """Return three figures as they stand, of a year the last two; nothing for any other text."""
+    found = _THREE_FIGURES.fullmatch(text)
+    return [] if found is None else [int(figures) % 100 for figures in found.groups()]
+
+
+def _is_one_day(one: _Day, other: _Day) -> bool:
+    return one[1:] == other[1:] and (one.year is None or other.year is None or one.year == other.year)
 
 
 def _is_ambiguous(cell: str) -> bool:

@@ -29,7 +29,7 @@ _CENTURY = 2000
 _LONGEST_DATE = 60
 """A longer text is not worth remembering."""
 
-_MONTHS = {
+MONTHS = {
     name: number
     for number, names in enumerate(
         (
@@ -50,6 +50,7 @@ _MONTHS = {
     )
     for name in names
 }
+"""The number of each month by its names."""
 
 _TIME = (
     r"(?:(?:[ ]+|[ ]*T[ ]*)(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:[.,][0-9]{1,9})?)?"
@@ -155,7 +156,7 @@ def _read_spelled(text: str) -> date | None:
         match = form.fullmatch(text)
         if match is None:
             continue
-        month = int(match["m"]) if match["m"].isdigit() else _MONTHS.get(match["m"].lower())
+        month = int(match["m"]) if match["m"].isdigit() else MONTHS.get(match["m"].lower())
         if month is None or not _has_real_time(match):
             return None
         year = int(match["y"])
