@@ -29,7 +29,7 @@ from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_formats import judged, recognise_loosely
 from bulk_upload_pipeline_tests.world import HEADER, drop, good_row, line_at
-from bulk_upload_pipeline_tests.writers import Formatted
+from bulk_upload_pipeline_tests.writers import Filled, Formatted
 
 PROFILES = load_profiles()
 NUMBER, DAY, QUANTITY, PRICE, TOTAL = (
@@ -328,6 +328,22 @@ def test_a_percentage_in_ods_is_the_one_that_its_cell_shows(tmp_path):
     row = [*good_row(1).values(), Formatted(0.125, "0.0%"), "", "", ""]
     path.write_bytes(writers.as_ods([[*HEADER, *SHOWN], row]))
     assert shown_in(path) == [[Decimal("12.5"), None, None, None]]
+
+
+def test_a_code_of_figures_in_ods_is_the_one_that_its_cell_shows(tmp_path):
+    path = tmp_path / "x.ods"
+    cells = [
+        ["", Filled(2134, "", 5), "02134", Filled(7, "C-", 3)],
+        ["", Filled(12345, "", 5), "x", Filled(12345, "C-", 3)],
+        ["", Filled(3, "", 1), "3", Filled(-3, "", 3)],
+    ]
+    table = [[*HEADER, *SHOWN], *([*good_row(at).values(), *row] for at, row in enumerate(cells))]
+    path.write_bytes(writers.as_ods(table))
+    assert shown_in(path) == [
+        [None, "02134", "02134", "C-007"],
+        [None, "12345", "x", "C-12345"],
+        [None, "3", "3", "-3"],
+    ]
 
 
 def test_words_stay_apart_at_tabs_and_line_breaks_in_ods(tmp_path):

@@ -99,15 +99,25 @@ def xlsx_of(sheets, **options):
     return sink.getvalue()
 
 
+class Filled(NamedTuple):
+    """A number in a cell of an ODS file, what stands before its figures there, and how many are always shown."""
+
+    value: float
+    before: str
+    figures: int
+
+
 def as_ods(table):
     rows = "".join(f"<table:table-row>{''.join(map(_ods_cell, row))}</table:table-row>" for row in table)
     spaces = " ".join(
         f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
-        for name in ("office", "table", "text")
+        for name in ("office", "table", "text", "style")
     )
+    spaces += ' xmlns:number="urn:oasis:names:tc:opendocument:xmlns:datastyle:1.0"'
     spaces += ' xmlns:calcext="urn:org:documentfoundation:names:experimental:calc:xmlns:calcext:1.0"'
     content = (
-        f'<?xml version="1.0" encoding="UTF-8"?><office:document-content {spaces}><office:body>'
+        f'<?xml version="1.0" encoding="UTF-8"?><office:document-content {spaces}><office:automatic-styles>'
+        f"{_ods_styles(table)}</office:automatic-styles><office:body>"
         f'<office:spreadsheet><table:table table:name="Sheet1">{rows}</table:table></office:spreadsheet>'
         "</office:body></office:document-content>"
     )
@@ -116,7 +126,20 @@ def as_ods(table):
     return zip_of({"mimetype": kind, "content.xml": content.encode(), "META-INF/manifest.xml": manifest})
 
 
+def _ods_styles(table):
+    filled = {(cell.before, cell.figures) for row in table for cell in row if isinstance(cell, Filled)}
+    return "".join(
+        f'<number:number-style style:name="N{at}">{f"<number:text>{before}</number:text>" if before else ""}'
+        f'<number:number number:decimal-places="0" number:min-integer-digits="{figures}"/></number:number-style>'
+        for at, (before, figures) in enumerate(sorted(filled), start=100)
+    )
+
+
 def _ods_cell(cell):
+    if isinstance(cell, Filled):
+        shown = cell.before + f"{cell.value:g}".zfill(cell.figures)
+        kind = f'office:value-type="float" office:value="{cell.value:g}" calcext:value-type="float"'
+        return f"<table:table-cell {kind}><text:p>{shown}</text:p></table:table-cell>"
     value = typed(cell)
     if cell == "":
         return "<table:table-cell/>"

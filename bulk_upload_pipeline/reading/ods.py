@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from bulk_upload_pipeline.reading.figures import percentage
@@ -36,6 +37,17 @@ _NO_TEXT = re.compile(rb"""\soffice:string-value=["'][^"']*["']""")
 _SHARE = re.compile(rb"""<table:table-cell\b[^>]*\boffice:value-type=["']percentage["'][^>]*>""")
 _SHARE_KIND = re.compile(rb"""(office|calcext):value-type=["']percentage["']""")
 _NUMBER = re.compile(rb"""\boffice:value=["']([^"']*)["']""")
+_FORMAT = re.compile(
+    rb"""<number:number-style\b[^>]*>(?:<number:text>([^<]*)</number:text>)?<number:number\b([^>]*)/>"""
+    rb"""</number:number-style>"""
+)
+_FIGURES = re.compile(rb"""\bnumber:min-integer-digits=["']([0-9]{1,2})["']""")
+_NO_WHOLE = re.compile(rb"""\bnumber:(?:decimal-places=["'][1-9]|grouping=["']true)""")
+_FILLED = re.compile(
+    rb"""(<table:table-cell\b[^>]*\boffice:value-type=["']float["'][^>]*>)(?=<text:p>([^<0-9]*)([0-9]+)</text:p>)"""
+)
+_KIND = re.compile(rb"""(office|calcext):value-type=["']float["']""")
+_STATED = re.compile(rb"""\soffice:value=["']([^"']*)["']""")
 _GAP = re.compile(rb"""<text:(tab|line-break)\b[^>]*(?:/>|></text:(?:tab|line-break)>)""")
 _TO_REWRITE = re.compile(
     rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']|<text:(?:tab|line-break)\b"""
@@ -44,7 +56,7 @@ _BLOCK = 1 << 20
 
 
 def ods_as_shown(path: Path, target: Path) -> Path:
-    """Return an ODS file in which errors and percentages are the texts that their cells show.
+    """Return an ODS file in which errors, percentages and codes of figures are the texts that their cells show.
 
     So are tabs and line breaks within a paragraph, at which calamine would join the words. It is `path` itself if
     there is none of all that.
@@ -59,18 +71,27 @@ def ods_as_shown(path: Path, target: Path) -> Path:
     with damage_as_finding(), zipfile.ZipFile(path) as source:
         if "content.xml" not in source.namelist():
             raise damaged("its part content.xml is missing")
-        if _is_as_shown(source):
+        as_it_is, formats = _surveyed(source)
+        if as_it_is:
             return path
-        _write_as_shown(source, target)
+        _write_as_shown(source, target, formats)
         return target
 
 
-def _is_as_shown(source: zipfile.ZipFile) -> bool:
-    """Return whether every cell is what it shows; refuse sheets that ask for too much room on the way."""
-    as_it_is = True
+class _Filled(NamedTuple):
+    """A format of whole numbers that always shows some figures, and what it writes before them."""
+
+    before: bytes
+    figures: int
+
+
+def _surveyed(source: zipfile.ZipFile) -> tuple[bool, set[_Filled]]:
+    """Return whether every cell is what it shows, and the formats of codes; refuse sheets that ask for too much room."""
+    as_it_is, formats = True, set[_Filled]()
     extent, cells, row = Extent(), 0, 0
     for piece in _pieces(source):
-        as_it_is = as_it_is and _TO_REWRITE.search(piece) is None
+        formats.update(_formats(piece))
+        as_it_is = as_it_is and not formats and _TO_REWRITE.search(piece) is None
         if b"<table:table " in piece or b"<table:table>" in piece:
             cells, row, extent = cells + extent.cells, 0, Extent()
         times, width = _ods_row(piece)
@@ -79,10 +100,10 @@ def _is_as_shown(source: zipfile.ZipFile) -> bool:
             extent.grow(row + times - 1, 0, width - 1)
         row += times
         refuse_room(cells + extent.cells)
-    return as_it_is
+    return as_it_is, formats
 
 
-def _write_as_shown(source: zipfile.ZipFile, target: Path) -> None:
+def _write_as_shown(source: zipfile.ZipFile, target: Path, formats: set[_Filled]) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
         for name in ("mimetype", "META-INF/manifest.xml", "styles.xml"):
             if name in source.namelist():
@@ -90,7 +111,25 @@ def _write_as_shown(source: zipfile.ZipFile, target: Path) -> None:
         with copy.open("content.xml", "w") as file:
             for piece in _pieces(source):
                 without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
-                file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, without_errors)))
+                shown = _FILLED.sub(partial(_as_code, formats), without_errors) if formats else without_errors
+                file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, shown)))
+
+
+def _formats(piece: bytes) -> Iterator[_Filled]:
+    """Yield the formats, which stand above the sheets, in which a number is a code with leading zeroes."""
+    for before, stated in _FORMAT.findall(piece) if b"<number:number-style" in piece else ():
+        figures = _FIGURES.search(stated)
+        if figures is not None and int(figures[1]) > 1 and not _NO_WHOLE.search(stated):
+            yield _Filled(before, int(figures[1]))
+
+
+def _as_code(formats: set[_Filled], tag: re.Match[bytes]) -> bytes:
+    """Return the tag of a cell that shows its number in one of some formats as that of one with its text."""
+    cell, before, figures = tag.groups()
+    stated = _STATED.search(cell)
+    is_shown = stated is not None and figures.lstrip(b"0") == stated[1].lstrip(b"0")
+    is_filled = any(before == f.before and len(figures) >= f.figures for f in formats)
+    return _KIND.sub(rb'\1:value-type="string"', _STATED.sub(b"", cell)) if is_shown and is_filled else cell
 
 
 def _as_blank(tag: re.Match[bytes]) -> bytes:
