@@ -19,7 +19,7 @@ from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, OWN_COLUMNS, 
 from bulk_upload_pipeline.parsing.cells import BLANKS, as_text, unique_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from bulk_upload_pipeline.model import Layout, TextChunk
 
@@ -124,12 +124,17 @@ class Named:
     batches: Counter[str]
     rows: Counter[tuple[str, int]]
 
-    def repeated(self, members: frozenset[str]) -> frozenset[int]:
-        """Return the row numbers of a family that stand in it more than once; those of other batches do not count."""
+    def repeated(self, members: frozenset[str], copies: Mapping[tuple[str, int], int]) -> frozenset[int]:
+        """Return the row numbers of a family that stand in it more than once; those of other batches do not count.
+
+        Args:
+            members: The batches of the family.
+            copies: Which row is meant by each copy of one that stood in an earlier correction more than once.
+        """
         numbers = Counter[int]()
         for (batch, number), count in self.rows.items():
             if batch in members:
-                numbers[number] += count
+                numbers[copies.get((batch, number), number)] += count
         return frozenset(number for number, count in numbers.items() if count > 1)
 
 

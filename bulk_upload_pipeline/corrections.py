@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bulk_upload_pipeline.as_written import Own, as_number, names_of
 from bulk_upload_pipeline.findings import message_of, row_findings
@@ -21,7 +22,7 @@ from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.reading.records import splitter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from bulk_upload_pipeline.family import Corrected, Rejected
     from bulk_upload_pipeline.model import Layout
@@ -39,6 +40,7 @@ class Origins:
         rows_read: Rows of the root; a row that is none of them gets a number beyond.
         rejected: The rows of the root that were ever rejected, by number.
         repeated: Row numbers that the correction has more than once.
+        copies: Which row is meant by each copy of one that stood in an earlier correction more than once.
     """
 
     root: str
@@ -48,6 +50,7 @@ class Origins:
     rows_read: int
     rejected: dict[int, Rejected]
     repeated: frozenset[int]
+    copies: Mapping[tuple[str, int], int]
 
     @cached_property
     def _names(self) -> list[str]:
@@ -101,6 +104,7 @@ class Origins:
             return None, ("NO_ORIGIN", where)
         if number is None:
             return None, ("NO_ORIGIN", _no_row(own.numbers[at], self.root))
+        number = self.copies.get((batch, number), number)
         if number not in self.rejected:
             return None, ("NO_ORIGIN", f"row {number} of batch {self.root} was not rejected")
         if number in self.repeated:
@@ -203,8 +207,13 @@ def _as_findings(faults: list[tuple[int, str, str]]) -> pa.Table | None:
     tables = []
     for code in sorted({code for _, code, _ in faults}):
         found = [(number, value) for number, named, value in faults if named == code]
-        numbers = pa.array([number for number, _ in found], pa.int64())
-        tables.append(row_findings(code, None, numbers, values=pa.array([value for _, value in found])))
+        numbers, values = (
+            pa.array([number for number, _ in found], pa.int64()),
+            pa.array([v for _, v in found]),
+        )
+        # What row a copy is one of is asked for when it comes back: `family.copies`.
+        raw = pc.replace_substring(values, ",", "") if code == "CORRECTED_TWICE" else None
+        tables.append(row_findings(code, None, numbers, raw, values=values))
     return pa.concat_tables(tables) if tables else None
 
 

@@ -18,7 +18,7 @@ from bulk_upload_pipeline.tables import SCHEMA, metadata
 from bulk_upload_pipeline.verbatim import raw_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -66,6 +66,12 @@ DOWN = (
     "JOIN kin ON b.parent_batch_id = kin.batch_id)"
 )
 """SQL that begins a query of the family of `:root`, as `kin`."""
+
+COPIES = (
+    "SELECT batch_id, row_number, raw_value::bigint AS copy_of FROM bulk_upload.processing_errors "
+    "WHERE error_code = 'CORRECTED_TWICE' AND raw_value IS NOT NULL"
+)
+"""Rows that stood in a correction more than once: each has a number of its own there, beyond those of the root."""
 
 
 def root_of(engine: sa.Engine, batch_id: str) -> str:
@@ -142,6 +148,24 @@ def rows_before(engine: sa.Engine, batch_ids: Sequence[str], numbers: Sequence[i
         for row in connection.execute(query, {"batch_ids": list(batch_ids), "numbers": list(numbers)}):
             found.setdefault(row.row_number, []).append((row.batch_id, row.cells))
     return found
+
+
+def copies(engine: sa.Engine, batch_ids: Collection[str]) -> dict[tuple[str, int], int]:
+    """Return which row of the root each copy is of one that stood in a correction more than once.
+
+    Args:
+        engine: Of the database.
+        batch_ids: The batches of a family.
+
+    Returns:
+        The row, by the correction and the number that the copy has there.
+    """
+    query = sa.text(
+        f"SELECT batch_id, row_number, copy_of FROM ({COPIES}) AS copies WHERE batch_id = ANY(:batch_ids)"  # noqa: S608
+    )
+    with asking(engine) as connection:
+        found = connection.execute(query, {"batch_ids": list(batch_ids)})
+        return {(row.batch_id, row.row_number): row.copy_of for row in found}
 
 
 def texts(engine: sa.Engine, root: str) -> frozenset[str]:

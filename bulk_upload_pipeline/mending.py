@@ -234,6 +234,7 @@ class Mending(Judging):
         assert self.root.layout is not None
         assert self.layout.written_as is not None
         members = frozenset(family.members(self.engine, self.root.batch_id))
+        copies = family.copies(self.engine, members)
         return corrections.Origins(
             root=self.root.batch_id,
             layout=self.layout,
@@ -245,7 +246,8 @@ class Mending(Judging):
                 sum(sheet.last_row - sheet.header_row for sheet in self.root.layout.sheets),
             ),
             rejected={row.row_number: row for row in self._rejected},
-            repeated=as_written.named(self._read(), self.layout.written_as).repeated(members),
+            repeated=as_written.named(self._read(), self.layout.written_as).repeated(members, copies),
+            copies=copies,
         )
 
     @cached_property

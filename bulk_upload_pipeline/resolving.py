@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.family import DOWN, corrected_rows
+from bulk_upload_pipeline.family import COPIES, DOWN, corrected_rows
 
 _MARK_LOADED = """
 UPDATE bulk_upload.corrected_rows AS c SET loaded_at = CASE (
@@ -32,9 +32,16 @@ _LATEST = f"""{DOWN}, latest AS (
     FROM bulk_upload.corrected_rows AS c JOIN kin ON kin.batch_id = c.batch_id
     WHERE c.root_batch_id = :root AND c.loaded_at IS NOT NULL
     ORDER BY row_number, kin.received_at DESC, c.batch_id DESC
+), copies AS MATERIALIZED (
+    {COPIES} AND batch_id IN (SELECT batch_id FROM kin)
 ), settled AS (
     SELECT e.id, latest.batch_id AS by_batch FROM bulk_upload.processing_errors AS e
     JOIN kin ON kin.batch_id = e.batch_id JOIN latest ON latest.row_number = e.row_number
+    WHERE e.severity = 'error' AND e.batch_id <> latest.batch_id AND kin.received_at < latest.received_at
+    UNION ALL
+    SELECT e.id, latest.batch_id FROM copies JOIN latest ON latest.row_number = copies.copy_of
+    JOIN bulk_upload.processing_errors AS e ON (e.batch_id, e.row_number) = (copies.batch_id, copies.row_number)
+    JOIN kin ON kin.batch_id = e.batch_id
     WHERE e.severity = 'error' AND e.batch_id <> latest.batch_id AND kin.received_at < latest.received_at
 )"""  # noqa: S608
 
@@ -68,11 +75,11 @@ RETURNING e.batch_id
 """  # noqa: S608
 
 
-_TOUCHED = f"""{DOWN}
+_TOUCHED = f"""{DOWN}, brought AS (SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id)
 SELECT DISTINCT e.batch_id FROM bulk_upload.processing_errors AS e JOIN kin ON kin.batch_id = e.batch_id
-WHERE e.severity = 'error' AND e.row_number IN (
-    SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id
-)
+WHERE e.severity = 'error' AND e.row_number IN (TABLE brought)
+UNION SELECT batch_id FROM ({COPIES}) AS copies
+WHERE batch_id IN (SELECT batch_id FROM kin) AND copy_of IN (TABLE brought)
 """  # noqa: S608
 
 

@@ -281,6 +281,28 @@ def test_rows_that_cannot_be_laid_over_rejected_ones_are_findings(line):
     assert receipt(line, other.batch_id).rows_corrected == 0
 
 
+def test_of_the_copies_of_a_row_that_come_back_the_one_that_is_kept_counts(line):
+    parent = with_bad(line, BAD, good_row(91, Quantity="y"))
+    one, two = rejected(line, parent.batch_id)
+    first, second = (one | {"Quantity": "4", "Customer Name": name} for name in ("First", "Second"))
+    twice = load(line, "twice.csv", as_csv([first, second, two]))
+    assert (twice.state, twice.rows_rejected) == (State.REJECTED, 3)
+    copies = rejected(line, twice.batch_id)
+    still = load(line, "still.csv", as_csv([row for row in copies if row["Quantity"] == "4"]))
+    assert still.findings_by_code == {"CORRECTED_TWICE": 2}
+    kept = [row | {"Quantity": "4"} for row in copies if row["Customer Name"] != "First"]
+    child = load(line, "kept.csv", as_csv(kept))
+    assert (child.state, child.rows_inserted) == (State.LOADED, 2), child.reason
+    query = f"SELECT row_number, customer_name FROM {TARGET} WHERE upload_batch_id = :b ORDER BY 1"
+    assert rows(line, query, b=child.batch_id) == [(21, "Second"), (22, "Sharma Sweets")]
+    for corrected in (parent, twice, still):
+        after = receipt(line, corrected.batch_id)
+        assert after.rows_corrected == after.rows_rejected == corrected.rows_rejected
+        assert rejected(line, corrected.batch_id) == []
+    stages.revert(line, child.batch_id)
+    assert [len(rejected(line, batch.batch_id)) for batch in (parent, twice, still)] == [2, 3, 2]
+
+
 NUMBERS_AS_SHOWN = {
     "2": 2,
     "2.0": 2,

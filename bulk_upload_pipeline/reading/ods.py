@@ -86,7 +86,7 @@ class _Filled(NamedTuple):
 
 
 def _surveyed(source: zipfile.ZipFile) -> tuple[bool, set[_Filled]]:
-    """Return whether every cell is what it shows, and the formats of codes; refuse sheets that ask for too much room."""
+    """Return whether every cell is what it shows, and the formats of codes; refuse sheets that ask for much room."""
     as_it_is, formats = True, set[_Filled]()
     extent, cells, row = Extent(), 0, 0
     for piece in _pieces(source):
