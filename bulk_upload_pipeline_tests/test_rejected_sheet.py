@@ -15,7 +15,7 @@ from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.origin import OWN_COLUMNS
 from bulk_upload_pipeline.reporting import rejected_sheet
 from bulk_upload_pipeline_tests import writers
-from bulk_upload_pipeline_tests.correcting import TARGET, in_target, load, resolutions
+from bulk_upload_pipeline_tests.correcting import TARGET, in_target, load, rejected, resolutions
 from bulk_upload_pipeline_tests.test_senders import dropped, profile
 from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, receipt, rows
 
@@ -130,6 +130,17 @@ def test_a_correction_dropped_in_the_folder_of_a_sender_whose_sheet_has_a_name_i
     content = (line.reports(parent.batch_id) / "rejected_rows.xlsx").read_bytes()
     child = dropped(line, "rejected_rows.xlsx", content)
     assert child.parent_batch_id == parent.batch_id
+
+
+def test_a_corrected_row_at_the_bottom_of_a_sheet_is_no_total_though_a_cell_says_so(line):
+    header = [*HEADER, "Brand"]
+    bad = good_row(90, Quantity="x", Brand="Total")
+    parent = load(line, "parent.csv", csv_of([good_row(1), good_row(2), bad], header))
+    (row,) = rejected(line, parent.batch_id)
+    table = [list(row), list((row | {"Quantity": "4"}).values()), ["Total", *[""] * (len(row) - 2), "1"]]
+    child = load(line, "fixed.xlsx", writers.xlsx_of({"rejected_rows": table}))
+    assert (child.state, child.rows_inserted) == (State.LOADED, 1), child.reason
+    assert "Left out at the bottom, as totals or notes: rejected_rows, row 3: Total | 1." in child.reason
 
 
 def test_a_row_with_a_cell_beyond_the_header_can_be_corrected_in_its_one_cell(line, tmp_path):

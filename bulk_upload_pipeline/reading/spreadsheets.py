@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding, message_of
 from bulk_upload_pipeline.model import DamagedRow, Sheet
+from bulk_upload_pipeline.origin import ROW_NUMBER
 from bulk_upload_pipeline.parsing.cells import BLANKS
 from bulk_upload_pipeline.profiles import normalised
 from bulk_upload_pipeline.reading.chunking import LONGEST_RAW_TEXT, Piece, in_chunks
@@ -181,9 +182,15 @@ def _put(row: list[str], column: int, text: str) -> None:
 def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]]:
     """Return which rows of a sheet are records, and the text of those below that are none."""
     last, notes = max(top.bottom, default=header_row), []
+    # What has a row number corrects that row, whatever its cells say.
+    own = {ROW_NUMBER: header.names.index(ROW_NUMBER)} if ROW_NUMBER in header.names else {}
     for number in sorted(top.bottom, reverse=True)[:_LAST_ROWS]:
         cells = top.bottom[number]
-        if number <= header_row or not _is_note(cells, header.match.mapping):
+        if (
+            number <= header_row
+            or any(_cells_of(cells, own, ROW_NUMBER))
+            or not _is_note(cells, header.match.mapping)
+        ):
             last = number
             break
         notes.append(f"{top.name}, row {number:,}: " + " | ".join(filter(None, cells))[:_LONGEST_NOTE])
