@@ -29,6 +29,20 @@ _CONTENTION = ("55P03", "40P01")
 """Lock not available, deadlock: others were there, and may be gone soon."""
 
 
+def in_peace() -> tuple[str, ...]:
+    """Return how a transaction begins that changes tables, whatever limits the role or the database sets."""
+    return (
+        # Who has waited for another has to see what that one did.
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'",
+        # A limit that is meant for questions would end each attempt at what takes longer.
+        "SET LOCAL statement_timeout = 0",
+        "SET LOCAL idle_in_transaction_session_timeout = 0",
+        # Known from PostgreSQL 17 on.
+        "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'",
+    )
+
+
 def patiently(engine: sa.Engine, shown: str, act: Callable[[sa.Connection], T]) -> T:
     """Do something in one transaction, again and again while others hold what it needs.
 
@@ -44,7 +58,8 @@ def patiently(engine: sa.Engine, shown: str, act: Callable[[sa.Connection], T]) 
     while True:
         try:
             with engine.begin() as connection:
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'")
+                for statement in in_peace():
+                    connection.exec_driver_sql(statement)
                 return act(connection)
         except OperationalError as error:
             if not isinstance(error.orig, psycopg2.Error) or error.orig.pgcode not in _CONTENTION:

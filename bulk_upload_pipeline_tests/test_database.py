@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 
-from bulk_upload_pipeline import counting, database, family, revert, sales, stale, trace
+from bulk_upload_pipeline import counting, database, family, patience, revert, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseEncodingError,
@@ -133,7 +133,11 @@ def test_migrating_again_changes_nothing(engine, database_url):
         assert connection.scalar(sa.text("SELECT count(*) FROM public.mangalam_invoices")) == 1
 
 
-def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_database):
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_database, administer, isolation):
+    """Whichever isolation the database has by default: who waited has to see what the other did."""
+    name = empty_database.database.replace("%", "%%")
+    administer(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{isolation}'")
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(schema.migrate, empty_database) for _ in range(4)]:
             done.result()
@@ -209,6 +213,21 @@ def test_a_schema_of_a_newer_version_is_not_touched(engine, database_url):
         connection.exec_driver_sql("UPDATE bulk_upload.alembic_version SET version_num = '9999'")
     with pytest.raises(DatabaseTooNewError, match="9999"):
         schema.migrate(database_url)
+
+
+LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+
+
+def test_limits_that_are_meant_for_questions_do_not_end_a_change_of_tables(engine, administer):
+    for limit in LIMITS:
+        administer(f"ALTER DATABASE {engine.url.database} SET {limit} = '5s'")
+    shown = "SELECT " + ", ".join(f"current_setting('{limit}')" for limit in LIMITS)
+    limited = database.make_engine(engine.url)
+    found = patience.patiently(limited, "", lambda connection: connection.exec_driver_sql(shown).one())
+    assert tuple(found) == ("0", "0", "0")
+    with limited.connect() as connection:
+        assert tuple(connection.exec_driver_sql(shown).one()) == ("5s", "5s", "5s")
+    limited.dispose()
 
 
 def test_a_server_that_is_too_old_is_named_with_its_version(database_url, monkeypatch):
