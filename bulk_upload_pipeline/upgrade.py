@@ -12,12 +12,27 @@ from sqlalchemy.exc import DBAPIError
 
 from bulk_upload_pipeline import database
 from bulk_upload_pipeline.exceptions import AdoptionRefusedError, DatabaseUnavailableError
-from bulk_upload_pipeline.patience import LOCK_TIMEOUT, patiently
+from bulk_upload_pipeline.patience import in_peace, patiently
 from bulk_upload_pipeline.tables import SCHEMA
 from bulk_upload_pipeline.upgrading import adoption, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+_WAIT_FOR_EVER = """
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout')
+"""
+"""Another upgrade takes as long as it takes. Limits are set aside that the server knows."""
+
+_DONE = "bulk_upload.steps_done"
+"""A setting of the session in which psql runs the script: how many of its steps are done."""
+
+_REFUSE_AFTER_FAILURE = f"""DO $$ BEGIN
+    IF current_setting('{_DONE}') <> '{{}}' THEN
+        RAISE EXCEPTION 'A step before this one has failed, so that it is not done. Print the SQL anew, and run that.';
+    END IF;
+END $$"""
 
 
 def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why: None) -> None:
@@ -40,6 +55,8 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
     shown = database.address(url)
     try:
         with engine.connect() as holder:
+            holder.exec_driver_sql(_WAIT_FOR_EVER)
+            holder.commit()
             # Ends with the connection, however this process ends.
             holder.execute(sa.text("SELECT pg_advisory_lock(hashtextextended('bulk_upload.upgrade', 0))"))
             schema.check_server(holder, shown)
@@ -97,19 +114,22 @@ def _script(connection: sa.Connection) -> str:
     known = schema.revision(connection)
     if known == schema.head():
         return "-- The database is up to date.\n"
-    parts = [_transaction(step) for step in ([] if known else adoption.plan(connection))]
-    return "\n".join(
-        [*parts, f"-- The migrations from {known or 'the first'} on\n{_migrations(connection, known)}"]
-    )
+    steps = [] if known else adoption.plan(connection)
+    parts = [_transaction(number, step.why, step.statements) for number, step in enumerate(steps)]
+    why = f"The migrations from {known or 'the first'} on"
+    parts.append(_transaction(len(steps), why, _migrations(connection, known)))
+    return "\n".join([f"SET {_DONE} = '0';\n", *parts])
 
 
-def _transaction(step: adoption.Step) -> str:
-    timeout = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'"
-    statements = "".join(f"{statement};\n" for statement in (timeout, *step.statements))
-    return f"-- {step.why}\nBEGIN;\n{statements}COMMIT;\n"
+def _transaction(number: int, why: str, statements: Iterable[str]) -> str:
+    """Return a step for psql, which goes on when one has failed: none is done unless all before it are."""
+    begin = (*in_peace(), _REFUSE_AFTER_FAILURE.format(number)) if number else in_peace()
+    # In the transaction, and undone with it.
+    told = "".join(f"{statement};\n" for statement in (*begin, *statements, f"SET {_DONE} = '{number + 1}'"))
+    return f"-- {why}\nBEGIN;\n{told}COMMIT;\n"
 
 
-def _migrations(connection: sa.Connection, known: str | None) -> str:
+def _migrations(connection: sa.Connection, known: str | None) -> tuple[str, ...]:
     from alembic import command
 
     config = schema.migration_config(connection)
@@ -117,4 +137,5 @@ def _migrations(connection: sa.Connection, known: str | None) -> str:
     with redirect_stdout(text):
         command.upgrade(config, f"{known}:head" if known else "head", sql=True)
     created = sa.schema.CreateSchema(SCHEMA, if_not_exists=True)
-    return f"{created.compile(connection)};\n{text.getvalue().strip()}\n"
+    within = text.getvalue().strip().removeprefix("BEGIN;").removesuffix("COMMIT;").strip().removesuffix(";")
+    return str(created.compile(connection)), within

@@ -3,10 +3,12 @@
 import io
 import itertools
 import json
+import re
 import threading
 import time
 from functools import partial
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -287,6 +289,18 @@ def test_a_table_that_somebody_holds_for_long_is_named_as_the_reason_and_others_
     upgrade.upgrade(old_url)
 
 
+def test_an_upgrade_waits_for_another_whatever_the_limit_of_waiting(old, old_url, administer):
+    name = sa.make_url(old_url).database
+    administer(f"ALTER DATABASE {name} SET lock_timeout = '1ms'")
+    failures = []
+    threads = [threading.Thread(target=lambda: failures.append(_failure_of(old_url))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == [None, None, None]
+
+
 def test_two_upgrades_at_once_do_not_disturb_each_other(old, old_url):
     failures = []
     threads = [threading.Thread(target=lambda: failures.append(_failure_of(old_url))) for _ in range(3)]
@@ -314,6 +328,34 @@ def test_the_rehearsal_prints_sql_that_does_the_same_and_changes_nothing_itself(
     assert ask(by_hand, SCHEMA) == ask(old, SCHEMA)
     assert ask(by_hand, REVISION) == ask(old, REVISION)
     assert ask(by_hand, LINES) == ask(old, LINES)
+
+
+def as_psql_does(engine, script):
+    """Run a script statement by statement, and go on when one fails; return what failed."""
+    failed = []
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        cursor = connection.connection.cursor()
+        for statement in re.findall(r"(?:[^;$]|\$\$.*?\$\$)+;", re.sub("--.*", "", script), re.DOTALL):
+            try:
+                cursor.execute(statement)
+            except psycopg2.Error as error:
+                failed.append(str(error))
+    return failed
+
+
+@pytest.mark.parametrize(
+    "failing", ["ADD COLUMN extra", "RENAME TO", "NULLS NOT DISTINCT;", "DROP CONSTRAINT"]
+)
+def test_of_a_rehearsed_script_nothing_is_done_behind_a_step_that_has_failed(old, old_url, failing):
+    """Where psql is not told to stop at an error it goes on, and the version must not be noted for half of it."""
+    script = upgrade.script(old_url)
+    assert failing in script
+    failed = as_psql_does(old, script.replace(failing, f"at fault {failing}", 1))
+    assert any("A step before this one has failed" in said for said in failed)
+    assert ask(old, "SELECT to_regclass('bulk_upload.alembic_version') IS NULL") == [(True,)]
+    assert as_psql_does(old, upgrade.script(old_url)) == []
+    assert ask(old, REVISION) == [(database.head(),)]
+    assert "up to date" in upgrade.script(old_url)
 
 
 def test_what_stands_in_the_way_is_named_and_the_upgrade_goes_on_when_it_is_gone(old, old_url):
