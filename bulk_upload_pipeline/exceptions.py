@@ -384,6 +384,19 @@ class UpgradeForbiddenError(BulkUploadError):
         )
 
 
+class ProvisionRefusedError(BulkUploadError):
+    """PostgreSQL does not let a role make roles and databases, or hand over what is there."""
+
+    exit_code = 2
+
+    def __init__(self, address: str, cause: str) -> None:
+        super().__init__(
+            f"PostgreSQL at {address} refuses a step of `bulk-upload db provision` ({cause}). State in "
+            "BULK_UPLOAD_ADMIN_DATABASE_URL a role that may do it: a superuser, or one with CREATEROLE and CREATEDB to "
+            "which the owners of tables that are there already are granted. It can be repeated."
+        )
+
+
 class DatabaseBusyError(TransientError):
     """Others hold a table that must be changed."""
 

@@ -11,28 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg2
 import sqlalchemy as sa
 from psycopg2 import sql
 from psycopg2.extensions import encrypt_password
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 
 from bulk_upload_pipeline import database
-from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
+from bulk_upload_pipeline.exceptions import DatabaseUnavailableError, ProvisionRefusedError
 from bulk_upload_pipeline.local import DAGSTER, INVOICES
 from bulk_upload_pipeline.settings import ADMIN_DATABASE_URL
 from bulk_upload_pipeline.tables import SCHEMA
 from bulk_upload_pipeline.upgrade import upgrade
+from bulk_upload_pipeline.upgrading.rights import GRANTS, LOADED, LOADER, READER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from psycopg2.extensions import cursor as Cursor
 
-OWNER, LOADER, READER = "bulk_upload_owner", "bulk_upload_loader", "bulk_upload_reader"
-DAGSTER_ROLE = "bulk_upload_dagster"
-
-LOADED = ("mangalam_invoices", "daily_sales")
-"""What a load writes in schema `public`, which may hold tables of others, too."""
+OWNER, DAGSTER_ROLE = "bulk_upload_owner", "bulk_upload_dagster"
 
 SUMMARY = "invoice_summary"
 """The view that dashboards read."""
@@ -65,7 +63,8 @@ def provision(
         on_step: Told what each step does, before it is done.
 
     Raises:
-        DatabaseUnavailableError: The server does not answer, or does not let this role do it.
+        DatabaseUnavailableError: The server does not answer, or does not let this role create databases.
+        ProvisionRefusedError: It does not let this role do something else.
         BulkUploadError: The tables cannot be brought up to date; see `upgrade.upgrade`.
     """
     admin = database.normalised_url(admin_url, ADMIN_DATABASE_URL)
@@ -77,6 +76,7 @@ def provision(
     with _session(admin) as cursor:
         for role, password in passwords.by_role().items():
             _make_role(cursor, role, password)
+        _act_for(cursor, OWNER, DAGSTER_ROLE)
         _own_database(cursor, INVOICES, OWNER)
         _own_database(cursor, DAGSTER, DAGSTER_ROLE)
         _run(cursor, "GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}", INVOICES, LOADER)
@@ -104,8 +104,10 @@ def _session(url: sa.URL) -> Generator[Cursor]:
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             yield connection.connection.cursor()
-    except (OperationalError, ProgrammingError) as error:
+    except OperationalError as error:
         raise DatabaseUnavailableError(database.address(url), database.first_line(error)) from error
+    except psycopg2.Error as error:
+        raise ProvisionRefusedError(database.address(url), str(error).partition("\n")[0]) from error
     finally:
         engine.dispose()
 
@@ -122,6 +124,14 @@ def _make_role(cursor: Cursor, role: str, password: str) -> None:
     hashed = encrypt_password(password, role, cursor.connection, "scram-sha-256")
     statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(hashed))
     cursor.execute(statement)
+
+
+def _act_for(cursor: Cursor, *roles: str) -> None:
+    """Let whoever provisions hand things over to roles, and see to what is theirs: a superuser may anyway."""
+    cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    if cursor.fetchone() != (True,):
+        for role in roles:
+            _run(cursor, "GRANT {} TO CURRENT_USER", role)
 
 
 def _own_database(cursor: Cursor, name: str, owner: str) -> None:
@@ -148,11 +158,7 @@ def _own_tables(cursor: Cursor) -> None:
 def _grant(cursor: Cursor) -> None:
     for role in (LOADER, READER):
         _run(cursor, "GRANT USAGE ON SCHEMA public, {} TO {}", SCHEMA, role)
-        _run(cursor, "GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}", SCHEMA, role)
-    for table in _written(cursor):
-        _run(cursor, "GRANT SELECT, INSERT, UPDATE, DELETE ON {}.{} TO {}", *table, LOADER)
-    for sequence in _counted(cursor):
-        _run(cursor, "GRANT USAGE ON SEQUENCE {}.{} TO {}", *sequence, LOADER)
+    cursor.execute(GRANTS)
 
 
 def _let_read(cursor: Cursor) -> None:
@@ -164,26 +170,3 @@ def _let_read(cursor: Cursor) -> None:
     )
     for table in cursor.fetchall():
         _run(cursor, "GRANT SELECT ON {}.{} TO {}", *table, READER)
-
-
-def _written(cursor: Cursor) -> list[tuple[str, str]]:
-    """Return the tables that a load writes: all of our own schema but the note of its revision."""
-    cursor.execute(
-        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = %(schema)s "
-        "AND tablename <> 'alembic_version' OR schemaname = 'public' AND tablename = ANY (%(loaded)s)",
-        {"schema": SCHEMA, "loaded": list(LOADED)},
-    )
-    return cursor.fetchall()
-
-
-def _counted(cursor: Cursor) -> list[tuple[str, str]]:
-    """Return the sequences behind columns of those tables (an identity needs no grant, a serial does)."""
-    cursor.execute(
-        "SELECT n.nspname, s.relname FROM pg_class AS s JOIN pg_namespace AS n ON n.oid = s.relnamespace "
-        "JOIN pg_depend AS d ON d.objid = s.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') "
-        "JOIN pg_class AS t ON t.oid = d.refobjid JOIN pg_namespace AS tn ON tn.oid = t.relnamespace "
-        "WHERE s.relkind = 'S' AND (tn.nspname = %(schema)s "
-        "OR tn.nspname = 'public' AND t.relname = ANY (%(loaded)s))",
-        {"schema": SCHEMA, "loaded": list(LOADED)},
-    )
-    return cursor.fetchall()

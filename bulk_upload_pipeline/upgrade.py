@@ -14,7 +14,7 @@ from bulk_upload_pipeline import database
 from bulk_upload_pipeline.exceptions import AdoptionRefusedError, DatabaseUnavailableError
 from bulk_upload_pipeline.patience import in_peace, patiently
 from bulk_upload_pipeline.tables import SCHEMA
-from bulk_upload_pipeline.upgrading import adoption, schema
+from bulk_upload_pipeline.upgrading import adoption, rights, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -138,4 +138,4 @@ def _migrations(connection: sa.Connection, known: str | None) -> tuple[str, ...]
         command.upgrade(config, f"{known}:head" if known else "head", sql=True)
     created = sa.schema.CreateSchema(SCHEMA, if_not_exists=True)
     within = text.getvalue().strip().removeprefix("BEGIN;").removesuffix("COMMIT;").strip().removesuffix(";")
-    return str(created.compile(connection)), within
+    return str(created.compile(connection)), within, rights.GRANTS

@@ -354,7 +354,7 @@ def test_of_a_rehearsed_script_nothing_is_done_behind_a_step_that_has_failed(old
     assert any("A step before this one has failed" in said for said in failed)
     assert ask(old, "SELECT to_regclass('bulk_upload.alembic_version') IS NULL") == [(True,)]
     assert as_psql_does(old, upgrade.script(old_url)) == []
-    assert ask(old, REVISION) == [(database.head(),)]
+    assert ask(old, REVISION) == [(schema.head(),)]
     assert "up to date" in upgrade.script(old_url)
 
 

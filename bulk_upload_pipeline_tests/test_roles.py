@@ -2,12 +2,13 @@
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from click.testing import CliRunner
 from dagster_postgres.run_storage import PostgresRunStorage
 
-from bulk_upload_pipeline import database, revert, roles, sales
+from bulk_upload_pipeline import database, revert, roles, sales, upgrade
 from bulk_upload_pipeline.cli import main
-from bulk_upload_pipeline.exceptions import UpgradeForbiddenError
+from bulk_upload_pipeline.exceptions import ProvisionRefusedError, UpgradeForbiddenError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.serving import embedded
 from bulk_upload_pipeline.upgrading import schema
@@ -144,6 +145,51 @@ def test_a_database_that_needs_an_upgrade_is_left_to_its_owner_with_a_sentence(s
         schema.migrate(as_role(server, roles.LOADER))
     head = schema.head()
     tell(as_role(server, roles.OWNER), f"UPDATE bulk_upload.alembic_version SET version_num = '{head}'")
+
+
+def test_what_an_upgrade_by_the_owner_makes_can_be_used_by_the_others_at_once(server, tmp_path):
+    """The sentence that asks the owner for the upgrade asks for nothing else."""
+    owner = as_role(server, roles.OWNER)
+    engine = sa.create_engine(owner, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        command.downgrade(database.migration_config(connection), "0012")
+    upgrade.upgrade(owner)
+    url = as_role(server, roles.LOADER).render_as_string(hide_password=False)
+    with line_at(tmp_path, url) as line, ephemeral() as instance:
+        for name in ("third.csv", "fourth.csv"):
+            batch_id = drop(line, name, csv_of([good_row(n, **{"Item Name": name}) for n in range(900, 910)]))
+            assert run(line, batch_id, instance).success
+            assert receipt(line, batch_id).state is State.LOADED
+    counted = "SELECT count(*) FROM bulk_upload.yielded_rows"
+    assert tell(as_role(server, roles.READER), counted) == [(0,)]
+    granted = tell(server.set(database="bulk_upload"), _RIGHTS)
+    roles.provision(server, PASSWORDS)
+    assert tell(server.set(database="bulk_upload"), _RIGHTS) == granted
+
+
+_RIGHTS = """
+SELECT table_schema, table_name, grantee, privilege_type FROM information_schema.table_privileges
+WHERE grantee LIKE 'bulk_upload%' ORDER BY 1, 2, 3, 4
+"""
+
+
+def test_a_role_that_may_create_roles_and_databases_is_enough_to_provision(tmp_path):
+    with embedded.in_use(tmp_path / "postgres") as admin:
+        tell(admin, "CREATE ROLE boss LOGIN CREATEROLE CREATEDB")
+        for _ in range(2):
+            roles.provision(admin.set(username="boss"), PASSWORDS)
+        url = as_role(admin, roles.LOADER).render_as_string(hide_password=False)
+        with line_at(tmp_path / "home", url) as line, ephemeral() as instance:
+            batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+            assert run(line, batch_id, instance).success
+        assert tell(as_role(admin, roles.READER), "SELECT count(*) FROM public.mangalam_invoices") == [(1,)]
+        owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'bulk_upload')"
+        assert tell(admin.set(database="bulk_upload"), owners) == [(roles.OWNER,)]
+
+
+def test_a_role_that_may_not_provision_is_told_which_one_may(server):
+    with pytest.raises(ProvisionRefusedError, match="a superuser, or one with CREATEROLE and CREATEDB"):
+        roles.provision(as_role(server, roles.READER), PASSWORDS)
 
 
 def test_a_restored_database_of_the_old_system_is_taken_over_and_its_view_still_works(tmp_path):

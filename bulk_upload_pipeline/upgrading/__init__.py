@@ -1,1 +1,4 @@
-"""How `upgrade` works: `adoption` makes old tables ours, `schema` brings ours up to date, `misfits` do not fit them."""
+"""How `upgrade` works: `adoption` makes old tables ours, `schema` brings ours up to date, `misfits` do not fit them.
+
+`rights` lets the roles of a shared server use what a migration has made.
+"""

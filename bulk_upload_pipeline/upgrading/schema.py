@@ -28,7 +28,7 @@ from bulk_upload_pipeline.exceptions import (
 )
 from bulk_upload_pipeline.patience import patiently
 from bulk_upload_pipeline.tables import SCHEMA
-from bulk_upload_pipeline.upgrading import adoption
+from bulk_upload_pipeline.upgrading import adoption, rights
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -98,6 +98,7 @@ def _upgrade(connection: sa.Connection, shown: str) -> None:
         raise OldDatabaseError(shown)
     connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
     command.upgrade(migration_config(connection), "head")
+    connection.exec_driver_sql(rights.GRANTS, execution_options={"no_parameters": True})
 
 
 def migration_config(connection: sa.Connection) -> Config:
