@@ -352,6 +352,19 @@ class AdoptionRefusedError(BulkUploadError):
         )
 
 
+class InTheWayError(BulkUploadError):
+    """An old database has something that no upgrade can make fit; nothing of it was changed."""
+
+    exit_code = 2
+
+    def __init__(self, address: str, obstacles: Sequence[str]) -> None:
+        named = "; ".join(obstacles[:3]) + ("; ..." if len(obstacles) > 3 else "")
+        super().__init__(
+            f"PostgreSQL at {address} cannot be moved over yet, and nothing of it was changed: {named}. "
+            "`bulk-upload db check` lists all of it."
+        )
+
+
 class DatabaseRefusedError(BulkUploadError):
     """PostgreSQL did not do what a command asked of it."""
 

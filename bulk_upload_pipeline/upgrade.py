@@ -6,15 +6,14 @@ import io
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from bulk_upload_pipeline import database
-from bulk_upload_pipeline.exceptions import AdoptionRefusedError, DatabaseUnavailableError
+from bulk_upload_pipeline.exceptions import DatabaseUnavailableError, InTheWayError
 from bulk_upload_pipeline.patience import in_peace, patiently
 from bulk_upload_pipeline.tables import SCHEMA
-from bulk_upload_pipeline.upgrading import adoption, rights, schema
+from bulk_upload_pipeline.upgrading import adoption, obstacles, rights, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,7 +44,9 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
         on_step: Told what each step does, before it is done.
 
     Raises:
+        InTheWayError: A table of the old system has what no upgrade can make fit; nothing is changed.
         AdoptionRefusedError: A table of the old system cannot be changed as it must be.
+        UpgradeForbiddenError: This user may not change it, or nobody may at the moment.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
         DatabaseTooOldError: The server is older than PostgreSQL 15.
         DatabaseEncodingError: The database keeps text in another encoding than UTF-8.
@@ -71,7 +72,7 @@ def upgrade(url: str | sa.URL, *, on_step: Callable[[str], object] = lambda why:
 
 def _adopt(engine: sa.Engine, shown: str, on_step: Callable[[str], object]) -> None:
     with engine.connect() as connection:
-        steps = [] if schema.revision(connection) else adoption.plan(connection)
+        steps = [] if schema.revision(connection) else _plan(connection, shown)
     for step in steps:
         on_step(step.why)
         try:
@@ -79,13 +80,13 @@ def _adopt(engine: sa.Engine, shown: str, on_step: Callable[[str], object]) -> N
         except DBAPIError as error:
             if isinstance(error, sa.exc.OperationalError):
                 raise
-            raise AdoptionRefusedError(shown, step.why, _cause(error)) from error
+            raise schema.refusal(error, shown, step.why) from error
 
 
-def _cause(error: DBAPIError) -> str:
-    """Return what PostgreSQL said, with the detail that names the culprit."""
-    detail = error.orig.diag.message_detail if isinstance(error.orig, psycopg2.Error) else None
-    return database.first_line(error) + (f" ({detail.splitlines()[0]})" if detail else "")
+def _plan(connection: sa.Connection, shown: str) -> list[adoption.Step]:
+    if found := obstacles.find(connection):
+        raise InTheWayError(shown, [obstacle.message for obstacle in found])
+    return adoption.plan(connection)
 
 
 def _run(connection: sa.Connection, step: adoption.Step) -> None:
@@ -98,23 +99,25 @@ def script(url: str | sa.URL) -> str:
     """Return the SQL that `upgrade` would run, for psql; nothing is changed, and nobody waits.
 
     Raises:
+        InTheWayError: A table of the old system has what no upgrade can make fit.
+        DatabaseTooNewError: A newer version of this package has migrated it already.
         DatabaseUnavailableError: The server does not answer, or refuses this user or database.
     """
     engine = database.make_engine(url)
     try:
         with engine.connect() as connection:
-            return _script(connection)
+            return _script(connection, database.address(url))
     except sa.exc.OperationalError as error:
         raise DatabaseUnavailableError(database.address(url), database.first_line(error)) from error
     finally:
         engine.dispose()
 
 
-def _script(connection: sa.Connection) -> str:
-    known = schema.revision(connection)
+def _script(connection: sa.Connection, shown: str) -> str:
+    known = schema.known_revision(connection, shown)
     if known == schema.head():
         return "-- The database is up to date.\n"
-    steps = [] if known else adoption.plan(connection)
+    steps = [] if known else _plan(connection, shown)
     parts = [_transaction(number, step.why, step.statements) for number, step in enumerate(steps)]
     why = f"The migrations from {known or 'the first'} on"
     parts.append(_transaction(len(steps), why, _migrations(connection, known)))

@@ -19,12 +19,15 @@ from bulk_upload_pipeline.exceptions import (
     AdoptionRefusedError,
     BulkUploadError,
     DatabaseBusyError,
+    DatabaseTooNewError,
+    InTheWayError,
     OldDatabaseError,
+    UpgradeForbiddenError,
 )
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.upgrading import adoption, misfits, schema
 from bulk_upload_pipeline_tests import old_system
-from bulk_upload_pipeline_tests.world import drop, ephemeral, line_at, receipt, run
+from bulk_upload_pipeline_tests.world import csv_of, drop, ephemeral, good_row, line_at, receipt, run
 
 JOB = "6f1e0d3c-0000-4000-8000-000000000001"
 _numbers = itertools.count(1)
@@ -371,6 +374,88 @@ def test_a_database_without_an_error_table_moves_over_too(old, old_url):
     tell(old, "DROP SCHEMA bulk_upload CASCADE")
     upgrade.upgrade(old_url)
     assert ask(old, "SELECT count(*) FROM bulk_upload.processing_errors") == [(0,)]
+
+
+OF_INVOICES = "ALTER TABLE public.mangalam_invoices"
+WITHOUT_VIEW = f"DROP VIEW public.invoice_summary; {OF_INVOICES}"
+IN_THE_WAY = {
+    "an amount as text": (f"{WITHOUT_VIEW} ALTER quantity TYPE text", "quantity"),
+    "an amount that rounds": (f"{OF_INVOICES} ALTER mrp TYPE numeric(12,2)", "mrp"),
+    "money": (f"{WITHOUT_VIEW} ALTER item_total TYPE money USING item_total::money", "item_total"),
+    "a float": (f"{OF_INVOICES} ALTER balance TYPE double precision", "balance"),
+    "a date as text": (f"{WITHOUT_VIEW} ALTER invoice_date TYPE text", "invoice_date"),
+    "a moment": (f"{OF_INVOICES} ALTER due_date TYPE timestamptz", "due_date"),
+    "a number as name": (f"{OF_INVOICES} ALTER sku TYPE bigint USING NULL", "sku"),
+    "other batches": (f"{OF_INVOICES} ALTER upload_batch_id TYPE uuid USING NULL", "upload_batch_id"),
+    "another name": (f'{OF_INVOICES} RENAME invoice_number TO "Invoice Number"', "invoice_number"),
+    "computed": (
+        f"{OF_INVOICES} DROP COLUMN total, ADD total numeric(15,4) GENERATED ALWAYS AS (mrp * 2) STORED",
+        "total",
+    ),
+    "a rule": ("CREATE RULE noted AS ON UPDATE TO public.mangalam_invoices DO ALSO SELECT 1", None),
+    "a view": (
+        f"{OF_INVOICES} RENAME TO lines; CREATE VIEW public.mangalam_invoices AS SELECT * FROM public.lines",
+        None,
+    ),
+    "a view beside": ("CREATE VIEW public.daily_sales AS SELECT 1", None),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_what_nothing_could_be_loaded_into_is_named_before_anything_is_changed(old, old_url, what):
+    statement, column = IN_THE_WAY[what]
+    tell(old, statement)
+    before = ask(old, SCHEMA)
+    found = [misfit.column for misfit in misfits.find(old_url) if misfit.code == "IN_THE_WAY"]
+    assert found == [column]
+    for act in (upgrade.upgrade, upgrade.script):
+        with pytest.raises(InTheWayError, match="nothing of it was changed") as caught:
+            act(old_url)
+        assert str(column or "public.") in str(caught.value)
+    with pytest.raises(OldDatabaseError):
+        schema.migrate(old_url)
+    assert ask(old, SCHEMA) == before
+
+
+WITHOUT_NUMBERS = {
+    "copied without its key": "CREATE TABLE public.lines AS TABLE public.mangalam_invoices; "
+    "DROP TABLE public.mangalam_invoices CASCADE; ALTER TABLE public.lines RENAME TO mangalam_invoices",
+    "restored without its count": "SELECT setval('public.mangalam_invoices_id_seq', 1)",
+    "numbered by somebody": f"{OF_INVOICES} ALTER id DROP DEFAULT",
+    "dated by somebody": f"{OF_INVOICES} ALTER created_at DROP DEFAULT, ALTER created_at SET NOT NULL",
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_NUMBERS)
+def test_new_rows_get_ids_and_times_of_their_own_in_a_table_that_gave_none(old, old_url, tmp_path, what):
+    tell(old, WITHOUT_NUMBERS[what])
+    upgrade.upgrade(old_url)
+    with line_at(tmp_path, old_url) as line, ephemeral() as instance:
+        batch_id = drop(line, "new.csv", csv_of([good_row(n) for n in range(900_000, 900_020)]))
+        assert run(line, batch_id, instance).success
+        assert receipt(line, batch_id).rows_inserted == 20
+    whole = "SELECT count(*), count(DISTINCT id), count(created_at) FROM public.mangalam_invoices"
+    assert ask(old, whole) == [(old_system.ROWS + 20,) * 3]
+    with pytest.raises(sa.exc.IntegrityError):
+        tell(old, "INSERT INTO public.mangalam_invoices (id) VALUES (1)")
+
+
+def test_a_migration_that_is_refused_is_told_in_a_sentence(old, old_url):
+    tell(old, "CREATE TABLE bulk_upload.upload_batches (id int)")
+    with pytest.raises(AdoptionRefusedError, match="refuses a step of the upgrade \\(its migrations\\)"):
+        upgrade.upgrade(old_url)
+
+
+def test_a_server_that_takes_no_changes_is_not_said_to_hold_something_to_remove(old_url, administer):
+    administer(f"ALTER DATABASE {sa.make_url(old_url).database} SET default_transaction_read_only = on")
+    with pytest.raises(UpgradeForbiddenError, match="read-only"):
+        upgrade.upgrade(old_url)
+
+
+def test_the_rehearsal_of_a_newer_schema_says_that_it_is_newer(database_url, engine):
+    tell(engine, "UPDATE bulk_upload.alembic_version SET version_num = '9999'")
+    with pytest.raises(DatabaseTooNewError):
+        upgrade.script(database_url)
 
 
 def test_nothing_but_the_upgrade_touches_an_old_database(old, old_url, tmp_path, monkeypatch):

@@ -152,7 +152,7 @@ def test_what_an_upgrade_by_the_owner_makes_can_be_used_by_the_others_at_once(se
     owner = as_role(server, roles.OWNER)
     engine = sa.create_engine(owner, poolclass=sa.NullPool)
     with engine.begin() as connection:
-        command.downgrade(database.migration_config(connection), "0012")
+        command.downgrade(schema.migration_config(connection), "0012")
     upgrade.upgrade(owner)
     url = as_role(server, roles.LOADER).render_as_string(hide_password=False)
     with line_at(tmp_path, url) as line, ephemeral() as instance:

@@ -1,4 +1,5 @@
 """How `upgrade` works: `adoption` makes old tables ours, `schema` brings ours up to date, `misfits` do not fit them.
 
-`rights` lets the roles of a shared server use what a migration has made.
+`obstacles` says what nobody but its maker can change, so that nothing is begun. `rights` lets the roles of a shared
+server use what a migration has made.
 """

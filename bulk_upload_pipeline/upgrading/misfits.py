@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import contract, database
 from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
 from bulk_upload_pipeline.rules import EARLIEST_INVOICE, LATEST_INVOICE
-from bulk_upload_pipeline.upgrading import adoption, schema
+from bulk_upload_pipeline.upgrading import adoption, obstacles, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def find(url: str | sa.URL) -> list[Misfit]:
     engine = database.make_engine(url)
     try:
         with engine.connect() as connection:
-            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = 0")
             return list(_find(connection))
     except sa.exc.OperationalError as error:
         raise DatabaseUnavailableError(database.address(url), database.first_line(error)) from error
@@ -63,14 +63,20 @@ def _find(connection: sa.Connection) -> Iterator[Misfit]:
     if schema.revision(connection) is None:
         for step in adoption.plan(connection):
             yield Misfit("OLD_TABLE", None, 0, f"{step.why}: `bulk-upload db upgrade` does this")
+    found = obstacles.find(connection)
+    for obstacle in found:
+        said = f"nothing can be loaded as long as {obstacle.message}"
+        yield Misfit("IN_THE_WAY", obstacle.column, 0, said)
     there = adoption.columns(connection, _TARGET)
     if not there:
         return
-    known = [column for column in contract.COLUMNS if column.name in there]
+    usable = set(there) - {obstacle.column for obstacle in found}
+    known = [column for column in contract.COLUMNS if column.name in usable]
     yield from _types(there, known)
-    if set(contract.IDENTITY[:-1]) <= set(there):
+    if {"id", "upload_batch_id", *contract.IDENTITY[:-1]} <= usable:
         yield from _shared_keys(connection)
-    yield from _rules(connection, known)
+    if known and "id" in there:
+        yield from _rules(connection, known)
 
 
 def _types(there: dict[str, adoption.Column], known: list[contract.Column]) -> Iterator[Misfit]:
@@ -91,7 +97,7 @@ def _shared_keys(connection: sa.Connection) -> Iterator[Misfit]:
         f"concat_ws(' / ', invoice_number, product_id, sku) || ': ids ' || "
         f"array_to_string((array_agg(id ORDER BY id))[1:{EXAMPLES}], ', ') AS shown "
         f"FROM {_TARGET} GROUP BY {_OLD_KEY} "
-        "HAVING count(*) > 1 AND (count(DISTINCT upload_batch_id) <> 1 OR min(upload_batch_id) IS NULL "
+        "HAVING count(*) > 1 AND (count(DISTINCT upload_batch_id) <> 1 "
         "OR num_nulls(invoice_number, product_id, sku) > 0)) AS shared"
     )
     found: Any = connection.execute(query).one()

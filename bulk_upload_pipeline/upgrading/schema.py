@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import sqlalchemy as sa
-from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import bulk_upload_pipeline
 from bulk_upload_pipeline.database import (
@@ -19,6 +20,8 @@ from bulk_upload_pipeline.database import (
     sqlstate,
 )
 from bulk_upload_pipeline.exceptions import (
+    AdoptionRefusedError,
+    BulkUploadError,
     DatabaseEncodingError,
     DatabaseTooNewError,
     DatabaseTooOldError,
@@ -28,7 +31,7 @@ from bulk_upload_pipeline.exceptions import (
 )
 from bulk_upload_pipeline.patience import patiently
 from bulk_upload_pipeline.tables import SCHEMA
-from bulk_upload_pipeline.upgrading import adoption, rights
+from bulk_upload_pipeline.upgrading import adoption, obstacles, rights
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -53,6 +56,7 @@ def migrate(url: str | sa.URL) -> None:
         OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
         UpgradeForbiddenError: It is out of date, and this user may not change it.
+        AdoptionRefusedError: PostgreSQL refuses a migration; nothing of any is done.
     """
     engine = sa.create_engine(normalised_url(url), connect_args=CONNECTION, poolclass=sa.NullPool)
     try:
@@ -63,10 +67,17 @@ def migrate(url: str | sa.URL) -> None:
         patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
     except OperationalError as error:
         raise DatabaseUnavailableError(address(url), first_line(error)) from error
-    except (ProgrammingError, InternalError) as error:
-        if sqlstate(error) not in (INSUFFICIENT_PRIVILEGE, READ_ONLY):
-            raise
-        raise UpgradeForbiddenError(address(url), first_line(error)) from error
+    except DBAPIError as error:
+        raise refusal(error, address(url), "its migrations") from error
+
+
+def refusal(error: DBAPIError, shown: str, step: str) -> BulkUploadError:
+    """Return what it comes to that PostgreSQL refuses a step of an upgrade, with the detail that names the culprit."""
+    if sqlstate(error) in (INSUFFICIENT_PRIVILEGE, READ_ONLY):
+        return UpgradeForbiddenError(shown, first_line(error))
+    detail = error.orig.diag.message_detail if isinstance(error.orig, psycopg2.Error) else None
+    cause = first_line(error) + (f" ({detail.splitlines()[0]})" if detail else "")
+    return AdoptionRefusedError(shown, step, cause)
 
 
 def check_server(connection: sa.Connection, shown: str) -> None:
@@ -91,10 +102,8 @@ def _upgrade(connection: sa.Connection, shown: str) -> None:
     from alembic import command
 
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
-    known = revision(connection)
-    if known is not None and known > head():
-        raise DatabaseTooNewError(shown, known, head())
-    if known is None and adoption.plan(connection):
+    known = known_revision(connection, shown)
+    if known is None and (adoption.plan(connection) or obstacles.find(connection)):
         raise OldDatabaseError(shown)
     connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
     command.upgrade(migration_config(connection), "head")
@@ -118,6 +127,18 @@ def revision(connection: sa.Connection) -> str | None:
     if connection.scalar(sa.text("SELECT to_regclass(:table)"), {"table": table}) is None:
         return None
     return connection.scalar(sa.text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a constant
+
+
+def known_revision(connection: sa.Connection, shown: str) -> str | None:
+    """Return the revision of a schema that this version knows.
+
+    Raises:
+        DatabaseTooNewError: A newer version of this package has migrated it already.
+    """
+    known = revision(connection)
+    if known is not None and known > head():
+        raise DatabaseTooNewError(shown, known, head())
+    return known
 
 
 def head() -> str:

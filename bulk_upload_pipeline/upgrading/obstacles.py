@@ -1,0 +1,128 @@
+"""What nothing can be loaded into, whatever is added to it: only whoever made it can say what it shall become."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.tables import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TARGET = f"public.{contract.TARGET}"
+_TABLES = (_TARGET, "public.daily_sales", *(f"{SCHEMA}.{n}" for n in ("upload_batches", "processing_errors")))
+_KINDS = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
+
+_INTEGER, _TIME = r"integer|bigint", r"timestamp.*"
+_OURS = {
+    "id": ("bigint", _INTEGER),
+    "row_number": ("integer", _INTEGER),
+    "line_occurrence": ("integer", _INTEGER),
+    "extra": ("jsonb", "jsonb"),
+    "upload_batch_id": ("varchar(100)", r"text|character varying(\([1-9]\d\d+\))?"),
+    "created_at": ("timestamptz", _TIME),
+    "updated_at": ("timestamptz", _TIME),
+}
+"""The loader's own columns: the type to make of one, and which are as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One thing that keeps rows out of a table; `column` is None when it concerns the table."""
+
+    column: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    type: str
+    category: str
+    is_computed: bool
+
+
+def find(connection: sa.Connection) -> list[Obstacle]:
+    """Return what is in the way; only the catalogue is read."""
+    found = [*_no_tables(connection)]
+    if not any(_TARGET in obstacle.message for obstacle in found):
+        found += [*_columns(_columns_of(connection)), *_rules(connection)]
+    return found
+
+
+def _no_tables(connection: sa.Connection) -> Iterator[Obstacle]:
+    query = sa.text("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:name)")
+    for name in _TABLES:
+        kind = connection.scalar(query, {"name": name})
+        if kind not in (None, "r"):
+            said = _KINDS.get(kind, "no table")
+            yield Obstacle(None, f"{name} is {said}, and rows can be loaded into an ordinary table only")
+
+
+def _columns_of(connection: sa.Connection) -> dict[str, _Found]:
+    """Return the columns of the target; of a domain, what is below it."""
+    query = sa.text(
+        "SELECT attname::text, format_type(CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END, "
+        "CASE typtype WHEN 'd' THEN typtypmod ELSE atttypmod END), typcategory::text, attgenerated <> '' "
+        "FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid "
+        "WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    rows: list[Any] = list(connection.execute(query, {"table": _TARGET}))
+    return {name: _Found(*found) for name, *found in rows}
+
+
+def _columns(there: dict[str, _Found]) -> Iterator[Obstacle]:
+    for column in contract.COLUMNS if there else ():
+        if column.name in there:
+            wanted = contract.sql_type(column)
+            yield from _unfit(column.name, there[column.name], wanted, _holds(column, there[column.name]))
+        else:
+            yield from _misspelt(column.name, there)
+    for name, (wanted, fitting) in _OURS.items():
+        if name in there:
+            yield from _unfit(name, there[name], wanted, bool(re.fullmatch(fitting, there[name].type)))
+
+
+def _holds(column: contract.Column, found: _Found) -> bool:
+    """Return whether a column takes what we write to it: exactly, or by refusing a row."""
+    if column.kind is contract.Kind.TEXT:
+        return found.category == "S"
+    if column.kind is contract.Kind.DATE:
+        return found.type == "date"
+    scaled = re.fullmatch(r"numeric(?:\(\d+,(-?\d+)\))?", found.type)
+    return bool(scaled) and int(scaled[1] or contract.AMOUNT_DECIMALS) >= contract.AMOUNT_DECIMALS  # type: ignore[index]
+
+
+def _unfit(name: str, found: _Found, wanted: str, fits: bool) -> Iterator[Obstacle]:
+    alter = f"`ALTER TABLE {_TARGET} ALTER COLUMN {name}"
+    if found.is_computed:
+        yield Obstacle(
+            name, f"{name} is computed from other columns: {alter} DROP EXPRESSION` makes it one to load"
+        )
+    if not fits:
+        yield Obstacle(
+            name,
+            f"{name} is {found.type}, which does not hold exactly what files say: {alter} TYPE {wanted} ...` (views "
+            "that show it have to be dropped before, and made again)",
+        )
+
+
+def _misspelt(name: str, there: dict[str, _Found]) -> Iterator[Obstacle]:
+    for other in there:
+        if re.sub(r"\W|_", "", other.lower()) == name.replace("_", ""):
+            quoted = '"' + other.replace('"', '""') + '"'
+            yield Obstacle(
+                name, f"{name} is called {quoted}: `ALTER TABLE {_TARGET} RENAME COLUMN {quoted} TO {name}`"
+            )
+
+
+def _rules(connection: sa.Connection) -> Iterator[Obstacle]:
+    query = sa.text("SELECT rulename FROM pg_rewrite WHERE ev_class = to_regclass(:table) ORDER BY 1")
+    for rule in connection.scalars(query, {"table": _TARGET}):
+        yield Obstacle(
+            None, f"rule {rule} on {_TARGET} changes what statements do: make it a trigger, or drop it"
+        )
