@@ -101,16 +101,19 @@ def address(url: str | sa.URL) -> str:
 def make_engine(url: str | sa.URL) -> sa.Engine:
     """Return an engine with a small pool, whose connections survive a restart of the server."""
     engine = sa.create_engine(normalised_url(url), connect_args=CONNECTION, pool_size=4, max_overflow=4)
-    sa.event.listen(engine, "connect", _in_utc)
+    sa.event.listen(engine, "connect", _set_up)
     look_before_use(engine)
     return engine
 
 
-def _in_utc(connection: Connection, _record: ConnectionPoolEntry) -> None:
-    """Have times in UTC, as we tell them, wherever the server thinks that it stands."""
+def _set_up(connection: Connection, _record: ConnectionPoolEntry) -> None:
+    """Have times in UTC, as we tell them, wherever the server thinks that it stands, and let locks be held in peace.
+
+    One that holds the lock of a batch stays idle while the stage works on its file, for as long as that takes.
+    """
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("SET TimeZone = 'UTC'")
+        cursor.execute("SET TimeZone = 'UTC'; SET idle_session_timeout = 0")
     connection.autocommit = False
 
 

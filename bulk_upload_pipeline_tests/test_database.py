@@ -230,6 +230,15 @@ def test_limits_that_are_meant_for_questions_do_not_end_a_change_of_tables(engin
     limited.dispose()
 
 
+def test_one_that_holds_a_batch_may_rest_for_as_long_as_a_stage_takes(engine, administer):
+    """A limit of the database would end its connection, and with it the lock: such a file would never load."""
+    administer(f"ALTER DATABASE {engine.url.database} SET idle_session_timeout = '1min'")
+    limited = database.make_engine(engine.url)
+    with limited.connect() as connection:
+        assert connection.scalar(sa.text("SHOW idle_session_timeout")) == "0"
+    limited.dispose()
+
+
 def test_a_server_that_is_too_old_is_named_with_its_version(database_url, monkeypatch):
     monkeypatch.setattr(schema, "OLDEST_SERVER", 99)
     with pytest.raises(DatabaseTooOldError, match="is version 1"):
