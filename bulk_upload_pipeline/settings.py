@@ -181,8 +181,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         chunk_rows=_chunk_rows(environment),
         part_bytes=_part_mb(environment) << 20,
         first_day=_first_day(environment),
-        ui_password=environment.get(UI_PASSWORD) or None,
-        viewer_password=environment.get(VIEWER_PASSWORD) or None,
+        ui_password=_password(environment, UI_PASSWORD),
+        viewer_password=_password(environment, VIEWER_PASSWORD),
         ui_hosts=_names(environment, UI_HOSTS),
         broker_url=_stated(environment, BROKER_URL) or None,
         alert_urls=tuple(environment.get(ALERT_URLS, "").split()),
@@ -193,6 +193,15 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 def _stated(environment: Mapping[str, str], variable: str) -> str:
     """Return what a variable states, without the blanks and line breaks that files of settings leave around it."""
     return environment.get(variable, "").strip()
+
+
+def _password(environment: Mapping[str, str], variable: str) -> str | None:
+    """Return a password without the line break that a file of settings leaves behind it; blanks may be meant."""
+    stated = environment.get(variable, "")
+    password = stated.strip("\r\n")
+    if stated and (not password.strip() or len(password.splitlines()) > 1):
+        raise SettingInvalidError(variable, "...", "one line that holds more than blanks")
+    return password or None
 
 
 def _root(environment: Mapping[str, str]) -> Place:

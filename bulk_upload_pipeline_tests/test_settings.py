@@ -59,6 +59,17 @@ def test_blanks_around_a_value_are_no_part_of_it_and_alone_they_state_nothing(tm
     assert read_settings({f"BULK_UPLOAD_{name}": " \t" for name in names}) == read_settings({})
 
 
+def test_a_password_loses_a_line_break_at_its_end_but_no_blanks():
+    assert read_settings({"BULK_UPLOAD_UI_PASSWORD": " kaju katli \r\n"}).ui_password == " kaju katli "
+    assert read_settings({"BULK_UPLOAD_VIEWER_PASSWORD": ""}).viewer_password is None
+
+
+@pytest.mark.parametrize("stated", ["\n", "  ", "kaju\nkatli"])
+def test_a_password_that_nobody_can_give_is_refused_and_not_shown(stated):
+    with pytest.raises(SettingInvalidError, match=r"VIEWER_PASSWORD is '\.\.\.', but must be one line"):
+        read_settings({"BULK_UPLOAD_VIEWER_PASSWORD": stated})
+
+
 def test_a_bucket_without_the_extra_for_it_is_refused_by_the_name_that_was_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(SettingInvalidError, match="BULK_UPLOAD_HOME is 's3://b/x', but must be a folder as"):
