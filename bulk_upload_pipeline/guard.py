@@ -15,13 +15,14 @@ import hashlib
 import hmac
 import html
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ WITHOUT_PASSWORD = frozenset({"/server_info"})
 """Versions only: what a container's health check asks for."""
 SESSION_SECONDS = 12 * 3600
 SECONDS_AFTER_A_WRONG_PASSWORD = 1.0
+MOST_WRONG_AT_ONCE = 10
+"""While so many wrong passwords wait for their answer, no further one is looked at."""
 LONGEST_LOGIN = 4_096
+_BUSY = "Too many wrong passwords were tried at once. Try again in some seconds."
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _HEADERS = {
     "X-Frame-Options": "DENY",
@@ -137,6 +141,12 @@ class Lock:
         """Tell whether this is the password, in a time that says nothing about it."""
         return hmac.compare_digest(_digest(password), _digest(self.password))
 
+    def opens_by_header(self, token: str) -> bool:
+        """Tell whether a header states the password: read as Latin-1, often meant as UTF-8, without outer blanks."""
+        meant = {token, token.encode("latin-1").decode("utf-8", "surrogateescape")}
+        wanted = self.password.strip()
+        return bool(wanted) and any(hmac.compare_digest(_digest(each), _digest(wanted)) for each in meant)
+
     def session(self, now: float) -> str:
         """Return the cookie's value for a session that begins now."""
         return self._signed(int(now) + SESSION_SECONDS)
@@ -165,8 +175,10 @@ class Guard:
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], lock: Lock | None = None) -> None:
         self._app, self._lock = app, lock
-        self._hosts = frozenset(name.lower() for name in (*LOCAL, *hosts))
-        self._one_at_a_time = asyncio.Lock()
+        # A name may have been set as an address bar shows it, with its port.
+        named = (_address(f"//{name}")[0] or name for name in hosts)
+        self._hosts = frozenset(name.lower() for name in (*LOCAL, *named))
+        self._one_at_a_time, self._wrong = asyncio.Lock(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -187,24 +199,36 @@ class Guard:
             return None
         if connection.scope["path"] == LOGIN and connection.scope["type"] == "http":
             return await self._log_in(Request(connection.scope, receive), self._lock)
-        if await self._is_known(connection, self._lock):
+        token = _bearer(connection)
+        if token is not None and self._is_busy:
+            return PlainTextResponse(_BUSY + "\n", 429)
+        if await self._is_known(connection, token, self._lock):
             return None
         if "text/html" in connection.headers.get("accept", ""):
             return _login_page(connection.scope["path"], 401)
         return PlainTextResponse("Log in first, or send the password as a bearer token.\n", 401)
 
-    async def _is_known(self, connection: HTTPConnection, lock: Lock) -> bool:
+    async def _is_known(self, connection: HTTPConnection, token: str | None, lock: Lock) -> bool:
         # A browser sends no bearer token by itself, so programs may: it cannot be misused by a page.
-        kind, _, token = connection.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            return await self._opens(lock, token.strip())
+        if token is not None:
+            return await self._judged(right=lock.opens_by_header(token))
         return lock.knows(connection.cookies.get(lock.cookie, ""), time.time())
 
-    async def _opens(self, lock: Lock, password: str) -> bool:
-        if lock.opens(password):
+    @property
+    def _is_busy(self) -> bool:
+        # Nor would a right one be: who asks often could tell it by its quick answer, and leave the wrong ones waiting.
+        return self._wrong >= MOST_WRONG_AT_ONCE
+
+    async def _judged(self, *, right: bool) -> bool:
+        """Return whether a password was right; of wrong ones one a second, however many are asked at a time."""
+        if right:
             return True
-        async with self._one_at_a_time:  # so nobody guesses faster by asking often
-            await asyncio.sleep(SECONDS_AFTER_A_WRONG_PASSWORD)
+        self._wrong += 1
+        try:
+            async with self._one_at_a_time:
+                await asyncio.sleep(SECONDS_AFTER_A_WRONG_PASSWORD)
+        finally:
+            self._wrong -= 1
         return False
 
     async def _log_in(self, request: Request, lock: Lock) -> Response:
@@ -212,7 +236,9 @@ class Guard:
             return _login_page("/", 200)
         form = parse_qs((await _beginning(request, LONGEST_LOGIN)).decode("utf-8", "replace"))
         wanted = form.get("next", ["/"])[0]
-        if not await self._opens(lock, form.get("password", [""])[0]):
+        if self._is_busy:
+            return _login_page(wanted, 429, _BUSY)
+        if not await self._judged(right=lock.opens(form.get("password", [""])[0])):
             return _login_page(wanted, 401, "That is not the password.")
         response = RedirectResponse(_own_path(wanted), 303)
         response.set_cookie(
@@ -226,12 +252,18 @@ class Guard:
         return response
 
 
+def _bearer(connection: HTTPConnection) -> str | None:
+    kind, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
+
+
 async def _beginning(request: Request, limit: int) -> bytes:
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            break
+    with suppress(ClientDisconnect):  # whoever went away reads no answer either
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                break
     return body[:limit]
 
 

@@ -13,14 +13,14 @@ from starlette.responses import PlainTextResponse
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from bulk_upload_pipeline.guard import SESSION_SECONDS, Guard, Lock
+from bulk_upload_pipeline.guard import MOST_WRONG_AT_ONCE, SESSION_SECONDS, Guard, Lock
 from bulk_upload_pipeline.serving.readiness import LOCATION
 from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Settings
 from bulk_upload_pipeline_tests.test_local import LAUNCH, STATUS, end_world, make_world, wait_until
 from bulk_upload_pipeline_tests.upped import free_port
 
-PASSWORD, FOR_VIEWERS = "kaju katli 500 g", "only looking"
+PASSWORD, FOR_VIEWERS = "काजू katli: 500 g", "only looking"
 ADD = (
     'mutation { addDynamicPartition(partitionsDefName: "parts", partitionKey: "%s", repositorySelector: '
     '{repositoryName: "__repository__", repositoryLocationName: "' + LOCATION + '"}) { __typename '
@@ -292,7 +292,8 @@ def test_a_login_is_a_cookie_that_other_sites_cannot_send(house):
 def test_a_program_sends_the_password_as_a_bearer_token(house):
     program = Visitor(house.port)
     body = json.dumps({"query": "{ version }"})
-    assert program.ask("POST", "/graphql", body, Authorization=f"Bearer {PASSWORD}", **JSON)[0] == 200
+    right = f"Bearer {PASSWORD}".encode()
+    assert program.ask("POST", "/graphql", body, Authorization=right, **JSON)[0] == 200
     assert program.ask("POST", "/graphql", body, Authorization="Bearer wrong", **JSON)[0] == 401
 
 
@@ -306,27 +307,28 @@ def test_the_ui_answers_to_the_names_that_are_set(operator):
 # Without a password, and what a session is worth
 
 
-def served(guard, **headers):
-    """Return the status with which a guard answers a plain GET."""
+async def answered(guard, path="/", receive=None, **headers):
+    """Return the status with which a guard answers: a POST where there is a body to receive, else a GET."""
     sent = []
 
-    async def serve():
-        async def send(message):
-            sent.append(message)
+    async def send(message):
+        sent.append(message)
 
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": "/",
-            "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "scheme": "http",
-            "server": ("127.0.0.1", 3000),
-        }
-        await guard(scope, None, send)
-
-    asyncio.run(serve())
+    scope = {
+        "type": "http",
+        "method": "POST" if receive else "GET",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "scheme": "http",
+        "server": ("127.0.0.1", 3000),
+    }
+    await guard(scope, receive, send)
     return sent[0]["status"]
+
+
+def served(guard, **headers):
+    return asyncio.run(answered(guard, **headers))
 
 
 def test_without_a_password_the_names_are_still_ours_alone():
@@ -334,6 +336,63 @@ def test_without_a_password_the_names_are_still_ours_alone():
     assert served(guard, host="127.0.0.1:3000") == 200
     assert served(guard, host="evil.example") == 403
     assert served(guard) == 403
+
+
+def test_a_name_may_be_set_with_the_port_that_an_address_bar_shows():
+    guard = Guard(PlainTextResponse("inside"), ["ui.example:8443", "::2"])
+    assert served(guard, host="ui.example:8443") == 200
+    assert served(guard, host="[::2]:3000") == 200
+    assert served(guard, host="8443") == 403
+
+
+@pytest.mark.parametrize("password", ["crème brûlée", "काजू", " with blanks ", "a:b"])
+def test_a_header_states_any_password_in_both_ways_in_which_programs_write_it(password):
+    lock = Lock(password, "operator")
+    as_utf_8 = password.strip().encode().decode("latin-1")
+    assert lock.opens_by_header(as_utf_8)
+    if password.isascii() or password.startswith("crème"):
+        assert lock.opens_by_header(password.strip())
+    assert not any(lock.opens_by_header(wrong) for wrong in ("", as_utf_8[1:], as_utf_8 + "x", "\xff"))
+
+
+def test_nothing_opens_a_lock_of_blanks_by_saying_nothing():
+    assert not Lock("  ", "operator").opens_by_header("")
+
+
+def login_with(password):
+    async def receive():
+        return {"type": "http.request", "body": f"password={password}".encode(), "more_body": False}
+
+    return receive
+
+
+def test_who_asks_often_guesses_no_faster(monkeypatch):
+    monkeypatch.setattr("bulk_upload_pipeline.guard.SECONDS_AFTER_A_WRONG_PASSWORD", 0.01)
+    guard = Guard(PlainTextResponse("inside"), [], Lock("right", "operator"))
+
+    def login(password):
+        return answered(guard, "/login", login_with(password), host="localhost")
+
+    async def flood():
+        guesses = [login(f"wrong{number}") for number in range(40)]
+        at_once = await asyncio.gather(*guesses, login("right"), answered_by("right"))
+        return at_once, await login("right")
+
+    def answered_by(token):
+        return answered(guard, host="localhost", authorization=f"Bearer {token}")
+
+    (*wrong, right, by_token), afterwards = asyncio.run(flood())
+    assert wrong == [401] * MOST_WRONG_AT_ONCE + [429] * (40 - MOST_WRONG_AT_ONCE)
+    assert (right, by_token) == (429, 429)
+    assert afterwards == 303
+
+
+def test_a_login_that_breaks_off_is_no_fault_of_ours():
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    guard = Guard(PlainTextResponse("inside"), [], Lock("right", "operator"))
+    assert asyncio.run(answered(guard, "/login", gone, host="localhost")) == 401
 
 
 def test_a_session_is_ours_until_it_expires_or_the_password_changes():

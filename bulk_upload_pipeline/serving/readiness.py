@@ -45,9 +45,10 @@ def unready(host: str, port: int, since: float, password: str | None = None) -> 
 
 
 def _ask(host: str, port: int, password: str | None) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json"}
+    headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
     if password:
-        headers["Authorization"] = f"Bearer {password}"
+        # As bytes: a text http.client sends as Latin-1, in which not every password can be written.
+        headers["Authorization"] = f"Bearer {password}".encode("utf-8", "surrogateescape")
     # http.client, since urllib would send even this through a proxy that the environment names.
     connection = http.client.HTTPConnection(host, port, timeout=30)
     try:
