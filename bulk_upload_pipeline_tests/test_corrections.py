@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
@@ -129,6 +130,25 @@ def test_formulas_come_back_as_they_were(line):
     query = f"SELECT item_name, customer_name, sku, extra FROM {TARGET} WHERE invoice_number = 'INV-000090'"
     expected = ("=SUM(A1)", "'quoted", "-x", {"=Note": "@a", "Memo": "\ttab"})
     assert rows(line, query) == [expected]
+
+
+def test_no_cell_of_a_report_is_run_as_a_formula_by_a_spreadsheet(line):
+    header = ["=Quantity" if name == "Quantity" else name for name in HEADER]
+    bad = good_row(90) | {
+        "=Quantity": '=HYPERLINK("http://evil","x")',
+        "Item Price": "-x",
+        "Invoice Date": "@a",
+    }
+    good = [good_row(number) for number in range(1, 20)]
+    table = [{"=Quantity": row["Quantity"]} | row for row in good] + [bad]
+    batch = load(line, "hostile.csv", as_csv([{name: row[name] for name in header} for row in table]))
+    with (line.reports(batch.batch_id) / "findings.csv").open(encoding="utf-8-sig", newline="") as file:
+        found = {row["column"]: row for row in csv.DictReader(file)}
+    assert found["'=Quantity"]["value"] == """'=HYPERLINK("http://evil","x")"""
+    assert found["'=Quantity"]["message"].startswith("'=Quantity is =HYPERLINK")
+    assert (found["Item Price"]["value"], found["Invoice Date"]["value"]) == ("'-x", "'@a")
+    (row,) = rejected(line, batch.batch_id)
+    assert row["_errors"].startswith("'=Quantity is ")
 
 
 def test_equal_lines_keep_their_places(line):

@@ -27,14 +27,23 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.model import Sheet
 
 
+_FROM_THE_FILE = ("sheet", "column_name", "error_message", "raw_value")
+"""Columns of a finding in which something stands as the file has it, a message beginning with its column's name."""
+
+
 def write_findings(engine: sa.Engine, batch_id: str, layout: dict[str, Any], path: Path) -> None:
-    """Write every finding of a batch as CSV, for whoever wants to sort and count."""
+    """Write every finding of a batch as CSV, for whoever wants to sort and count. No cell is run as a formula."""
     sheets = sheets_of(layout)
-    place = sql.SQL("sheet, sheet_row, " if sheets else "")
+    of_file = {name: _harmless(sql.Identifier(name)) for name in _FROM_THE_FILE}
     query = sql.SQL(
-        "SELECT row_number, {place}column_name, error_code, severity, error_message, raw_value "
+        "SELECT row_number, {place}{column_name}, error_code, severity, {error_message}, {raw_value} "
         "FROM bulk_upload.processing_errors{places} WHERE batch_id = {batch_id} ORDER BY row_number, id"
-    ).format(place=place, places=_places(sheets), batch_id=sql.Literal(batch_id))
+    ).format(
+        place=sql.SQL("{sheet}, sheet_row, ").format(**of_file) if sheets else sql.SQL(""),
+        places=_places(sheets),
+        batch_id=sql.Literal(batch_id),
+        **of_file,
+    )
     own = ("sheet", "sheet_row") if sheets else ()
     header = ("row_number", *own, "column", "code", "severity", "message", "value")
     _write_csv(engine, query, header, path)
@@ -82,7 +91,7 @@ def _rejected(batch_id: str, names: Sequence[str], sheets: Sequence[Sheet]) -> s
         else ""
     )
     return sql.SQL(
-        "SELECT {shown}, {batch_id}, row_number, line_occurrence, {where}errors FROM ("
+        "SELECT {shown}, {batch_id}, row_number, line_occurrence, {where}{errors} FROM ("
         "SELECT {source}, {raw} AS raw_text, row_number, line_occurrence, errors FROM ("
         "SELECT row_number, min(line_occurrence) AS line_occurrence, "
         "(array_agg(row_data ORDER BY id))[1] AS row_data, "
@@ -96,6 +105,7 @@ def _rejected(batch_id: str, names: Sequence[str], sheets: Sequence[Sheet]) -> s
         raw=sql.SQL(raw_text("row_data")),
         batch_id=sql.Literal(batch_id),
         where=where,
+        errors=_harmless(sql.Identifier("errors")),
         places=_places(sheets),
     )
 
