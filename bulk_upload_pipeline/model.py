@@ -101,6 +101,11 @@ def share_in_words(part: int, whole: int, one: str, many: str) -> str:
     return f"{part:,} of {counted(whole, 'row')} {one if 1 in (part, whole) else many}"
 
 
+def on_one_line(text: str) -> str:
+    """Return text from a file as a part of a line: what would end the line, move others or hide is spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def where_in_words(row_number: int, sheet: str | None = None, sheet_row: int | None = None) -> str:
     """Return where a record stands: `row 7`, or `row 9 of the sheet 'May'`."""
     return f"row {row_number:,}" if sheet is None else f"row {sheet_row:,} of the sheet '{sheet}'"

@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import State, counted, share_in_words
+from bulk_upload_pipeline.model import State, counted, on_one_line, share_in_words
 from bulk_upload_pipeline.recognising.formats import SPREADSHEETS
 from bulk_upload_pipeline.reporting import summary
 
@@ -143,7 +143,7 @@ def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
             f"  for example {code.where + ': ' if code.where else ''}{code.example}",
             f"  {entry.fix}",
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(on_one_line, lines)) + "\n"
 
 
 def _counts(receipt: Receipt) -> list[str]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bulk_upload_pipeline import report
 from bulk_upload_pipeline.findings import CATALOGUE
-from bulk_upload_pipeline.model import State, counted, where_in_words
+from bulk_upload_pipeline.model import State, counted, on_one_line, where_in_words
 from bulk_upload_pipeline.pace import in_words
 
 if TYPE_CHECKING:
@@ -56,18 +56,19 @@ def print_json(value: object) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line as it is, whatever a file name has in it."""
-    console().print(shown(line), markup=False, emoji=False)
+    """Print a line, which stays one whatever a file name has in it."""
+    console().print(on_one_line(line), markup=False, emoji=False)
+
+
+def say_text(text: str) -> None:
+    """Print text of several lines, each of which holds nothing that would end it."""
+    for line in text.splitlines():
+        say(line)
 
 
 def complain(sentence: str) -> None:
     """Print an error to standard error."""
-    error_console().print(shown(sentence), style="red", markup=False, emoji=False)
-
-
-def shown(text: str) -> str:
-    """Return text in which no character moves the cursor or hides: those are spelled out."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    error_console().print(on_one_line(sentence), style="red", markup=False, emoji=False)
 
 
 @contextmanager
@@ -85,11 +86,11 @@ def progress_bar(title: str, *, quiet: bool) -> Generator[Callable[[Progress], N
     if quiet:
         yield lambda _: None
     elif not out.is_terminal:
-        yield lambda progress: out.print(shown(f"{title}: {in_words(progress)}"), markup=False)
+        yield lambda progress: out.print(on_one_line(f"{title}: {in_words(progress)}"), markup=False)
     else:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         with Bar(*columns, TextColumn("{task.fields[words]}"), console=out, transient=True) as bar:
-            task = bar.add_task(escape(shown(title)), total=None, words="starting")
+            task = bar.add_task(escape(on_one_line(title)), total=None, words="starting")
             yield lambda progress: bar.update(
                 task, total=100, completed=progress.percent or 0, words=in_words(progress)
             )
@@ -99,7 +100,7 @@ def print_receipt(receipt: Receipt, folder: str) -> None:
     """Print what became of a file, in two or three lines."""
     out = console()
     state = f"[{COLOURS.get(receipt.state, 'white')}]{receipt.state}[/]"
-    out.print(f"{escape(shown(receipt.file_name))}  {state}  {escape(shown(receipt.reason))}")
+    out.print(f"{escape(on_one_line(receipt.file_name))}  {state}  {escape(on_one_line(receipt.reason))}")
     rates = f", {_rate(receipt):,.0f} rows/s" if _rate(receipt) else ""
     out.print(
         f"  batch {receipt.batch_id}: {receipt.rows_read:,} read, {receipt.rows_inserted:,} inserted, "
@@ -129,7 +130,7 @@ def print_receipts(receipts: Sequence[Receipt]) -> None:
             f"{loaded:,}",
             f"{receipt.rows_rejected:,}",
             receipt.batch_id,
-            escape(shown(receipt.file_name)[:60]),
+            escape(on_one_line(receipt.file_name)[:60]),
         )
     out = console()
     out.width = max(out.width, WIDEST_LISTING)
@@ -138,7 +139,7 @@ def print_receipts(receipts: Sequence[Receipt]) -> None:
 
 def print_account(receipt: Receipt, codes: Iterable[CodeCount]) -> None:
     """Print everything about one batch."""
-    say(report.in_words(receipt, codes))
+    say_text(report.in_words(receipt, codes))
 
 
 def print_codes(codes: Sequence[CodeCount]) -> None:
@@ -146,7 +147,8 @@ def print_codes(codes: Sequence[CodeCount]) -> None:
     for code in codes:
         entry = CATALOGUE[code.code]
         row = f"{code.where}: " if code.where else ""
-        say(f"{code.count:>9,}  {code.code} ({code.severity})  {entry.title}\n{'':11}{row}{code.example}")
+        say(f"{code.count:>9,}  {code.code} ({code.severity})  {entry.title}")
+        say(f"{'':11}{row}{code.example}")
     if not codes:
         say("No findings.")
 
@@ -161,8 +163,8 @@ def print_findings(findings: Iterable[Mapping[str, Any]]) -> None:
 def print_entry(entry: Entry) -> None:
     """Print an entry of the catalogue."""
     where = "a whole file" if entry.whole_file else "a row"
-    say(f"{entry.code}: {entry.title} ({entry.severity}, about {where})\n")
-    say(f"{entry.explanation}\n\nFor example: {entry.example}\nWhat to do:  {entry.fix}")
+    say_text(f"{entry.code}: {entry.title} ({entry.severity}, about {where})\n\n")
+    say_text(f"{entry.explanation}\n\nFor example: {entry.example}\nWhat to do:  {entry.fix}")
 
 
 def print_catalogue(entries: Iterable[Entry]) -> None:
@@ -202,7 +204,7 @@ def print_profile_keys(keys: Iterable[Mapping[str, str]]) -> None:
 def print_column(column: Mapping[str, Any]) -> None:
     """Print everything about a column of the contract."""
     must = "required" if column["required"] else "not required"
-    say(f"{column['name']}: {column['title']} ({column['type']}, {must})\n\n{column['rule']}")
+    say_text(f"{column['name']}: {column['title']} ({column['type']}, {must})\n\n{column['rule']}")
     say(f"Header names: {', '.join(column['header_names'])}")
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, String, Ta
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
+from bulk_upload_pipeline.model import on_one_line
 from bulk_upload_pipeline.tables import SCHEMA, metadata
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def in_words(found: Trace) -> str:
         told += [f"  {_in_words(event, found.sources)}" for event in happened]
     told += ["", "Now:" if found.lines else "Now: nothing."]
     told += [f"  {_standing(line, found.sources)}" for line in found.lines]
-    return "\n".join(told)
+    return "\n".join(map(on_one_line, told))
 
 
 def _of_source(sources: Mapping[str, Source], batch_id: str | None) -> str:

@@ -113,6 +113,30 @@ def test_a_damaged_record_is_told_of_in_one_sentence_with_one_full_stop(at_termi
     assert ".." not in finding["error_message"]
 
 
+FORGED = "04:40:00 other.csv  loaded  All 9 rows are loaded."
+
+
+def test_no_file_writes_a_line_of_its_own_into_what_is_told(at_terminal, tmp_path):
+    hostile = f"x\n{FORGED}\n"
+    rows = [row | {hostile: "1"} for row in (*GOOD, good_row(30, Quantity=hostile, **{"Item Name": hostile}))]
+    path = tmp_path / f"a.csv\n{FORGED}\nb.csv"
+    path.write_text(csv_of(rows, list(rows[0])))
+    (receipt,) = json.loads(at_terminal("load", "--json", path).stdout)
+    assert receipt["file_name"] == path.name
+    batch, invoice = receipt["batch_id"], rows[-1]["Invoice Number"]
+    for words in (
+        ["load", path],
+        ["check", path],
+        ["status"],
+        ["status", batch],
+        ["errors", batch],
+        ["trace", invoice],
+    ):
+        output = at_terminal(*words).output
+        assert rf"\n{FORGED}" in output or words[0] == "status", words
+        assert FORGED not in [line.strip() for line in output.splitlines()], words
+
+
 def test_the_same_file_again_is_a_duplicate_and_no_error(at_terminal, tmp_path, database_url, monkeypatch):
     path = a_file(tmp_path, GOOD)
     at_terminal("load", path)

@@ -50,7 +50,7 @@ def db_upgrade(dry_run: bool, as_json: bool) -> None:
         shown = address(url)
         if dry_run:
             script = upgrade.script(url)
-            terminal.print_json({"database": shown, "sql": script}) if as_json else terminal.say(script)
+            terminal.print_json({"database": shown, "sql": script}) if as_json else terminal.say_text(script)
             return
         steps: list[str] = []
         upgrade.upgrade(url, on_step=steps.append if as_json else lambda why: terminal.say(f"{why} ..."))

@@ -22,4 +22,4 @@ def trace(invoice_number: str, as_json: bool) -> None:
     if as_json:
         terminal.print_json(dataclasses.asdict(found))
     else:
-        terminal.say(tracing.in_words(found))
+        terminal.say_text(tracing.in_words(found))
