@@ -7,7 +7,7 @@ import filecmp
 import hashlib
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,25 +38,53 @@ def take(source: Place, folder: Place, *, keep_source: bool) -> Place:
         keep_source: Copy instead of move: the file was named on the command line and is the user's own.
 
     Raises:
-        FileMissingError: It is in neither place.
+        FileMissingError: It is in neither place, or what waits by now is a link.
         FileStillChangingError: It changed while it was copied, and is where it was.
     """
     if isinstance(folder, Key):
         return _take_into_store(source, folder)
     assert isinstance(source, Path), "what waits in a store is archived there"
     target = folder / source.name
+    if keep_source:
+        _copy_once(source, target)
+    else:
+        _move_once(source, target)
+        _refuse_link(source, target)
+    return target
+
+
+def _copy_once(source: Path, target: Path) -> None:
+    if not target.exists():
+        _make_way(source, target)
+        _copy(source, target)
+
+
+def _move_once(source: Path, target: Path) -> None:
     if target.exists():
-        if not keep_source:
-            _finish_moving(source, target)
-        return target
+        _finish_moving(source, target)
+    else:
+        _make_way(source, target)
+        _move(source, target)
+
+
+def _make_way(source: Path, target: Path) -> None:
     if not source.is_file():
         raise FileMissingError(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    if keep_source:
-        _copy(source, target)
-    else:
-        _move(source, target)
-    return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_link(source: Path, target: Path) -> None:
+    """Put a link back that somebody has laid in the place of the file since it was seen.
+
+    Where it leads may be read by us and not by him. It is looked at here, where nobody else may change it.
+    """
+    if target.is_symlink():
+        with suppress(FileExistsError):
+            source.symlink_to(target.readlink())
+        target.unlink()
+        with suppress(OSError):
+            target.parent.rmdir()
+        raise FileMissingError(source)
 
 
 def _take_into_store(source: Place, folder: Key) -> Place:
@@ -83,7 +111,7 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _copy(source, target)
+        _copy(source, target, through_links=False)
         source.unlink()
 
 
@@ -93,10 +121,10 @@ def _finish_moving(source: Path, target: Path) -> None:
         source.unlink()
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *, through_links: bool = True) -> None:
     unfinished = target.with_name(UNFINISHED_COPY)
     before = source.stat()
-    shutil.copyfile(source, unfinished)
+    shutil.copyfile(source, unfinished, follow_symlinks=through_links)
     after = source.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         unfinished.unlink()

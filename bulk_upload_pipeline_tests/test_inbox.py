@@ -164,6 +164,32 @@ def test_a_file_that_is_nowhere_is_named_in_the_error(tmp_path):
         taking.take(tmp_path / "gone.csv", tmp_path / "archive" / "b1", keep_source=False)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_link_that_was_laid_in_the_place_of_a_file_is_not_taken_nor_is_what_it_leads_to(
+    tmp_path, other_disk, elsewhere
+):
+    (tmp_path / "secret.csv").write_text("salaries")
+    (source := tmp_path / "a.csv").symlink_to(tmp_path / "secret.csv")
+    folder = (other_disk if elsewhere else tmp_path) / "archive" / "b1"
+    with pytest.raises(FileMissingError):
+        taking.take(source, folder, keep_source=False)
+    assert source.readlink() == tmp_path / "secret.csv"
+    assert not folder.exists()
+    mine = taking.take(source, tmp_path / "archive" / "b2", keep_source=True)
+    assert (mine.read_text(), mine.is_symlink()) == ("salaries", False)
+
+
+def test_a_link_that_a_killed_worker_had_taken_goes_back_and_overwrites_no_file(tmp_path):
+    (tmp_path / "secret.csv").write_text("salaries")
+    (folder := tmp_path / "archive" / "b1").mkdir(parents=True)
+    (folder / "a.csv").symlink_to(tmp_path / "secret.csv")
+    (source := tmp_path / "a.csv").write_text("dropped since")
+    with pytest.raises(FileMissingError):
+        taking.take(source, folder, keep_source=False)
+    assert source.read_text() == "dropped since"
+    assert not folder.exists()
+
+
 def test_the_content_hash_is_that_of_the_bytes(tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes(b"abc" * 100_000)
@@ -287,8 +313,8 @@ def test_a_file_that_changes_while_it_is_copied_stays_where_it_is(tmp_path, monk
     source, really = tmp_path / "a.csv", shutil.copyfile
     source.write_text("x")
 
-    def copied_while_somebody_writes(*places):
-        really(*places)
+    def copied_while_somebody_writes(*places, **options):
+        really(*places, **options)
         source.write_text("xy")
 
     monkeypatch.setattr(shutil, "copyfile", copied_while_somebody_writes)

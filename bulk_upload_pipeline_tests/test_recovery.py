@@ -34,7 +34,7 @@ from bulk_upload_pipeline_tests.disturbed import (
     worker_of,
 )
 from bulk_upload_pipeline_tests.upped import wait_until
-from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, good_row, receipt, run
+from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, receipt, run
 
 __all__ = ["batch_id", "settled"]
 
@@ -319,6 +319,17 @@ def test_a_batch_fails_whose_waiting_file_is_gone(line, instance, batch_id):
     account = receipt(line, batch_id)
     assert account.state is State.FAILED
     assert "There is no file at" in account.reason
+
+
+def test_a_batch_fails_whose_waiting_file_was_replaced_by_a_link_to_one_that_its_sender_may_not_read(
+    line, instance, batch_id, tmp_path
+):
+    waiting = line.home.inbox / "a.csv"
+    waiting.rename(tmp_path / "secret.csv")
+    waiting.symlink_to(tmp_path / "secret.csv")
+    assert not run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state is State.FAILED
+    assert count(line, "mangalam_invoices") == 0
 
 
 def test_a_run_that_is_interrupted_writes_its_receipt_itself(line, instance, batch_id, monkeypatch):
