@@ -499,6 +499,14 @@ def test_a_killed_postgres_comes_back_under_the_services(running):
     wait_until(lambda: running.status_of(run) == "SUCCESS")
 
 
+def test_a_service_takes_no_module_from_the_folder_in_which_up_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "signal.py").write_text("raise SystemExit('somebody else wrote this')")
+    child = processes.Child("one that ends at once", ["platform"], tmp_path / "logs" / "it.log")
+    child.start({})
+    assert child.process.wait(60) == 0, child.last_words()
+
+
 def test_a_log_that_grows_large_is_put_aside_while_its_service_runs(running):
     large = [running.services.logs / "daemon.log", running.home.postgres / cluster.LOG]
     for log in large:

@@ -32,6 +32,9 @@ _LAUNCHER = (
     "del sys.argv[0];"
     "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
+# Python would look for modules in the folder first in which `up` was started: there may be anything, such as files
+# that others drop. Whatever a child starts inherits it.
+_OWN_MODULES = {"PYTHONSAFEPATH": "1"}
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **_OWN_MODULES},
                 start_new_session=True,
             )
         self.started_at = time.monotonic()
