@@ -6,6 +6,7 @@ command returns: 2 when the file is at fault, 3 when the system is.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -463,14 +464,19 @@ class HomeInUseError(BulkUploadError):
 
 
 class PortTakenError(BulkUploadError):
-    """Another program listens where ours should."""
+    """Another program listens where ours should, or the system does not let ours listen there."""
 
     exit_code = 2
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, cause: OSError, address: str = "127.0.0.1") -> None:
+        why = (
+            "is taken by another program. Stop it, or name"
+            if cause.errno == errno.EADDRINUSE
+            else f"cannot be listened on ({cause.strerror}). Name"
+        )
         super().__init__(
-            f"Port {port} on 127.0.0.1 is taken by another program. Stop it, or name another port: `--port`, "
-            "`--viewer-port` or `--metrics-port`."
+            f"Port {port} on {address} {why} another one: `--port`, `--viewer-port`, `--metrics-port`, or `--host` "
+            "of `metrics`."
         )
 
 

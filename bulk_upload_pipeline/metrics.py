@@ -152,14 +152,14 @@ def served(engine: sa.Engine, home: Home, port: int, address: str = ADDRESS) -> 
     """Serve the metrics at `http://127.0.0.1:<port>/metrics` for the length of the block.
 
     Raises:
-        PortTakenError: Another program listens on the port.
+        PortTakenError: Another program listens on the port, or nobody may.
     """
     registry = CollectorRegistry()
     registry.register(LedgerCollector(engine, home))
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as error:
-        raise PortTakenError(port) from error
+        raise PortTakenError(port, error, address) from error
     try:
         yield
     finally:

@@ -18,7 +18,15 @@ from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.contract import Kind
 from bulk_upload_pipeline.exceptions import ProfileInvalidError
 from bulk_upload_pipeline.model import Severity
-from bulk_upload_pipeline.profiles import GENERIC, DateOrder, OnConflict, Profile, Profiles, normalised
+from bulk_upload_pipeline.profiles import (
+    GENERIC,
+    DateOrder,
+    OnConflict,
+    Profile,
+    Profiles,
+    is_delimiter,
+    normalised,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +34,6 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,49}")
 """A profile's name is the name of its folder in the inbox, too."""
-
-_NO_DELIMITER = frozenset('\r\n\0"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +222,7 @@ def _refuse_wrong_values(stated: dict[str, Any]) -> None:
     for key, wanted in _TYPES.items():
         if key in stated and type(stated[key]) not in (wanted, int if wanted is float else wanted):
             raise _Wrong(f"`{key}` must be {_WORDS[wanted]}")
-    delimiter = stated.get("delimiter", ",")
-    if len(delimiter) != 1 or delimiter in _NO_DELIMITER:
+    if not is_delimiter(stated.get("delimiter", ",")):
         raise _Wrong("`delimiter` must be a single character, and neither a quotation mark nor a line break")
     if not 0 < stated.get("max_error_rate", 0.5) <= 1:
         raise _Wrong("`max_error_rate` must be above 0 and at most 1")

@@ -19,7 +19,13 @@ OnConflict = Literal["update", "skip", "reject"]
 GENERIC = "generic"
 """Name on the receipt of a file that no profile matches, but all profiles' aliases together do."""
 
+_NO_DELIMITER = frozenset('\r\n\0"')
 _ACCENTS = frozenset(map(chr, range(0x300, 0x370)))
+
+
+def is_delimiter(text: str) -> bool:
+    """Return whether a text can stand between two cells: one character, no quotation mark and no line break."""
+    return len(text) == 1 and text not in _NO_DELIMITER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

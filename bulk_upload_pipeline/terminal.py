@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -52,7 +54,24 @@ def error_console() -> Console:
 def print_json(value: object) -> None:
     """Print a value as JSON, two spaces deep."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    if not _takes(text):
+        text = json.dumps(value, indent=2, default=str)
     console().print(text, markup=False, emoji=False)
+
+
+def spell_out() -> None:
+    """Let standard output spell out what its encoding lacks, instead of ending a command that has done its work."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _takes(text: str) -> bool:
+    """Return whether standard output has all characters of a text."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def say(line: str) -> None:

@@ -6,6 +6,8 @@ import csv
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import dagster as dg
 import pytest
@@ -14,7 +16,8 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import holding, pace, whereabouts
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.database import make_engine
-from bulk_upload_pipeline.defs import exits
+from bulk_upload_pipeline.defs import exits, session
+from bulk_upload_pipeline.exceptions import StorageUnavailableError
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, line_at
@@ -237,6 +240,70 @@ def test_a_file_that_does_not_exist_is_one_sentence(at_terminal, tmp_path):
         assert result.exit_code == 2
         assert result.stderr.count("\n") == 1
         assert "nothing.csv" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["load", "check"])
+def test_a_file_that_does_not_exist_hides_nothing_of_the_others(at_terminal, tmp_path, command):
+    files = (a_file(tmp_path, GOOD, "a.csv"), tmp_path / "nothing.csv", a_file(tmp_path, BAD, "b.csv"))
+    result = at_terminal(command, "--json", *files)
+    told = json.loads(result.stdout)
+    assert [(facts.get("file", facts.get("file_name")), facts["state"]) for facts in told] == [
+        ("a.csv", "loaded"),
+        ("b.csv", "rejected"),
+    ]
+    assert (result.exit_code, result.stderr.count("\n"), "nothing.csv" in result.stderr) == (2, 1, True)
+
+
+def test_what_is_loaded_is_told_also_when_an_error_stops_the_next_file(at_terminal, tmp_path, monkeypatch):
+    load = session.Session.load
+
+    def once(self, path, *stated):
+        if path.name == "b.csv":
+            raise StorageUnavailableError("s3://bucket", "no answer")
+        return load(self, path, *stated)
+
+    monkeypatch.setattr(session.Session, "load", once)
+    files = [a_file(tmp_path, [good_row(n)], f"{name}.csv") for n, name in enumerate("abc")]
+    result = at_terminal("load", *files)
+    assert (result.exit_code, result.stdout.partition("  ")[0]) == (3, "a.csv")
+    result = at_terminal("load", "--json", *files)
+    assert [(result.exit_code, facts["state"]) for facts in json.loads(result.stdout)] == [(3, "duplicate")]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_encoding_of_a_terminal_lacks_is_spelled_out(tmp_path, encoding):
+    name = tmp_path / os.fsdecode("\u20b9 caf\u00e9".encode() + b"\xff.csv")
+    name.write_text("just words\n")
+    environment = os.environ | {variables.HOME: str(tmp_path / "home"), "PYTHONIOENCODING": encoding}
+    for arguments in (["explain", "DOUBLE_ENCODED_TEXT"], ["check", name], ["check", "--json", name]):
+        result = subprocess.run(
+            [sys.executable, "-m", "bulk_upload_pipeline.cli", *arguments],
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (2 if name in arguments else 0, b""), arguments
+    (facts,) = json.loads(result.stdout.decode(encoding))
+    assert facts["file"] == name.name
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**20])
+def test_a_number_of_batches_that_cannot_be_listed_is_refused(at_terminal, tmp_path, limit):
+    assert at_terminal("load", a_file(tmp_path, GOOD)).exit_code == 0
+    result = at_terminal("status", "--limit", limit)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--limit" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("load",), ("check",), ("profiles", "suggest")])
+def test_a_delimiter_is_one_character_and_a_tab_may_be_spelled_out(at_terminal, tmp_path, command):
+    path = tmp_path / "tabs.csv"
+    path.write_text(csv_of(GOOD).replace(", ", " ").replace('"', "").replace(",", "\t"))
+    for wrong in ("ab", "", '"', "\n"):
+        result = at_terminal(*command, "--delimiter", wrong, path)
+        assert (result.exit_code, result.stdout) == (2, ""), wrong
+        assert "is not a single character" in result.stderr
+    assert at_terminal(*command, "--delimiter", "\\t", path).exit_code == 0
 
 
 def test_a_database_that_does_not_answer_is_one_sentence_without_its_password(at_terminal, tmp_path):

@@ -108,14 +108,22 @@ def test_an_alert_that_was_given_up_waits_no_longer(line):
 def test_the_metrics_listen_here_only_and_a_taken_port_is_said_so(line):
     port = free_port()
     with metrics.served(line.engine, line.home, port):
-        with pytest.raises(PortTakenError, match=str(port)):
-            metrics.served(line.engine, line.home, port).__enter__()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", port), 5)
         assert scraped(port)
+        with pytest.raises(PortTakenError, match=r"is taken by another program\. Stop it"):
+            metrics.served(line.engine, line.home, port).__enter__()
     with pytest.raises(urllib.error.URLError):
         scraped(port)
     assert socket.gethostbyname("localhost") == metrics.ADDRESS
+
+
+def test_an_address_that_is_not_this_machines_is_said_so_and_no_taken_port(line):
+    with pytest.raises(
+        PortTakenError, match=r"on 192\.0\.2\.1 cannot be listened on \(.+\)\. Name another"
+    ) as raised:
+        metrics.served(line.engine, line.home, free_port(), "192.0.2.1").__enter__()
+    assert "by another program" not in str(raised.value)
 
 
 def test_metrics_are_off_unless_asked_for_and_a_command_serves_them_until_it_is_ended(tmp_path):

@@ -12,7 +12,13 @@ from bulk_upload_pipeline.commands.frame import FILE, TEXT, as_json, open_line, 
 
 @click.command()
 @click.argument("batch", required=False, type=TEXT)
-@click.option("--limit", default=50, show_default=True, help="How many batches to list.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="How many batches to list.",
+)
 @as_json
 def status(batch: str | None, limit: int, as_json: bool) -> None:
     """List the batches, or tell everything about one BATCH."""

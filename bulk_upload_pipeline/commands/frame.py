@@ -11,6 +11,7 @@ import click
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.exceptions import BulkUploadError, DatabaseRefusedError, FileUnwritableError
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.profiles import is_delimiter
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        terminal.spell_out()
         try:
             return super().invoke(ctx)
         except Exception as error:  # SQLAlchemy is not imported for a command that needs no database
@@ -76,6 +78,23 @@ class _Text(click.ParamType[str]):
 
 
 TEXT = _Text()
+
+
+class _Delimiter(click.ParamType[str]):
+    """One character, as in a profile; a tab may be spelled out, since it is hard to type at a terminal."""
+
+    name = "character"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = "\t" if value == "\\t" else str(value)
+        if not is_delimiter(text):
+            self.fail(
+                f"{text!r} is not a single character other than a quotation mark or a line break.", param, ctx
+            )
+        return text
+
+
+DELIMITER = _Delimiter()
 
 
 @contextmanager
@@ -118,7 +137,7 @@ def stating_options(command: Any) -> Any:
     """Add the options that state what would otherwise be recognised."""
     for option in (
         click.option("--sheet", help="Excel: the sheet to read."),
-        click.option("--delimiter", help="The character between two cells."),
+        click.option("--delimiter", type=DELIMITER, help="The character between two cells."),
         click.option("--encoding", help="The text's encoding, such as utf-8 or cp1252."),
         click.option("--profile", help="The sender's profile."),
     ):

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bulk_upload_pipeline import storage, terminal
 from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
-from bulk_upload_pipeline.exceptions import CorrectionNotJudgedError, SeveralFilesError, UnreadableError
+from bulk_upload_pipeline.exceptions import (
+    CorrectionNotJudgedError,
+    FileMissingError,
+    SeveralFilesError,
+    UnreadableError,
+)
 from bulk_upload_pipeline.model import Overrides, State, counted
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from bulk_upload_pipeline.checking import Checked
+    from bulk_upload_pipeline.defs.session import Session
+    from bulk_upload_pipeline.model import Receipt
 
 
 @click.command()
@@ -30,21 +38,50 @@ def load(files: Sequence[Path], force: bool, as_json: bool, **stated: Any) -> No
     from bulk_upload_pipeline import report
     from bulk_upload_pipeline.defs.session import session as open_session
 
-    receipts = []
-    with open_session(read_settings()) as session:
+    codes: list[int] = []
+    with _list_of_facts(as_json=as_json) as facts, open_session(read_settings()) as session:
         for path in files:
-            with terminal.progress_bar(path.name, quiet=as_json) as listener:
-                receipt = session.load(path, Overrides(**stated, force=force), listener)
-            receipts.append(receipt)
-            for member in receipt.layout.get("members", ()):
-                with terminal.progress_bar(member, quiet=as_json) as listener:
-                    receipts.append(session.run(member, listener))
-        if not as_json:
-            for receipt in receipts:
-                terminal.print_receipt(receipt, str(session.line.reports(receipt.batch_id)))
-    if as_json:
-        terminal.print_json([report.as_json(receipt) for receipt in receipts])
-    sys.exit(max(EXIT_CODES.get(receipt.state, 3) for receipt in receipts))
+            try:
+                for receipt in _load(session, path, Overrides(**stated, force=force), as_json=as_json):
+                    facts.append(report.as_json(receipt))
+                    codes.append(EXIT_CODES.get(receipt.state, 3))
+            except FileMissingError as error:
+                codes.append(_missing(error))
+    sys.exit(max(codes))
+
+
+def _load(session: Session, path: Path, stated: Overrides, *, as_json: bool) -> Iterator[Receipt]:
+    """Load a file and, of a .zip, each file in it; show and yield what became of each as soon as it has ended."""
+    with terminal.progress_bar(path.name, quiet=as_json) as listener:
+        receipt = session.load(path, stated, listener)
+    yield _shown(session, receipt, as_json=as_json)
+    for member in receipt.layout.get("members", ()):
+        with terminal.progress_bar(member, quiet=as_json) as listener:
+            receipt = session.run(member, listener)
+        yield _shown(session, receipt, as_json=as_json)
+
+
+def _shown(session: Session, receipt: Receipt, *, as_json: bool) -> Receipt:
+    if not as_json:
+        terminal.print_receipt(receipt, str(session.line.reports(receipt.batch_id)))
+    return receipt
+
+
+@contextmanager
+def _list_of_facts(*, as_json: bool) -> Generator[list[dict[str, Any]]]:
+    """Yield where the facts of each file are put, which are printed as one list, also when an error cuts it off."""
+    facts: list[dict[str, Any]] = []
+    try:
+        yield facts
+    finally:
+        if as_json and facts:
+            terminal.print_json(facts)
+
+
+def _missing(error: FileMissingError) -> int:
+    """Say that a file is not there, and return its exit code: the other files are taken all the same."""
+    terminal.complain(str(error))
+    return error.exit_code
 
 
 @click.command()
@@ -57,11 +94,16 @@ def check(files: Sequence[Path], as_json: bool, **stated: Any) -> None:
     It asks no database: a file that is loaded already is judged like a new one, of which `load` would make a
     duplicate, and a correction cannot be judged.
     """
-    stated_of_all = Overrides(**stated)
-    results = [result for path in files for result in _check_all(path, stated_of_all, as_json=as_json)]
-    if as_json:
-        terminal.print_json([facts for facts, _ in results])
-    sys.exit(max(code for _, code in results))
+    codes: list[int] = []
+    with _list_of_facts(as_json=as_json) as facts:
+        for path in files:
+            try:
+                for found, code in _check_all(path, Overrides(**stated), as_json=as_json):
+                    facts.append(found)
+                    codes.append(code)
+            except FileMissingError as error:
+                codes.append(_missing(error))
+    sys.exit(max(codes))
 
 
 def _check_all(path: Path, stated: Overrides, *, as_json: bool) -> list[tuple[dict[str, Any], int]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bulk_upload_pipeline import storage, terminal
-from bulk_upload_pipeline.commands.frame import FILE, as_json
+from bulk_upload_pipeline.commands.frame import DELIMITER, FILE, as_json
 from bulk_upload_pipeline.exceptions import FileUnwritableError
 from bulk_upload_pipeline.model import Overrides
 from bulk_upload_pipeline.profile_files import (
@@ -113,7 +113,7 @@ def _say(file: ProfileFile) -> None:
 @click.argument("file", type=FILE)
 @click.option("--name", help="The profile's name; by default it is made of the file's.")
 @click.option("--sheet", help="Excel: the sheet to read.")
-@click.option("--delimiter", help="The character between two cells.")
+@click.option("--delimiter", type=DELIMITER, help="The character between two cells.")
 @click.option("--encoding", help="The text's encoding, such as utf-8 or cp1252.")
 @click.option("--write", is_flag=True, help="Save it in the home's `profiles` folder instead of printing it.")
 @as_json

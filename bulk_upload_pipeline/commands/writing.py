@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=1, show_default=True, help="The same seed writes the same file.")
 @as_json
 def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json: bool) -> None:
-    """Write a realistic FILE of invoice lines, clean or with faults."""
+    """Write a realistic FILE (CSV) of invoice lines, clean or with faults."""
     from collections import Counter
 
     from bulk_upload_pipeline.sample import write_sample

@@ -313,4 +313,4 @@ def _require_free(port: int) -> None:
         try:
             probe.bind((ADDRESS, port))
         except OSError as error:
-            raise PortTakenError(port) from error
+            raise PortTakenError(port, error) from error
