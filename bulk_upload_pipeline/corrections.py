@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from bulk_upload_pipeline.as_written import Own, as_number, names_of
 from bulk_upload_pipeline.findings import message_of, row_findings
 from bulk_upload_pipeline.model import DamagedRow, TextChunk
-from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, ROW_NUMBER, restored
+from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, ROW_NUMBER, TWICE, restored
 from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.reading.records import splitter
 
@@ -108,7 +108,7 @@ class Origins:
         if number not in self.rejected:
             return None, ("NO_ORIGIN", f"row {number} of batch {self.root} was not rejected")
         if number in self.repeated:
-            return None, ("CORRECTED_TWICE", f"{number:,}")
+            return None, (TWICE, f"{number:,}")
         known = self.rejected[number].line_occurrence
         if batch == self.root and own.occurrences[at] and as_number(own.occurrences[at]) != known:
             return number, (
@@ -212,7 +212,7 @@ def _as_findings(faults: list[tuple[int, str, str]]) -> pa.Table | None:
             pa.array([v for _, v in found]),
         )
         # What row a copy is one of is asked for when it comes back: `family.copies`.
-        raw = pc.replace_substring(values, ",", "") if code == "CORRECTED_TWICE" else None
+        raw = pc.replace_substring(values, ",", "") if code == TWICE else None
         tables.append(row_findings(code, None, numbers, raw, values=values))
     return pa.concat_tables(tables) if tables else None
 

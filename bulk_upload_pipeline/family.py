@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, String, Tab
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.model import LOADED_STATES, State
+from bulk_upload_pipeline.origin import TWICE
 from bulk_upload_pipeline.tables import SCHEMA, metadata
 from bulk_upload_pipeline.verbatim import raw_text
 
@@ -69,7 +70,7 @@ DOWN = (
 
 COPIES = (
     "SELECT batch_id, row_number, raw_value::bigint AS copy_of FROM bulk_upload.processing_errors "
-    "WHERE error_code = 'CORRECTED_TWICE' AND raw_value IS NOT NULL"
+    f"WHERE error_code = '{TWICE}' AND raw_value IS NOT NULL"
 )
 """Rows that stood in a correction more than once: each has a number of its own there, beyond those of the root."""
 

@@ -78,7 +78,7 @@ _ENTRIES = (
         "Header without rows",
         "The file has a header but no row below it.",
         "The first line names columns, and nothing follows it.",
-        "Invoice Number,Invoice Date,Quantity",
+        "A file of which only the line of headings is left.",
         "Check the period or filter of the export, and drop the new file.",
     ),
     _file(
@@ -134,11 +134,10 @@ _ENTRIES = (
     _file(
         "UNKNOWN_ENCODING",
         "Unknown encoding",
-        "The text's encoding cannot be told: {value}.",
-        "The bytes of the file are text in none of the encodings that were tried, or in several with "
-        "different results.",
-        "Half of a file in UTF-8 glued to half of one in UTF-16.",
-        "Export it as UTF-8, or name the encoding with --encoding or in the profile.",
+        "There is no encoding named {value}.",
+        "The file was to be read in an encoding that does not exist.",
+        "--encoding utf9",
+        "Name one such as utf-8 or cp1252, or none: then it is recognised.",
     ),
     _file(
         "NO_HEADER",
@@ -161,7 +160,7 @@ _ENTRIES = (
         "Column twice",
         "Two columns of the header mean the same: {value}.",
         "Nothing says which of them counts, and choosing one would be a guess.",
-        "`Quantity` twice, or `Rate` beside `Item Price`.",
+        "`Quantity` twice, or `Item Price` beside `ITEM_PRICE`.",
         "Remove or rename one of them, and drop the file again.",
     ),
     _file(
@@ -253,7 +252,8 @@ _ENTRIES = (
         "A correction can only change rows that were rejected. Each is known by its cells `_batch_id` and "
         "`_row_number`, which must stay as they are.",
         "A row that somebody added to rejected_rows.csv.",
-        "Copy those cells from the report's rejected_rows.csv again; drop new rows in a file of their own.",
+        "Copy those cells again from the rejected_rows.csv of the file that is corrected; drop new rows in a file of "
+        "their own, without the last four columns.",
     ),
     _error(
         "CORRECTED_TWICE",
@@ -261,7 +261,7 @@ _ENTRIES = (
         "Row {value} stands in the correction more than once, so none of its versions counts.",
         "Two rows of the file say that they correct the same row.",
         "A row that was copied in a spreadsheet.",
-        "Keep the right one and remove the others.",
+        "Keep the right one, remove the others, and drop the file again.",
     ),
     _error(
         "ALREADY_CORRECTED",
@@ -270,7 +270,7 @@ _ENTRIES = (
         "Another correction has loaded the row, as it is or as a line of another invoice, and it is not loaded "
         "twice.",
         "A row whose invoice number was corrected a second time.",
-        "If that correction was wrong, revert its batch first.",
+        "If that correction was wrong, revert its batch, and drop this row again.",
     ),
     _error(
         "AMBIGUOUS_NUMBER",

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _MEANINGS = {
     "name": "Its name, and that of the sender's folder in the inbox.",
     "title": "What people call the sender.",
-    "columns": "For each column of an invoice line the header names that stand for it; the contract's own names are "
-    "known in any case.",
+    "columns": "For each column of an invoice line the header names that stand for it; where the "
+    "file has none of them, the contract's own name does.",
     "required": "Columns that may be neither missing nor empty.",
     "date_order": "How a date in figures is read when it can be read two ways; without it, as the other dates of the "
     "file tell, else it is rejected.",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BATCH_ID, ROW_NUMBER, LINE_OCCURRENCE, ERRORS = "_batch_id", "_row_number", "_line_occurrence", "_errors"
 OWN_COLUMNS = (BATCH_ID, ROW_NUMBER, LINE_OCCURRENCE, ERRORS)
+TWICE = "CORRECTED_TWICE"
+"""The finding on rows that say that they correct the same row, whose number is its raw value."""
 
 CORRECTION = "correction"
 """Name that stands for a profile until it is known which batch a file corrects."""

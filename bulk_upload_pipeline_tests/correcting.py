@@ -8,6 +8,7 @@ import io
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, receipt, rows
+from bulk_upload_pipeline_tests.writers import xlsx_of
 
 TARGET = "mangalam_invoices"
 
@@ -45,6 +46,11 @@ def as_csv(found, header=None, delimiter=","):
     writer.writeheader()
     writer.writerows(found)
     return text.getvalue()
+
+
+def as_sheet(found):
+    """The rows of a correction in a workbook whose sheet is called as a spreadsheet calls it that opened the CSV."""
+    return xlsx_of({"rejected_rows": [list(found[0]), *(list(row.values()) for row in found)]})
 
 
 def found_codes(line, batch_id):

@@ -79,6 +79,35 @@ def test_the_examples_of_other_entries_are_what_they_say():
     assert looks_encoded_twice(CATALOGUE["DOUBLE_ENCODED_TEXT"].example.split()[0])
 
 
+COMMON = "Invoice Date,Customer Name,Item Name"
+FILES = {
+    "NO_DATA_ROWS": (f"Invoice Number,{COMMON},Quantity,Item Price\n", "only the line of headings"),
+    "NO_HEADER": ("INV-1,2024-12-31,Sharma Sweets,4,120.00\n", "INV-1,2024-12-31,Sharma Sweets,4,120.00"),
+    "MISSING_COLUMN": (f"Invoice Number,{COMMON},Item Price\nA,2024-12-31,S,K,1\n", "without `Quantity`"),
+    "DUPLICATE_COLUMN": (
+        f"Invoice Number,{COMMON},Quantity,Item Price,ITEM_PRICE\nA\n",
+        "beside `ITEM_PRICE`",
+    ),
+    "UNKNOWN_ENCODING": (f"Invoice Number,{COMMON},Quantity,Item Price\nA\n", "--encoding utf9"),
+    "UNKNOWN_PROFILE": (f"Invoice Number,{COMMON},Quantity,Item Price\nA\n", "--profile zohoo"),
+}
+
+
+@pytest.mark.parametrize("code", FILES)
+def test_the_file_that_an_entry_has_for_an_example_earns_its_code(tmp_path, code):
+    content, told = FILES[code]
+    example = CATALOGUE[code].example
+    assert told in example
+    (tmp_path / "file.csv").write_text(content)
+    stated = example.split() if example.startswith("--") else []
+    environment = {"BULK_UPLOAD_HOME": str(tmp_path / "home")}
+    result = CliRunner().invoke(
+        main, ["check", "--json", *stated, str(tmp_path / "file.csv")], env=environment
+    )
+    (facts,) = json.loads(result.stdout)
+    assert facts["finding"]["code"] == code
+
+
 REFERENCES = {
     "explain --markdown": "findings.md",
     "explain --columns --markdown": "columns.md",

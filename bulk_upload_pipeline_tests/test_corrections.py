@@ -15,6 +15,7 @@ from bulk_upload_pipeline_tests.correcting import (
     ERRORS,
     TARGET,
     as_csv,
+    as_sheet,
     found_codes,
     in_target,
     load,
@@ -299,6 +300,34 @@ def test_rows_that_cannot_be_laid_over_rejected_ones_are_findings(line):
     assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: None, 23: None}
     assert len(rejected(line, child.batch_id)) == 8
     assert receipt(line, other.batch_id).rows_corrected == 0
+
+
+@pytest.mark.parametrize("is_sheet", [False, True])
+def test_of_rows_that_correct_the_same_row_the_one_that_is_kept_comes_back_as_that_row(line, is_sheet):
+    rows_of_file = [*(good_row(n) for n in range(20)), good_row(90, Quantity="x"), good_row(91, Quantity="y")]
+    content = as_sheet(rows_of_file) if is_sheet else csv_of(rows_of_file)
+    parent = load(line, f"parent.{'xlsx' if is_sheet else 'csv'}", content)
+    one, two = (row | {"Quantity": "4"} for row in rejected(line, parent.batch_id))
+    child = load(line, "twice.csv", as_csv([one | {"Item Name": "Kaju"}, one, two]))
+    assert child.findings_by_code == {"CORRECTED_TWICE": 2}
+    wrong, right = rejected(line, child.batch_id)
+    assert (wrong["Item Name"], right["Item Name"]) == ("Kaju", "Kaju Katli, 500 g")
+    assert load(line, "both.csv", as_csv([wrong, right])).findings_by_code == {"CORRECTED_TWICE": 2}
+    assert load(line, "kept.csv", as_csv([right])).state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    assert rows(line, f"SELECT item_name FROM {TARGET} WHERE row_number = 21") == [("Kaju Katli, 500 g",)]
+
+
+def test_a_row_whose_other_correction_was_wrong_is_dropped_again_when_that_is_reverted(line):
+    parent = with_bad(line, good_row(90, **{"Invoice Number": ""}), good_row(91, Quantity="x"))
+    one, two = rejected(line, parent.batch_id)
+    wrong = load(line, "wrong.csv", as_csv([one | {"Invoice Number": "A-1"}]))
+    both = [one | {"Invoice Number": "A-2"}, two | {"Quantity": "4"}]
+    child = load(line, "right.csv", as_csv(both))
+    assert (child.state, child.findings_by_code) == (State.PARTIALLY_LOADED, {"ALREADY_CORRECTED": 1})
+    stages.revert(line, wrong.batch_id)
+    assert load(line, "again.csv", as_csv(rejected(line, child.batch_id))).state is State.LOADED
+    assert receipt(line, parent.batch_id).state is State.LOADED
 
 
 def test_of_the_copies_of_a_row_that_come_back_the_one_that_is_kept_counts(line):

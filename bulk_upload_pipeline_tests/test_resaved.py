@@ -14,6 +14,7 @@ from bulk_upload_pipeline_tests.correcting import (
     ERRORS,
     TARGET,
     as_csv,
+    as_sheet,
     found_codes,
     load,
     rejected,
@@ -75,11 +76,6 @@ def from_folder(line, folder, name, content):
     seen = intake.survey(line, {}, lambda _: True).seen
     (request,) = intake.survey(line, seen, lambda _: True).requests
     return take(line, request.batch_id)
-
-
-def as_sheet(found):
-    """The rows of a correction in a workbook whose sheet is called as a spreadsheet calls it that opened the CSV."""
-    return xlsx_of({"rejected_rows": [list(found[0]), *(list(row.values()) for row in found)]})
 
 
 @pytest.mark.parametrize(

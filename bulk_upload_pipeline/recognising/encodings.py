@@ -108,9 +108,7 @@ def stated_encoding(name: str) -> Encoding:
         info = codecs.lookup(name)
         "".encode(info.name)
     except (LookupError, UnicodeError, TypeError, ValueError):
-        raise UnreadableError(
-            file_finding("UNKNOWN_ENCODING", f"there is no encoding named {name!r}")
-        ) from None
+        raise UnreadableError(file_finding("UNKNOWN_ENCODING", repr(name))) from None
     return Encoding("utf-8" if info.name == "utf-8-sig" else info.name, 1.0)
 
 
