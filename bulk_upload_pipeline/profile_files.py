@@ -60,6 +60,15 @@ def load_profiles(folder: Path | None = None) -> Profiles:
     for found in own:
         if found.problem is not None:
             raise found.problem
+    return _with_shipped(own)
+
+
+def usable_profiles(folder: Path | None = None) -> Profiles:
+    """Read as `load_profiles` does, without the files that cannot be used: for whoever loads nothing by them."""
+    return _with_shipped(home_profiles(folder))
+
+
+def _with_shipped(own: Iterable[ProfileFile]) -> Profiles:
     return Profiles([*shipped_profiles(), *(found.profile for found in own if found.profile)])
 
 

@@ -103,6 +103,16 @@ def test_a_draft_whose_suggestions_are_taken_loads_the_file_it_was_drafted_from(
     assert draft.read_text("utf-8").count("\nquantity") == 1
 
 
+def test_a_draft_is_made_also_when_the_shell_has_begun_its_file_among_the_profiles(run, home, tmp_path):
+    path = tmp_path / "rao.csv"
+    path.write_text(FOREIGN, "utf-8")
+    (home.profiles / "rao.toml").touch()
+    result = run("profiles", "suggest", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    (home.profiles / "rao.toml").write_text(result.stdout, "utf-8")
+    assert run("profiles", "check").exit_code == 0
+
+
 def test_a_draft_names_two_columns_of_which_only_one_can_count(run, tmp_path):
     path = tmp_path / "twice.csv"
     path.write_text("Invoice No,Rate,Item Price,Customer ID\nB1,1,1,17850.0\n")

@@ -14,10 +14,10 @@ from bulk_upload_pipeline.model import Overrides
 from bulk_upload_pipeline.profile_files import (
     ProfileFile,
     home_profiles,
-    load_profiles,
     read_profile,
     shipped_profiles,
     stated_by,
+    usable_profiles,
 )
 from bulk_upload_pipeline.settings import read_settings
 
@@ -125,7 +125,11 @@ def suggest(file: Path, name: str | None, write: bool, as_json: bool, **stated: 
 
     home = _home()
     draft = draft_profile(
-        file, load_profiles(storage.profiles_at_hand(home)), name=name, stated=Overrides(**stated)
+        # The shell makes an empty profile of `... > data/profiles/new.toml` before this begins.
+        file,
+        usable_profiles(storage.profiles_at_hand(home)),
+        name=name,
+        stated=Overrides(**stated),
     )
     text = as_toml(draft)
     read_profile(text, draft.name)

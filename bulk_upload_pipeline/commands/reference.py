@@ -106,10 +106,10 @@ def _facts(column: contract.Column, profiles: Profiles) -> dict[str, Any]:
 
 
 def _profiles() -> Profiles:
-    from bulk_upload_pipeline.profile_files import load_profiles
+    from bulk_upload_pipeline.profile_files import usable_profiles
 
     with storage.opened(read_settings()) as settings:
-        return load_profiles(storage.profiles_at_hand(settings.home))
+        return usable_profiles(storage.profiles_at_hand(settings.home))
 
 
 def _hint(what: str) -> str:
