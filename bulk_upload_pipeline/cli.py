@@ -1,6 +1,6 @@
 """`bulk-upload`, for people at a terminal. Each subject has its room in `commands`.
 
-Exit codes: 0 loaded, 1 some rows rejected, 2 the file or the command is at fault, 3 the system failed.
+Exit codes: 0 loaded, 1 some rows rejected, 2 the file or the command is at fault, 3 the system failed, or Ctrl-C.
 """
 
 from __future__ import annotations

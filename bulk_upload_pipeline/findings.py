@@ -290,7 +290,8 @@ _ENTRIES = (
         "A spreadsheet takes an article or invoice number of figures for an amount or a day: leading zeros go, what is "
         "longer than 15 digits is rounded, and 3-4 becomes 04-Mar.",
         "123 in a row that had 00123 before.",
-        "Nothing, unless it was meant to change: then correct it in the sender's whole file, and drop that.",
+        "Nothing, unless it was meant to change: then revert the batch of the correction, or the line stands twice; "
+        "correct it in the sender's whole file, and drop that.",
     ),
     # A row that cannot be laid over the header
     _error(
@@ -441,7 +442,7 @@ _ENTRIES = (
         "The invoice line exists already with other values, and this sender's lines may not be changed.",
         "The profile says `on_conflict = reject`.",
         "The same invoice number and SKU as in an earlier file.",
-        "Remove the line, or ask the operator to allow updates for this sender.",
+        "Remove the line, or ask the operator to allow updates for this sender and to retry the batch.",
     ),
     # Warnings: the row loads
     _warning(

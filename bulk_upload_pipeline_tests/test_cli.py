@@ -6,14 +6,17 @@ import csv
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import holding, pace, whereabouts
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.defs import exits, session
@@ -268,6 +271,27 @@ def test_what_is_loaded_is_told_also_when_an_error_stops_the_next_file(at_termin
     assert (result.exit_code, result.stdout.partition("  ")[0]) == (3, "a.csv")
     result = at_terminal("load", "--json", *files)
     assert [(result.exit_code, facts["state"]) for facts in json.loads(result.stdout)] == [(3, "duplicate")]
+
+
+@pytest.mark.parametrize("command", [("load",), ("reload", "--since", "2020-01-01")])
+def test_ctrl_c_stops_the_files_behind_as_well_and_says_how_to_go_on(
+    at_terminal, tmp_path, database_url, monkeypatch, command
+):
+    files = [a_file(tmp_path, [*GOOD, good_row(100 + n)], f"{name}.csv") for n, name in enumerate("ab")]
+    if command != ("load",):
+        assert at_terminal("load", *files).exit_code == 0
+    monkeypatch.setattr(stages, "validate", lambda *_: signal.raise_signal(signal.SIGINT) or time.sleep(60))
+    result = at_terminal(*command, "--json", *(files if command == ("load",) else ()))
+    told = [(facts["file_name"], facts["state"]) for facts in json.loads(result.stdout)]
+    assert (result.exit_code, told) == (3, [("a.csv", "failed")])
+    assert (result.stderr.count("\n"), "bulk-upload retry BATCH" in result.stderr) == (1, True)
+    assert count(database_url) == (0 if command == ("load",) else 22)
+
+
+def test_ctrl_c_before_a_run_is_one_sentence_too(at_terminal, tmp_path, monkeypatch):
+    monkeypatch.setattr(session.Session, "load", lambda *_: signal.raise_signal(signal.SIGINT))
+    result = at_terminal("load", a_file(tmp_path, GOOD))
+    assert (result.exit_code, result.stderr.partition(". ")[0]) == (3, "Stopped")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

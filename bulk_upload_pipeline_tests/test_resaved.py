@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from bulk_upload_pipeline import intake
+from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.correcting import (
     BAD,
@@ -293,6 +294,17 @@ def test_an_article_that_a_spreadsheet_took_for_a_number_is_still_the_article(li
     assert load(line, "whole.csv", csv_of(good_row(90, SKU=sku) for sku in ARTICLES)).rows_unchanged == len(
         ARTICLES
     )
+
+
+def test_an_article_that_was_meant_to_lose_its_zeros_is_one_line_when_done_as_the_finding_says(line):
+    parent = with_bad(line, good_row(90, SKU="00123", Quantity="x"))
+    (row,) = rejected(line, parent.batch_id)
+    child = load(line, "child.csv", as_csv([row | {"SKU": "123", "Quantity": "4"}]))
+    assert child.findings_by_code == {"FIGURES_KEPT": 1}
+    assert "then revert the batch of the correction" in CATALOGUE["FIGURES_KEPT"].fix
+    stages.revert(line, child.batch_id)
+    assert with_bad(line, good_row(90, SKU="123")).rows_inserted == 1
+    assert rows(line, f"SELECT sku FROM {TARGET} WHERE invoice_number = 'INV-000090'") == [("123",)]
 
 
 def test_an_article_that_a_clerk_corrects_is_the_corrected_one(line):

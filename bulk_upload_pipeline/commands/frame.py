@@ -17,6 +17,7 @@ from bulk_upload_pipeline.settings import read_settings
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from bulk_upload_pipeline.model import Receipt
     from bulk_upload_pipeline.workplace import Line
 
 EXIT_CODES = {
@@ -43,6 +44,11 @@ class Commands(click.Group):
         terminal.spell_out()
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            terminal.complain(
+                "Stopped. `bulk-upload status` shows what was begun, and `bulk-upload retry BATCH` goes on with it."
+            )
+            ctx.exit(3)
         except Exception as error:  # SQLAlchemy is not imported for a command that needs no database
             known = error if isinstance(error, BulkUploadError) else _of_the_database(error)
             if known is None:
@@ -112,6 +118,28 @@ def writing(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise FileUnwritableError(path, error.strerror or str(error)) from error
+
+
+@contextmanager
+def list_of_facts(*, as_json: bool) -> Generator[list[dict[str, Any]]]:
+    """Yield where the facts of each file are put, which are printed as one list, also when an error cuts it off."""
+    facts: list[dict[str, Any]] = []
+    try:
+        yield facts
+    except BaseException:
+        if as_json and facts:
+            terminal.print_json(facts)
+        raise
+    if as_json:
+        terminal.print_json(facts)
+
+
+def refuse_to_go_on(receipt: Receipt) -> None:
+    """Take no further file when the run of this one was stopped: Dagster makes no more of Ctrl-C than its end."""
+    from bulk_upload_pipeline.defs.exits import was_stopped
+
+    if was_stopped(receipt):
+        raise KeyboardInterrupt
 
 
 @contextmanager

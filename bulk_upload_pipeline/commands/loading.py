@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bulk_upload_pipeline import storage, terminal
-from bulk_upload_pipeline.commands.frame import EXIT_CODES, FILE, as_json, stating_options
+from bulk_upload_pipeline.commands.frame import (
+    EXIT_CODES,
+    FILE,
+    as_json,
+    list_of_facts,
+    refuse_to_go_on,
+    stating_options,
+)
 from bulk_upload_pipeline.exceptions import (
     CorrectionNotJudgedError,
     FileMissingError,
@@ -20,7 +26,7 @@ from bulk_upload_pipeline.model import Overrides, State, counted
 from bulk_upload_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bulk_upload_pipeline.checking import Checked
@@ -39,12 +45,13 @@ def load(files: Sequence[Path], force: bool, as_json: bool, **stated: Any) -> No
     from bulk_upload_pipeline.defs.session import session as open_session
 
     codes: list[int] = []
-    with _list_of_facts(as_json=as_json) as facts, open_session(read_settings()) as session:
+    with list_of_facts(as_json=as_json) as facts, open_session(read_settings()) as session:
         for path in files:
             try:
                 for receipt in _load(session, path, Overrides(**stated, force=force), as_json=as_json):
                     facts.append(report.as_json(receipt))
                     codes.append(EXIT_CODES.get(receipt.state, 3))
+                    refuse_to_go_on(receipt)
             except FileMissingError as error:
                 codes.append(_missing(error))
     sys.exit(max(codes))
@@ -67,17 +74,6 @@ def _shown(session: Session, receipt: Receipt, *, as_json: bool) -> Receipt:
     return receipt
 
 
-@contextmanager
-def _list_of_facts(*, as_json: bool) -> Generator[list[dict[str, Any]]]:
-    """Yield where the facts of each file are put, which are printed as one list, also when an error cuts it off."""
-    facts: list[dict[str, Any]] = []
-    try:
-        yield facts
-    finally:
-        if as_json and facts:
-            terminal.print_json(facts)
-
-
 def _missing(error: FileMissingError) -> int:
     """Say that a file is not there, and return its exit code: the other files are taken all the same."""
     terminal.complain(str(error))
@@ -95,7 +91,7 @@ def check(files: Sequence[Path], as_json: bool, **stated: Any) -> None:
     duplicate, and a correction cannot be judged.
     """
     codes: list[int] = []
-    with _list_of_facts(as_json=as_json) as facts:
+    with list_of_facts(as_json=as_json) as facts:
         for path in files:
             try:
                 for found, code in _check_all(path, Overrides(**stated), as_json=as_json):

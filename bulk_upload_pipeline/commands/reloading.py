@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json
+from bulk_upload_pipeline.commands.frame import EXIT_CODES, as_json, list_of_facts, refuse_to_go_on
 from bulk_upload_pipeline.exceptions import BatchBusyError, NotTakenAgainError, ProfileUnknownError
 from bulk_upload_pipeline.settings import read_settings
 
@@ -64,19 +64,19 @@ def take_again(session: Session, batches: Mapping[str, str], *, as_json: bool) -
     """
     from bulk_upload_pipeline import report
 
-    receipts, codes = [], [0]
-    for batch_id, file_name in batches.items():
-        try:
-            with terminal.progress_bar(file_name, quiet=as_json) as listener:
-                receipt = session.retry(batch_id, listener)
-        except (BatchBusyError, NotTakenAgainError) as error:
-            terminal.complain(str(error))
-            codes.append(error.exit_code)
-            continue
-        receipts.append(receipt)
-        codes.append(EXIT_CODES.get(receipt.state, 3))
-        if not as_json:
-            terminal.print_receipt(receipt, str(session.line.reports(batch_id)))
-    if as_json:
-        terminal.print_json([report.as_json(receipt) for receipt in receipts])
+    codes = [0]
+    with list_of_facts(as_json=as_json) as facts:
+        for batch_id, file_name in batches.items():
+            try:
+                with terminal.progress_bar(file_name, quiet=as_json) as listener:
+                    receipt = session.retry(batch_id, listener)
+            except (BatchBusyError, NotTakenAgainError) as error:
+                terminal.complain(str(error))
+                codes.append(error.exit_code)
+                continue
+            facts.append(report.as_json(receipt))
+            codes.append(EXIT_CODES.get(receipt.state, 3))
+            if not as_json:
+                terminal.print_receipt(receipt, str(session.line.reports(batch_id)))
+            refuse_to_go_on(receipt)
     return max(codes)

@@ -18,7 +18,7 @@ from bulk_upload_pipeline.exceptions import (
     FileStillChangingError,
     in_one_line,
 )
-from bulk_upload_pipeline.model import Progress, Receipt
+from bulk_upload_pipeline.model import Progress, Receipt, State
 from bulk_upload_pipeline.pace import in_words
 from bulk_upload_pipeline.workplace import Line
 
@@ -30,6 +30,11 @@ RESTART_PATIENCE = 300.0
 """Seconds for which a step waits for a database that restarts, before each of its retries."""
 
 STOPPED = "It was stopped before it was finished, and can be retried."
+
+
+def was_stopped(receipt: Receipt) -> bool:
+    """Return whether a person, or the system, stopped the run of a batch."""
+    return receipt.state is State.FAILED and receipt.reason == STOPPED
 
 
 @contextmanager
