@@ -69,7 +69,7 @@ DOWN = (
 """SQL that begins a query of the family of `:root`, as `kin`."""
 
 COPIES = (
-    "SELECT batch_id, row_number, raw_value::bigint AS copy_of FROM bulk_upload.processing_errors "
+    "SELECT batch_id, row_number, raw_value::bigint AS copy_of FROM bulk_upload.processing_errors "  # noqa: S608 - our own name
     f"WHERE error_code = '{TWICE}' AND raw_value IS NOT NULL"
 )
 """Rows that stood in a correction more than once: each has a number of its own there, beyond those of the root."""

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from bulk_upload_pipeline import intake
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Overrides, State
 from bulk_upload_pipeline_tests.correcting import (
