@@ -47,6 +47,11 @@ class Evidence:
         return target.held(self.engine, self.batch_ids)
 
     @cached_property
+    def taken(self) -> Mapping[str, int]:
+        """How many rows that each batch brought another has changed since."""
+        return target.taken(self.engine, self.batch_ids)
+
+    @cached_property
     def standing(self) -> Mapping[str, Held]:
         """What the target has of each batch that was judged anew although it is wrong by now."""
         verdicts = {batch_id: entry.verdict for batch_id, entry in self.entries.items()}
@@ -103,6 +108,11 @@ class Known:
     def held(self) -> Held:
         """What a recount of the target finds."""
         return self._evidence.held[self.batch_id]
+
+    @property
+    def taken(self) -> int:
+        """How many rows that it brought another batch has changed since: they are that one's now."""
+        return self._evidence.taken[self.batch_id]
 
     @property
     def standing(self) -> Held:

@@ -128,18 +128,24 @@ def usual_counts(known: Known) -> Judgement:
 
 def control_totals(known: Known) -> Judgement:
     """What the ledger says was loaded is what a recount of the table finds."""
-    done, held, standing = known.committed, known.held, known.standing
+    done, held, standing, taken = known.committed, known.held, known.standing, known.taken
     expected = done.inserted + done.updated + standing.rows
-    # Rows that were there already, unchanged, keep the batch that brought them: then the sums are of other rows.
-    sums = done.totals + standing.totals
-    agrees = held.rows == expected and (done.unchanged > 0 or held.totals == sums)
+    # Rows that were there already, unchanged, keep the batch that brought them, and what a later one has changed is
+    # that one's: then the sums are of other rows.
+    comparable = done.unchanged == 0 and taken == 0
+    agrees = held.rows + taken == expected
+    if comparable:
+        agrees = agrees and held.totals == done.totals + standing.totals
+    compared = "quantities and totals" if comparable else "they"
+    changed = f" and {counted(taken, 'row')} that others have changed since" if taken else ""
     return Judgement(
         passed=agrees,
         words=(
-            f"{contract.TARGET} has {counted(held.rows, 'row')} of this batch, and the ledger says {expected:,}; "
-            f"quantities and totals {'agree' if agrees else 'do not agree'}."
+            f"{contract.TARGET} has {counted(held.rows, 'row')} of this batch{changed}, and the ledger says "
+            f"{expected:,}; {compared} {'agree' if agrees else 'do not agree'}."
         ),
-        numbers={"rows_in_table": held.rows, "rows_in_ledger": expected},
+        numbers={"rows_in_table": held.rows, "rows_in_ledger": expected}
+        | ({"rows_changed_since": taken} if taken else {}),
     )
 
 

@@ -42,6 +42,12 @@ _STANDING = sa.text(
     "WHERE e.batch_id = t.upload_batch_id AND e.row_number = t.row_number AND e.severity = 'error' "
     "AND NOT e.is_resolved) GROUP BY upload_batch_id"
 )
+# The former row names the batch that had brought it; one that was deleted since is not there, and does not count.
+_TAKEN = sa.text(
+    "SELECT f.former_batch_id, count(DISTINCT t.id) FROM bulk_upload.former_rows AS f "  # noqa: S608
+    f"JOIN {_TARGET} AS t ON t.id = f.target_id WHERE f.former_batch_id = ANY(:batch_ids) "
+    "AND t.upload_batch_id IS DISTINCT FROM f.former_batch_id GROUP BY f.former_batch_id"
+)
 _SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most, count(*) AS count"
 # A cent for each line: that is how far the rounding of each line can carry a sum. The lines of a batch are added
 # up first: nearly always they are all that an invoice has, and what others brought is then looked for in vain.
@@ -86,6 +92,14 @@ def held(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
 def standing(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
     """Return the rows that the target has of each of some batches although they are rejected by now."""
     return _held(engine, _STANDING, batch_ids)
+
+
+def taken(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, int]:
+    """Return how many rows that each of some batches brought are another's by now, which has changed them."""
+    with asking(engine) as connection:
+        rows = connection.execute(_TAKEN, {"batch_ids": list(batch_ids)}).all()
+    found = {row[0]: row[1] for row in rows}
+    return {batch_id: found.get(batch_id, 0) for batch_id in batch_ids}
 
 
 def _held(engine: sa.Engine, query: sa.TextClause, batch_ids: Collection[str]) -> dict[str, Held]:

@@ -130,6 +130,23 @@ def test_what_was_loaded_is_what_a_recount_finds(line):
     assert (found.passed, found.numbers) == (False, {"rows_in_table": 4, "rows_in_ledger": 5})
 
 
+def test_rows_that_a_later_file_has_changed_do_not_make_the_recount_of_the_first_disagree(line):
+    first = through(line, "1.csv", rows_from(0, 5))
+    later = through(line, "2.csv", [row | {"Customer Name": "Gupta"} for row in rows_from(3, 4)])
+    for _ in range(2):
+        found = inspected(inspection.control_totals, line, first)
+        numbers = {"rows_in_table": 3, "rows_in_ledger": 5, "rows_changed_since": 2}
+        assert (found.passed, found.numbers) == (True, numbers)
+        assert found.words == (
+            "mangalam_invoices has 3 rows of this batch and 2 rows that others have changed since, and the ledger "
+            "says 5; they agree."
+        )
+        assert inspected(inspection.control_totals, line, later).passed
+        stages.take(line, first)
+    execute(line, f"DELETE FROM public.mangalam_invoices WHERE upload_batch_id = '{later}'")
+    assert not inspected(inspection.control_totals, line, first).passed
+
+
 def test_doubles_are_found_when_somebody_took_the_unique_constraint_away(line):
     batch_id = through(line, "1.csv", rows_from(0, 5))
     other = through(line, "2.csv", rows_from(10, 5))
