@@ -69,7 +69,8 @@ mangalam_invoices = Table(
         "mangalam_invoices_upload_batch",
         "upload_batch_id",
         postgresql_using="brin",
-        postgresql_ops={"upload_batch_id": "text_bloom_ops(n_distinct_per_range=32)"},
+        postgresql_ops={"upload_batch_id": "text_bloom_ops(n_distinct_per_range=256)"},
+        postgresql_with={"pages_per_range": 32},
     ),
     Index("mangalam_invoices_created", "created_at", postgresql_using="brin"),
 )

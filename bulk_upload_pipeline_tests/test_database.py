@@ -176,7 +176,8 @@ def test_a_receipt_that_counts_rows_twice_is_mended_and_no_other_can_be_written(
         )
 
 
-def test_people_read_the_invoices_while_a_migration_builds_an_index_on_them(engine):
+@pytest.mark.parametrize(("before", "after"), [("0009", "0010"), ("0015", "0016")])
+def test_people_read_the_invoices_while_a_migration_builds_an_index_on_them(engine, before, after):
     from alembic import command
 
     built = []
@@ -188,11 +189,11 @@ def test_people_read_the_invoices_while_a_migration_builds_an_index_on_them(engi
                 built.append(reader.exec_driver_sql("SELECT count(*) FROM public.mangalam_invoices").scalar())
 
     with engine.begin() as connection:
-        command.downgrade(schema.migration_config(connection), "0009")
+        command.downgrade(schema.migration_config(connection), before)
         connection.exec_driver_sql("INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')")
     with engine.begin() as connection:
         sa.event.listen(connection, "after_cursor_execute", read)
-        command.upgrade(schema.migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), after)
     assert built == [1]
 
 
@@ -419,6 +420,20 @@ def test_the_rows_of_a_batch_are_found_among_those_of_runs_that_load_at_the_same
         plan = json.dumps(connection.exec_driver_sql(find).scalar())
     removed = [int(n) for n in re.findall(r'"Rows Removed by (?:Index Recheck|Filter)": (\d+)', plan)]
     assert sum(removed) < 40_000, plan
+
+
+def test_the_rows_of_a_batch_are_found_among_those_of_thousands_of_small_ones(engine):
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO mangalam_invoices (invoice_number, customer_name, quantity, upload_batch_id, row_number) "
+            "SELECT 'n' || i, repeat('c', 200), 1, 'batch-' || i / 10, i FROM generate_series(1, 30000) AS i"
+        )
+    find = "EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM mangalam_invoices WHERE upload_batch_id = 'batch-3'"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE mangalam_invoices")
+        plan = json.dumps(connection.exec_driver_sql(find).scalar())
+    removed = [int(n) for n in re.findall(r'"Rows Removed by (?:Index Recheck|Filter)": (\d+)', plan)]
+    assert sum(removed) < 3_000, plan
 
 
 def test_that_no_finding_of_a_batch_is_resolved_is_known_without_reading_those_that_are_open(engine):
