@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
+from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.findings import SCHEMA
-from bulk_upload_pipeline.verbatim import row_data
+from bulk_upload_pipeline.verbatim import INVOICE_NUMBER, row_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,9 @@ FINDINGS_AT_ONCE = 2_500
 """With their rows as JSON these take some megabytes."""
 
 _ROW_DATA = pa.field("row_data", pa.string())
+_OF_INVOICE = pa.field("invoice_number", pa.string())
+_LONGEST = contract.BY_NAME[_OF_INVOICE.name].limit
+"""A longer text is no number of an invoice, and would not fit into an index."""
 
 
 class FoundWriter:
@@ -65,7 +69,7 @@ def finding_batches(folder: Path) -> Iterator[pa.RecordBatch]:
 
 
 def with_row_data(folder: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the findings with the `row_data` of each: its source row as JSON text."""
+    """Yield the findings with the `row_data` of each, its source row as JSON text, and its `invoice_number`."""
     with ExitStack() as files:
         rows: pa.ipc.RecordBatchFileReader | None = None
         for index, findings in enumerate(finding_batches(folder)):
@@ -82,4 +86,11 @@ def _joined(findings: pa.RecordBatch, sources: pa.RecordBatch) -> pa.RecordBatch
     numbers = findings["row_number"].unique()
     rows = sources.filter(pc.is_in(sources["row_number"], value_set=numbers))
     at = pc.index_in(findings["row_number"], value_set=rows["row_number"])
-    return findings.append_column(_ROW_DATA, row_data(rows).take(at))
+    with_rows = findings.append_column(_ROW_DATA, row_data(rows).take(at))
+    return with_rows.append_column(_OF_INVOICE, _invoices_of(rows).take(at))
+
+
+def _invoices_of(rows: pa.RecordBatch) -> pa.StringArray:
+    if INVOICE_NUMBER not in rows.schema.names:
+        return pa.nulls(len(rows), pa.string())  # it was staged before the invoice was told
+    return pc.utf8_slice_codeunits(rows[INVOICE_NUMBER], 0, _LONGEST)

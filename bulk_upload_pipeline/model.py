@@ -342,7 +342,8 @@ class ChunkVerdict:
     Attributes:
         valid: Rows without an error, contract columns plus `row_number` (int32) and `extra` (JSON text).
         findings: Schema `findings.SCHEMA`, ordered by row number.
-        sources: The source rows that have findings, in the form of `verbatim.source_rows`.
+        sources: The source rows that have findings, in the form of `verbatim.source_rows`, with the number of
+            the invoice that each belongs to.
         rows_read: Rows judged, damaged ones included.
         rows_rejected: Rows with at least one error.
         identities: uint64 hash of the first three values of each row's identity, in file order, rejected

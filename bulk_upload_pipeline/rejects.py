@@ -36,6 +36,7 @@ _COPIED = (
     "error_message",
     "raw_value",
     "row_data",
+    "invoice_number",
     "line_occurrence",
 )
 
@@ -220,7 +221,7 @@ def _as_csv(batch_id: str, batch: pa.RecordBatch) -> io.BytesIO:
     columns = {"batch_id": pa.repeat(batch_id, len(batch))} | {
         name: batch[name] for name in _COPIED if name != "batch_id"
     }
-    for name in ("column_name", "error_message", "raw_value"):
+    for name in ("column_name", "error_message", "raw_value", "invoice_number"):
         # PostgreSQL's text has no NUL.
         columns[name] = pc.replace_substring(columns[name], "\0", "\ufffd")
     stream = io.BytesIO()

@@ -152,6 +152,7 @@ processing_errors = Table(
     Column("error_message", Text, nullable=False),
     Column("raw_value", Text),
     Column("row_data", JSONB),
+    Column("invoice_number", String(100)),
     Column("detected_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("is_resolved", Boolean, nullable=False, server_default="false"),
     Column("resolved_at", DateTime(timezone=True)),
@@ -159,9 +160,10 @@ processing_errors = Table(
     Index("processing_errors_batch", "batch_id", "row_number"),
     Index("processing_errors_code", "error_code"),
     Index("processing_errors_resolved", "batch_id", postgresql_where=text("is_resolved")),
+    Index("processing_errors_invoice", "invoice_number", postgresql_where=text("invoice_number IS NOT NULL")),
     schema=SCHEMA,
 )
-"""One row a finding, with the whole source row as it stood in the file."""
+"""One row a finding, with the whole source row as it stood in the file, and the invoice as it was read."""
 
 load_chunks = Table(
     "load_chunks",

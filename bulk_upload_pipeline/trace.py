@@ -43,13 +43,10 @@ _FORMER = sa.text(
     f"JOIN {contract.TABLE} AS t ON t.id = f.target_id WHERE t.invoice_number = :number "
     "ORDER BY f.target_id, f.kept_at, f.batch_id"
 )
-# A rejected row has no invoice number of its own: its cell is found by the name that its file's header has.
 _FINDINGS = sa.text(
-    "SELECT e.batch_id, e.row_number, e.error_code, e.severity, e.error_message, e.detected_at, "
-    "e.resolved_by_batch, e.is_resolved FROM bulk_upload.processing_errors AS e "
-    "JOIN bulk_upload.upload_batches AS b ON b.batch_id = e.batch_id "
-    "WHERE btrim(e.row_data ->> (b.layout -> 'header' ->> (b.layout -> 'mapping' ->> 'invoice_number')::int)) "
-    "= :number ORDER BY e.detected_at, e.row_number, e.id"
+    "SELECT batch_id, row_number, error_code, severity, error_message, detected_at, resolved_by_batch, is_resolved "
+    "FROM bulk_upload.processing_errors WHERE invoice_number = left(CAST(:number AS text), 100) "
+    "ORDER BY detected_at, row_number, id"
 )
 _REVERTED = sa.text(
     "SELECT batch_id, deleted, restored, reverted_at FROM bulk_upload.reverted_invoices "

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from bulk_upload_pipeline import contract, rules
 from bulk_upload_pipeline.findings import SCHEMA, row_findings
 from bulk_upload_pipeline.model import ChunkVerdict, Severity, Totals
-from bulk_upload_pipeline.verbatim import source_rows
+from bulk_upload_pipeline.verbatim import INVOICE_NUMBER, ROW_NUMBER, source_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -66,7 +66,7 @@ def judge(chunk: TypedChunk, layout: Layout, profile: Profile, today: date) -> C
     return ChunkVerdict(
         valid=valid,
         findings=findings,
-        sources=_sources(findings, chunk.text, layout),
+        sources=_sources(findings, chunk, layout),
         rows_read=len(chunk.rows) + len(chunk.text.damaged),
         rows_rejected=len(rejected),
         identities=identities(chunk.rows),
@@ -216,9 +216,13 @@ def _rejected_rows(findings: pa.Table) -> pa.Array:
     return _whole(errors["row_number"]).unique()
 
 
-def _sources(findings: pa.Table, text: TextChunk, layout: Layout) -> pa.Table:
-    """Return the source row, verbatim, of every row that has a finding."""
-    return source_rows(text, layout.header, _whole(findings["row_number"]).unique())
+def _sources(findings: pa.Table, chunk: TypedChunk, layout: Layout) -> pa.Table:
+    """Return the source row, verbatim, of every row that has a finding, and to which invoice it belongs."""
+    found = source_rows(chunk.text, layout.header, _whole(findings["row_number"]).unique())
+    if len(found) == 0:
+        return found
+    at = pc.index_in(found[ROW_NUMBER], value_set=_whole(chunk.rows["row_number"]).cast(pa.int64()))
+    return found.append_column(INVOICE_NUMBER, chunk.rows["invoice_number"].take(at))
 
 
 def identities(rows: pa.Table) -> np.ndarray:

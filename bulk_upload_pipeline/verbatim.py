@@ -33,6 +33,9 @@ ROW_NUMBER = "row_number"
 RAW_TEXT = "_raw"
 """Key under which `row_data` keeps the text of a record that has no cells."""
 
+INVOICE_NUMBER = "_invoice_number"
+"""Beside source rows that have findings: the number of the invoice that each belongs to, as it was read."""
+
 _HEADER = b"header"
 
 
@@ -80,7 +83,9 @@ def source_rows(chunk: TextChunk, header: Sequence[str], wanted: pa.Array) -> pa
 
 def row_data(rows: pa.Table | pa.RecordBatch) -> pa.StringArray:
     """Return the JSON text of each of some `source_rows`."""
-    cells = rows.select(range(1, rows.num_columns - 1))
+    cells = rows.select(
+        [name for name in rows.schema.names if name not in (ROW_NUMBER, RAW_TEXT, INVOICE_NUMBER)]
+    )
     texts = as_json(cells, json.loads(rows.schema.metadata[_HEADER]))
     raw = as_text(rows[RAW_TEXT])
     if raw.null_count == len(raw):

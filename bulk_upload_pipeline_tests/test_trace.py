@@ -7,6 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import trace as tracing
+from bulk_upload_pipeline.database import migration_config
 from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.trace import in_words, trace
@@ -69,6 +71,53 @@ def test_rejected_rows_and_who_corrected_them_belong_to_the_story(line):
     (rejected,) = (event for event in found.events if event.what == "rejected")
     assert (rejected.resolved_by, rejected.words.startswith("INVALID_NUMBER: ")) == (second, True)
     assert found.sources[second].corrects == first
+
+
+def test_a_rejected_row_belongs_to_its_invoice_however_its_number_is_written(line):
+    row = bill("A", Quantity="12abc", **{"Invoice Number": "\u00a0INV-\u0007000001\t"})
+    content = csv_of([row, good_row(7), good_row(8)])
+    batch_id = drop(line, "a.csv", content)
+    stages.take(line, batch_id)
+    found = trace(line.engine, "INV-000001")
+    assert ("rejected", batch_id, 1) in happened(found)
+
+
+def test_a_row_that_the_database_refuses_belongs_to_its_invoice(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE public.mangalam_invoices ADD CHECK (sku <> 'A')")
+    batch_id = through(line, "a.csv", [bill("A"), bill("B"), good_row(9)])
+    found = trace(line.engine, "INV-000001")
+    assert sorted(happened(found)) == [("inserted", batch_id, 2), ("rejected", batch_id, 1)]
+
+
+def test_what_was_rejected_before_findings_named_their_invoice_is_in_its_story(line):
+    from alembic import command
+
+    batch_id = through(line, "a.csv", [bill("A", Quantity="12abc"), good_row(9), good_row(10)])
+    with line.engine.begin() as connection:
+        command.downgrade(migration_config(connection), "0016")
+    with line.engine.begin() as connection:
+        command.upgrade(migration_config(connection), "head")
+    assert happened(trace(line.engine, "INV-000001")) == [("rejected", batch_id, 1)]
+
+
+def test_the_story_of_an_invoice_is_found_without_reading_those_of_others(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO bulk_upload.processing_errors (batch_id, row_number, error_code, severity, error_message, "
+            "invoice_number) SELECT 'batch', i, 'INVALID_NUMBER', 'error', 'x', 'INV-' || i "
+            "FROM generate_series(1, 20000) AS i;"
+            "INSERT INTO public.mangalam_invoices (invoice_number) "
+            "SELECT 'INV-' || i FROM generate_series(1, 20000) AS i;"
+            "INSERT INTO bulk_upload.former_rows (batch_id, target_id, former) "
+            "SELECT 'batch-' || mod(id, 7000), id, '{}' FROM public.mangalam_invoices"
+        )
+    with line.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
+        for query in (tracing._FINDINGS, tracing._LINES, tracing._FORMER):
+            explained = sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
+            plan = json.dumps(connection.scalar(explained, {"number": "INV-7"}))
+            assert "Seq Scan" not in plan, plan
 
 
 def test_an_invoice_of_which_every_line_was_rejected_has_a_story_without_lines(line):

@@ -16,6 +16,7 @@ former_rows = Table(
     Column("former", JSONB, nullable=False),
     Column("kept_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("former_rows_former_batch", "former_batch_id"),
+    Index("former_rows_target", "target_id"),
     schema=SCHEMA,
 )
 """One row for each row that `batch_id` took from another batch (`former_batch_id`, None for rows of nobody).

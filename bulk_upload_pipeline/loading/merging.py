@@ -130,7 +130,7 @@ class Merge:
         return together(result, self._run(statements.REFUSE, REFUSED, "a trigger of the table skips it"))
 
     def _refuse(self, rows: pa.Table, refusal: psycopg2.Error) -> LoadResult:
-        row = rows.select(["row_number", "line_occurrence"]).to_pylist()[0]
+        row = rows.select(["row_number", "line_occurrence", "invoice_number"]).to_pylist()[0]
         stated = self._stated(REFUSED, _reason(refusal)) | row | {"column": refusal.diag.column_name}
         self._cursor.execute(statements.REFUSE_ONE, stated)
         return LoadResult(refused=1)

@@ -189,11 +189,13 @@ _SKIP = f""", other AS (SELECT * FROM matched WHERE NOT yields), {confirming("ot
 SELECT 0, 0, count(*), 0, {_SUMS}, {SAID} FROM other
 """  # noqa: S608
 
-ERROR_COLUMNS = "batch_id, row_number, line_occurrence, column_name, error_code, severity, error_message"
+ERROR_COLUMNS = (
+    "batch_id, row_number, line_occurrence, invoice_number, column_name, error_code, severity, error_message"
+)
 
 _REJECT = f""", other AS (SELECT * FROM matched WHERE NOT yields), refused AS (
     INSERT INTO bulk_upload.processing_errors ({ERROR_COLUMNS})
-    SELECT %(batch_id)s, s.row_number, s.line_occurrence, NULL, %(code)s, %(severity)s, %(message)s
+    SELECT %(batch_id)s, s.row_number, s.line_occurrence, s.invoice_number, NULL, %(code)s, %(severity)s, %(message)s
     FROM other JOIN {STAGED} AS s ON s.ctid = other.place WHERE differs ORDER BY s.row_number
 ), gone AS (
     {_gone("other")}
@@ -220,17 +222,19 @@ def settling(on_conflict: OnConflict, lacking: frozenset[str]) -> tuple[str, ...
 
 
 REFUSE = f"""
-WITH gone AS (DELETE FROM {STAGED} RETURNING row_number, line_occurrence), refused AS (
+WITH gone AS (DELETE FROM {STAGED} RETURNING row_number, line_occurrence, invoice_number), refused AS (
     INSERT INTO bulk_upload.processing_errors ({ERROR_COLUMNS})
-    SELECT %(batch_id)s, row_number, line_occurrence, NULL, %(code)s, %(severity)s, %(message)s FROM gone
-    ORDER BY row_number
+    SELECT %(batch_id)s, row_number, line_occurrence, invoice_number, NULL, %(code)s, %(severity)s, %(message)s
+    FROM gone ORDER BY row_number
 )
 SELECT 0, 0, 0, count(*), 0, 0 FROM gone
 """  # noqa: S608
 
 REFUSE_ONE = f"""
 INSERT INTO bulk_upload.processing_errors ({ERROR_COLUMNS})
-VALUES (%(batch_id)s, %(row_number)s, %(line_occurrence)s, %(column)s, %(code)s, %(severity)s, %(message)s)
+VALUES (
+    %(batch_id)s, %(row_number)s, %(line_occurrence)s, %(invoice_number)s, %(column)s, %(code)s, %(severity)s, %(message)s
+)
 """  # noqa: S608
 
 OTHERS = """
