@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import DBAPIError
 
@@ -49,7 +49,7 @@ class LedgerCollector(Collector):
             yield from self._of_folders()
         try:
             with self._engine.connect() as connection:
-                found = [_rows(connection), _batches(connection), _stages(connection), *_waiting(connection)]
+                found = [*_of_ledger(connection), *_waiting(connection)]
         except DBAPIError:
             found = []
         yield _gauge("bulk_upload_database_up", "Whether PostgreSQL answers.", float(bool(found)))
@@ -92,49 +92,68 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
 
 
-def _rows(connection: sa.Connection) -> Metric:
-    metric = CounterMetricFamily(
+_STAGES = {
+    "waiting": ("received_at", "started_at"),
+    "validating": ("started_at", "validated_at"),
+    "loading": ("validated_at", "finished_at"),
+}
+
+
+def _of_ledger(connection: sa.Connection) -> list[Metric]:
+    """Return what all batches come to, from one look at them."""
+    columns = upload_batches.c
+    rows = [sa.func.sum(columns[f"rows_{outcome}"]) for outcome in OUTCOMES]
+    seconds = [
+        told
+        for begin, end in _STAGES.values()
+        for spent in [sa.func.extract("epoch", columns[end] - columns[begin])]
+        for took in [columns[end] >= columns[begin]]
+        for told in (sa.func.count(spent).filter(took), sa.func.coalesce(sa.func.sum(spent).filter(took), 0))
+    ]
+    query = sa.select(columns.profile, columns.state, sa.func.count(), *rows, *seconds)
+    found: list[Any] = list(connection.execute(query.group_by(columns.profile, columns.state)))
+    ended = [each for each in found if each[1] in FINAL_STATES]
+    return [_rows(ended), _batches(found), *_stages([each[-len(seconds) :] for each in ended])]
+
+
+def _rows(ended: list[Any]) -> Metric:
+    """Return a gauge, which may fall: a load that is undone, or goes on again, takes its rows out of the sum.
+
+    Prometheus takes a counter that falls for one that began anew, and would count all rows of all time once more.
+    """
+    metric = GaugeMetricFamily(
         "bulk_upload_rows", "Rows of ended batches, by outcome.", labels=["profile", "outcome"]
     )
-    columns = upload_batches.c
-    sums = [sa.func.sum(columns[f"rows_{outcome}"]) for outcome in OUTCOMES]
-    query = sa.select(columns.profile, *sums).where(columns.state.in_(FINAL_STATES)).group_by(columns.profile)
-    found: list[Any] = list(connection.execute(query))
-    for profile, *counts in found:
-        for outcome, count in zip(OUTCOMES, counts, strict=True):
-            metric.add_metric([profile or "none", outcome], float(count))
+    sums: dict[tuple[str, str], int] = {}
+    for profile, _, _, *counts in ended:
+        for outcome, count in zip(OUTCOMES, counts[: len(OUTCOMES)], strict=True):
+            key = (profile or "none", outcome)
+            sums[key] = sums.get(key, 0) + int(count)
+    for (profile, outcome), count in sums.items():
+        metric.add_metric([profile, outcome], float(count))
     return metric
 
 
-def _batches(connection: sa.Connection) -> Metric:
+def _batches(found: list[Any]) -> Metric:
     metric = GaugeMetricFamily("bulk_upload_batches", "Batches, by state.", labels=["state"])
-    state = upload_batches.c.state
-    query = sa.select(state, sa.func.count()).group_by(state)
-    counts = {row[0]: row[1] for row in connection.execute(query)}
-    for each in State:
-        metric.add_metric([each], counts.get(each, 0))
+    for state in State:
+        metric.add_metric([state], sum(count for _, each, count, *_ in found if each == state))
     return metric
 
 
-def _stages(connection: sa.Connection) -> Metric:
-    """Return how long ended batches waited, were judged and were loaded, all told."""
-    metric = SummaryMetricFamily(
-        "bulk_upload_stage_seconds", "Seconds that ended batches spent in a stage.", labels=["stage"]
-    )
-    columns = upload_batches.c
-    stages = {
-        "waiting": (columns.received_at, columns.started_at),
-        "validating": (columns.started_at, columns.validated_at),
-        "loading": (columns.validated_at, columns.finished_at),
+def _stages(ended: list[Any]) -> list[Metric]:
+    """Return how long ended batches waited, were judged and were loaded, all told; it may fall as their rows may."""
+    told = {
+        "count": "Ended batches that came through a stage.",
+        "sum": "Seconds that they spent in it, all told.",
     }
-    for stage, (begin, end) in stages.items():
-        seconds = sa.func.extract("epoch", end - begin)
-        query = sa.select(sa.func.count(seconds), sa.func.coalesce(sa.func.sum(seconds), 0)).where(
-            columns.state.in_(FINAL_STATES), end >= begin
-        )
-        count, total = connection.execute(query).one()
-        metric.add_metric([stage], count_value=count, sum_value=float(total))
-    return metric
+    metrics = []
+    for which, (name, words) in enumerate(told.items()):
+        metric = GaugeMetricFamily(f"bulk_upload_stage_seconds_{name}", words, labels=["stage"])
+        for at, stage in enumerate(_STAGES):
+            metric.add_metric([stage], float(sum(each[2 * at + which] for each in ended)))
+        metrics.append(metric)
+    return metrics
 
 
 def _waiting(connection: sa.Connection) -> list[Metric]:

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
 from bulk_upload_pipeline import line as stages
@@ -48,13 +49,35 @@ def test_rows_are_counted_by_profile_and_outcome_and_batches_by_state(line):
     take(line, drop(line, "a.csv", csv_of([good_row(1), good_row(2), good_row(3, Quantity="x")])))
     take(line, drop(line, "b.csv", csv_of([good_row(2), good_row(4)])))
     found = scrape(line)
-    rows = {key[1]: value for key, value in found.items() if key[0] == "bulk_upload_rows_total"}
-    assert {key[2] for key in found if key[0] == "bulk_upload_rows_total"} == {"zoho"}
+    rows = {key[1]: value for key, value in found.items() if key[0] == "bulk_upload_rows"}
+    assert {key[2] for key in found if key[0] == "bulk_upload_rows"} == {"zoho"}
     assert rows == {"inserted": 3, "updated": 0, "unchanged": 1, "rejected": 1, "unprocessed": 0}
     assert found["bulk_upload_batches", "loaded"] == 1
     assert found["bulk_upload_batches", "partially_loaded"] == 1
     assert found["bulk_upload_batches", "failed"] == 0
     assert found["bulk_upload_database_up",] == 1
+
+
+def test_rows_of_a_load_that_is_undone_go_from_a_figure_that_may_fall(line):
+    take(line, drop(line, "a.csv", csv_of([good_row(1), good_row(2)])))
+    undone = drop(line, "b.csv", csv_of([good_row(3)]))
+    take(line, undone)
+    stages.revert(line, undone)
+    assert scrape(line)["bulk_upload_rows", "inserted", "zoho"] == 2
+    families = {
+        family.name: family.type for family in metrics.LedgerCollector(line.engine, line.home).collect()
+    }
+    of_batches = ("rows", "batches", "stage_seconds_sum", "stage_seconds_count")
+    assert {families[f"bulk_upload_{name}"] for name in of_batches} == {"gauge"}
+
+
+def test_all_batches_are_looked_at_once_a_scrape(line):
+    asked = []
+    sa.event.listen(line.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    list(metrics.LedgerCollector(line.engine, line.home).collect())
+    of_some = "WHERE bulk_upload.upload_batches.state = "
+    of_all = [each for each in asked if "bulk_upload.upload_batches" in each and of_some not in each]
+    assert len(of_all) == 1
 
 
 def test_the_seconds_of_each_stage_add_up_to_the_time_of_the_batch(line):
