@@ -147,7 +147,7 @@ def _stages(ended: list[Any]) -> list[Metric]:
         "count": "Ended batches that came through a stage.",
         "sum": "Seconds that they spent in it, all told.",
     }
-    metrics = []
+    metrics: list[Metric] = []
     for which, (name, words) in enumerate(told.items()):
         metric = GaugeMetricFamily(f"bulk_upload_stage_seconds_{name}", words, labels=["stage"])
         for at, stage in enumerate(_STAGES):

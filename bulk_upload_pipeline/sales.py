@@ -152,8 +152,13 @@ def refresh(
     return days
 
 
-def agreement(engine: sa.Engine) -> Judgement:
-    """Every day's lines, quantity and sums are those of mangalam_invoices, but for dates that are stale."""
+def agreement(engine: sa.Engine, first: date | None = None) -> Judgement:
+    """Every day's lines, quantity and sums are those of mangalam_invoices, but for dates that are stale.
+
+    Args:
+        engine: The invoices' database.
+        first: The first day that has a partition; None if all have that lie not ahead.
+    """
     lines = sa.text(f"SELECT count(*) FROM {contract.TABLE} WHERE invoice_date IS NULL")  # noqa: S608
     with engine.connect() as connection:
         differing = list(connection.scalars(_DIFFERING))
@@ -164,8 +169,7 @@ def agreement(engine: sa.Engine) -> Judgement:
     if differing:
         words = (
             f"{counted(len(differing), 'day does', 'days do')} not agree with {contract.TARGET} "
-            f"({named(differing)}): somebody changed it past the loader. Back-fill "
-            f"{'that partition' if len(differing) == 1 else 'those partitions'}."
+            f"({named(differing)}): somebody changed it past the loader. {_mended_by(differing, first)}"
         )
     return Judgement(
         passed=not differing,
@@ -173,6 +177,20 @@ def agreement(engine: sa.Engine) -> Judgement:
         words=words + (f" {_without_date(dateless)}" if dateless else ""),
         numbers={"days": days, "days_that_differ": len(differing), "days_stale": len(waiting)},
     )
+
+
+def _mended_by(differing: Sequence[date], first: date | None) -> str:
+    """Return what a person does about days that do not agree; some have no partition that could be back-filled."""
+    today = datetime.now(UTC).date()
+    outside = [day for day in differing if day > today or (first is not None and day < first)]
+    inside = len(differing) - len(outside)
+    told = [f"Back-fill {'that partition' if inside == 1 else 'those partitions'}."] if inside else []
+    if outside:
+        told.append(
+            f"There is no partition for {named(outside)}: insert such an invoice_date into "
+            "bulk_upload.stale_dates, and the next hourly refresh counts it."
+        )
+    return " ".join(told)
 
 
 def _without_date(lines: int) -> str:

@@ -378,6 +378,27 @@ def test_days_without_a_partition_are_counted_and_named(home, instance, engine, 
     assert sales.agreement(engine).words == "3 days agree with mangalam_invoices."
 
 
+def test_a_day_without_a_partition_that_somebody_changed_by_hand_is_counted_again_as_its_check_advises(
+    home, instance, engine, stage
+):
+    tomorrow, early = datetime.now(UTC).date() + timedelta(days=1), date(1999, 12, 31)
+    load(engine, stage([on(early, "A"), on(tomorrow, "B"), on(FIRST, "C")]))
+    assert refresh(home, instance).success
+    execute(engine, "TRUNCATE public.mangalam_invoices")
+    found = sales.agreement(engine, date(2010, 1, 1)).words
+    assert found.endswith(
+        f"Back-fill that partition. There is no partition for 1999-12-31, {tomorrow}: insert such an invoice_date "
+        "into bulk_upload.stale_dates, and the next hourly refresh counts it."
+    )
+    execute(
+        engine,
+        f"INSERT INTO bulk_upload.stale_dates (invoice_date) VALUES ('{early}'), ('{tomorrow}'), ('{FIRST}')",
+    )
+    assert refresh(home, instance).success
+    assert table(engine) == {}
+    assert sales.agreement(engine).passed
+
+
 def test_a_day_that_is_still_ahead_gets_its_partition_when_it_comes(home, instance, engine, stage):
     today = datetime.now(UTC).date()
     load(engine, stage([on(today + timedelta(days=1), "A"), on(today, "B")]))

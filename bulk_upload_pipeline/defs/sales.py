@@ -58,7 +58,7 @@ def daily_sales(
 @dg.asset_check(asset=daily_sales)
 def sums_agree(line: dg.ResourceParam[Line]) -> dg.AssetCheckResult:
     """Lines, quantity and sums of every day are those of mangalam_invoices, but for days that are stale."""
-    return result(sales.agreement(line.engine))
+    return result(sales.agreement(line.engine, _first()))
 
 
 @dg.asset_check(asset=daily_sales)
@@ -77,12 +77,12 @@ def count_stale_days(context: dg.OpExecutionContext, line: dg.ResourceParam[Line
     """Log each day before the commit: a run that dies leaves its days stale, and the next one logs them."""
     counted = sales.refresh(line.engine, sales.stale(line.engine), lambda found: _materialize(context, found))
     context.log.info(sales.in_words(counted))
-    log_evaluation(context, evaluation(DAILY_SALES, AGREES, sales.agreement(line.engine)))
+    log_evaluation(context, evaluation(DAILY_SALES, AGREES, sales.agreement(line.engine, _first())))
     log_evaluation(context, evaluation(DAILY_SALES, FRESH, sales.freshness(line.engine)))
 
 
 def _materialize(context: dg.OpExecutionContext, counted: Sequence[sales.Day]) -> None:
-    first, last = (date.fromisoformat(str(key)) for key in (days.get_first_partition_key(), _today()))
+    first, last = _first(), _today()
     inside = [day for day in counted if first <= day.invoice_date <= last]
     outside = [day.invoice_date for day in counted if not first <= day.invoice_date <= last]
     for day in inside:
@@ -96,6 +96,10 @@ def _materialize(context: dg.OpExecutionContext, counted: Sequence[sales.Day]) -
             f"{len(outside):,} {'day' if len(outside) == 1 else 'days'} before {first} or after today counted in the "
             f"table, without a partition: {sales.named(outside)}."
         )
+
+
+def _first() -> date:
+    return date.fromisoformat(str(days.get_first_partition_key()))
 
 
 def _today() -> date:

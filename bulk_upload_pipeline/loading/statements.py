@@ -233,7 +233,8 @@ SELECT 0, 0, 0, count(*), 0, 0 FROM gone
 REFUSE_ONE = f"""
 INSERT INTO bulk_upload.processing_errors ({ERROR_COLUMNS})
 VALUES (
-    %(batch_id)s, %(row_number)s, %(line_occurrence)s, %(invoice_number)s, %(column)s, %(code)s, %(severity)s, %(message)s
+    %(batch_id)s, %(row_number)s, %(line_occurrence)s, %(invoice_number)s, %(column)s,
+    %(code)s, %(severity)s, %(message)s
 )
 """  # noqa: S608
 
