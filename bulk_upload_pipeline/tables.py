@@ -130,7 +130,7 @@ upload_batches = Table(
     CheckConstraint(CONSERVATION_LAW, name="conservation_law"),
     Index("upload_batches_sha256", "sha256"),
     Index("upload_batches_state", "state"),
-    Index("upload_batches_received", "received_at"),
+    Index("upload_batches_received", "received_at", "batch_id"),
     Index("upload_batches_finished", "finished_at"),
     Index("upload_batches_source_path", "source_path"),
     Index("upload_batches_parent", "parent_batch_id"),

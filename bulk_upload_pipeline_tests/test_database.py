@@ -436,6 +436,27 @@ def test_the_rows_of_a_batch_are_found_among_those_of_thousands_of_small_ones(en
     assert sum(removed) < 3_000, plan
 
 
+def test_what_later_batches_say_is_found_without_reading_what_all_have_ever_said(engine):
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO bulk_upload.upload_batches (batch_id, file_name, file_size, source_path, state, reason, "
+            "received_at) SELECT 'batch-' || i, 'a.csv', 1, '/a.csv', 'loaded', repeat('so ', 300), "
+            "now() - make_interval(mins => i) FROM generate_series(1, 10000) AS i;"
+            "INSERT INTO bulk_upload.load_chunks (batch_id, chunk_index, plan, path, rows, inserted, updated, "
+            "unchanged) SELECT batch_id, 0, 'plan', 'merge', 1, 0, 0, 1 FROM bulk_upload.upload_batches;"
+            "INSERT INTO bulk_upload.confirmed_rows (batch_id, chunk_index, target_ids, row_numbers) "
+            "SELECT batch_id, 0, ARRAY[1, 2, 3], ARRAY[1, 2, 3] FROM bulk_upload.upload_batches"
+        )
+    later, held = confirmed.LATER % {"batch_id": "'batch-3'"}, confirmed.HELD
+    find = f"WITH later AS MATERIALIZED ({later}), held AS MATERIALIZED ({held}) SELECT id FROM held"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {find}").scalars())
+        found = connection.exec_driver_sql(find).all()
+    assert len(found) == 6
+    assert "Seq Scan" not in plan, plan
+
+
 def test_that_no_finding_of_a_batch_is_resolved_is_known_without_reading_those_that_are_open(engine):
     findings = "SELECT 'batch', i, 'AMOUNT_INVALID', 'error', 'x' FROM generate_series(1, 20000) AS i"
     with engine.begin() as connection:

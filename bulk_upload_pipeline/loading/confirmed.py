@@ -38,6 +38,16 @@ SELECT batch_id FROM bulk_upload.upload_batches WHERE (received_at, batch_id) > 
 """
 """The batches that came later than this one."""
 
+HELD = """
+SELECT unnest(said.target_ids) AS id FROM later CROSS JOIN LATERAL (
+    SELECT target_ids FROM bulk_upload.confirmed_rows AS c WHERE c.batch_id = later.batch_id OFFSET 0
+) AS said
+"""
+"""The rows that the batches of a relation `later` confirm: of nearly every load there are few such batches.
+
+The planner takes them for a third of all, and would read what all batches have ever confirmed: so each is asked for.
+"""
+
 
 def confirming(rows: str) -> str:
     """Return CTEs by which a chunk confirms rows.

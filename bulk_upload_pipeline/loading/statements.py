@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.loading.confirmed import LATER, SAID, confirming
+from bulk_upload_pipeline.loading.confirmed import HELD, LATER, SAID, confirming
 from bulk_upload_pipeline.loading.copying import ROW, VALUES
 from bulk_upload_pipeline.loading.former import FORMER
 from bulk_upload_pipeline.loading.yielded import yielded_rows
@@ -31,9 +31,7 @@ YIELDED = f"{yielded_rows.schema}.{yielded_rows.name}"
 STAGED = "pg_temp.bulk_upload_staged"
 NULLABLE = contract.IDENTITY[:3]
 
-_LATER_AND_HELD = f"""later AS MATERIALIZED ({LATER}), held AS MATERIALIZED (
-    SELECT unnest(target_ids) AS id FROM bulk_upload.confirmed_rows WHERE batch_id IN (TABLE later)
-)"""  # noqa: S608 - names of the contract only, here and below
+_LATER_AND_HELD = f"later AS MATERIALIZED ({LATER}), held AS MATERIALIZED ({HELD})"
 """CTEs of the batches that came later, and of the rows which they have found just so."""
 
 
