@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM: leave every block in order, so that nothing of ours keeps running."""
+    """Ctrl-C, SIGTERM or a closed terminal: leave every block in order, so that nothing of ours keeps running."""
 
 
 def up(
@@ -42,7 +42,7 @@ def up(
     viewer_port: int | None = None,
     metrics_port: int | None = None,
 ) -> None:
-    """Start everything, tell what happens to files, and stop everything on Ctrl-C or SIGTERM.
+    """Start everything, tell what happens to files, and stop everything on Ctrl-C, SIGTERM or a closed terminal.
 
     Raises:
         HomeInUseError: It runs on this home already.
@@ -68,17 +68,24 @@ def up(
                 terminal.say(f"{'Metrics':<10} http://127.0.0.1:{metrics_port}/metrics")
             _tell_until_stopped(make_engine(running.urls.invoices), settings.home)
     except Stopped:
-        terminal.say("Stopped.")
+        with suppress(OSError):  # the terminal may be what went away
+            terminal.say("Stopped.")
 
 
 @contextmanager
 def _stopping_on_signals() -> Generator[None]:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if (
+        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):  # who says `nohup` wants it to outlive its terminal
+        numbers.append(signal.SIGHUP)
+
     def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # once is enough: the second must not cut the stopping off
         raise Stopped
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

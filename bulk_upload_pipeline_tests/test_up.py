@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -392,3 +393,20 @@ def test_ctrl_c_stops_all_of_it(up):
     assert not processes.marked(up.home.root)
     assert cluster.postmaster_of(cluster.cluster_in(up.home.postgres)) is None
     assert up.told[-1] == "Stopped.\n"
+
+
+def test_a_terminal_that_is_closed_stops_all_of_it_also_while_it_starts(tmp_path):
+    home = Home(tmp_path / "home")
+    environment = {**os.environ, "BULK_UPLOAD_HOME": str(home.root)}
+    command = [*COMMAND, "up", f"--port={free_port()}"]
+    with subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True
+    ) as starting:
+        wait_until(
+            lambda: home.postgres.exists() and cluster.postmaster_of(cluster.cluster_in(home.postgres))
+        )
+        starting.send_signal(signal.SIGHUP)
+        assert starting.stdout.read() == "Stopped.\n"
+        assert starting.wait(60) == 0
+    assert not processes.marked(home.root)
+    assert cluster.postmaster_of(cluster.cluster_in(home.postgres)) is None
