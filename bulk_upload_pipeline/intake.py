@@ -101,6 +101,8 @@ def watch(line: Line, sighted: Sightings, has_run: Callable[[str], bool]) -> tup
         has_run: As for `survey`.
     """
     deadline = time.monotonic() + LOOKING_S
+    # One that the clock has been set back behind is as good as new; nobody shall wait until it has come round.
+    sighted = {name: (print_, min(since, time.time())) for name, (print_, since) in sighted.items()}
     between = BETWEEN_LISTINGS_S if isinstance(line.home.inbox, Key) else BETWEEN_LOOKS_S
     while True:
         began, now = time.monotonic(), time.time()

@@ -66,6 +66,26 @@ def test_a_run_without_worker_is_reported_failed_at_the_second_look(
         assert instance.get_run_by_id(living_run.run_id).status is dg.DagsterRunStatus.STARTED
 
 
+def test_a_run_that_lost_its_worker_before_the_clock_was_set_back_does_not_wait_for_it_to_come_round(
+    line, instance, batch_id, settled, monkeypatch
+):
+    monkeypatch.setattr(recovery, "LOST_AFTER_S", 0.0)
+    lost = started_run(instance, batch_id)
+    reap(instance, line, json.dumps({lost.run_id: time.time() + 19_800}))
+    assert instance.get_run_by_id(lost.run_id).status is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_file_that_was_seen_before_the_clock_was_set_back_does_not_wait_for_it_to_come_round(
+    line, monkeypatch
+):
+    monkeypatch.setattr(intake, "SETTLED_S", 0.0)
+    (line.home.inbox / "invoices.csv").write_text(csv_of([good_row(1)]))
+    seen = intake.survey(line, {}, lambda _: True).seen
+    sighted = {name: (fingerprint, time.time() + 19_800) for name, fingerprint in seen.items()}
+    found, _ = intake.watch(line, sighted, lambda _: True)
+    assert [request.file_name for request in found.requests] == ["invoices.csv"]
+
+
 @pytest.fixture
 def at_once(monkeypatch):
     """Nobody is given time to start the next run of a batch."""

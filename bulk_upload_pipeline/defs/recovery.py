@@ -56,7 +56,8 @@ def reaper(
     runs = {run.run_id: run for run in context.instance.get_runs(filters) if _is_ours(context, run)}
     alone = [*without_worker(line.engine, list(runs)), *_without_run(context.instance, line)]
     since, now = json.loads(context.cursor or "{}"), time.time()
-    seen = {name: since.get(name, now) for name in alone}
+    # The clock may have been set back since: nobody waits until it has come round.
+    seen = {name: min(since.get(name, now), now) for name in alone}
     lost = [name for name, when in seen.items() if name in runs and now - when >= LOST_AFTER_S]
     left = [name for name, when in seen.items() if name not in runs and now - when >= LEFT_AFTER_S]
     for run_id in lost:
