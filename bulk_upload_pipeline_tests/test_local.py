@@ -29,7 +29,7 @@ from bulk_upload_pipeline.exceptions import (
     ServiceFailedError,
 )
 from bulk_upload_pipeline.local import dagster_environment, postgres
-from bulk_upload_pipeline.serving import cluster, embedded, logs, processes
+from bulk_upload_pipeline.serving import clock, cluster, embedded, logs, processes, services
 from bulk_upload_pipeline.serving.readiness import LOCATION
 from bulk_upload_pipeline.serving.services import up
 from bulk_upload_pipeline.settings import Home, Settings
@@ -291,8 +291,13 @@ def endless():
     while True:
         time.sleep(0.1)
 
+@dg.sensor(job_name="quick_job", minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
+def watchful():
+    return dg.SkipReason("Nothing to do.")
+
 defs = dg.Definitions(
     assets=[quick, endless],
+    sensors=[watchful],
     jobs=[dg.define_asset_job("quick_job", [quick]), dg.define_asset_job("endless_job", [endless])],
     executor=dg.in_process_executor,
 )
@@ -490,10 +495,24 @@ def launched(world, job):
         return None  # the webserver has not met the new code server, or the new PostgreSQL, yet
 
 
-def test_a_killed_postgres_comes_back_under_the_services(running):
+def test_a_postgres_whose_disk_cannot_be_used_comes_back_when_it_can(running, monkeypatch):
+    monkeypatch.setattr(services, "REVIVAL_PAUSE", 0.1)
+    lock = running.home.postgres.with_name("postgres.starting.lock")
     killed = pid_of(running.home)
+    lock.unlink()
+    lock.mkdir()
+    told = len(running.events)
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: any("PostgreSQL" in event for event in running.events))
+    wait_until(lambda: any(str(lock) in event for event in running.events[told:]))
+    lock.rmdir()
+    wait_until(lambda: any("was started again" in event for event in running.events[told:]))
+    assert pid_of(running.home) != killed
+
+
+def test_a_killed_postgres_comes_back_under_the_services(running):
+    killed, told = pid_of(running.home), len(running.events)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: any("PostgreSQL" in event for event in running.events[told:]))
     assert pid_of(running.home) != killed
     run = wait_until(lambda: launched(running, "quick_job"))
     wait_until(lambda: running.status_of(run) == "SUCCESS")
@@ -505,6 +524,43 @@ def test_a_service_takes_no_module_from_the_folder_in_which_up_was_started(tmp_p
     child = processes.Child("one that ends at once", ["platform"], tmp_path / "logs" / "it.log")
     child.start({})
     assert child.process.wait(60) == 0, child.last_words()
+
+
+def test_a_reader_of_its_lines_that_goes_away_does_not_stop_the_looking_after(running, monkeypatch):
+    def nobody_reads(_event):
+        raise SystemExit(1)  # as what prints does when its pipe is broken
+
+    monkeypatch.setattr(running.services, "_on_event", nobody_reads)
+    for _ in range(2):
+        killed = running.process("dagster._daemon")
+        killed.kill()
+        wait_until(lambda: (fresh := running.process("dagster._daemon")) and fresh.pid != killed.pid)  # noqa: B023
+
+
+LAST_TICK = "(instigator_body::jsonb #>> '{job_specific_data,last_tick_timestamp}')::float"
+IN_FUTURE = """
+UPDATE instigators SET instigator_body = jsonb_set(jsonb_set(
+    instigator_body::jsonb, '{job_specific_data,last_tick_timestamp}', '9999999999.5'),
+    '{job_specific_data,last_tick_start_timestamp}', '9999999999.5')::text
+"""
+
+
+def test_a_clock_that_was_set_back_leaves_no_sensor_waiting_for_it_to_come_round(running, monkeypatch):
+    def last_tick():
+        ((seconds,),) = ask(running.services.urls.dagster, f"SELECT {LAST_TICK} FROM instigators")
+        return seconds
+
+    really = clock._ahead
+    wait_until(lambda: ask(running.services.urls.dagster, f"SELECT FROM instigators WHERE {LAST_TICK} > 0"))
+    ask(running.services.urls.dagster, IN_FUTURE)
+    assert last_tick() > time.time() + clock.LEAST
+    before = running.process("dagster._daemon")
+    monkeypatch.setattr(clock, "_ahead", lambda: really() - 19_800)
+    wait_until(lambda: "The clock was set back by 19,800 s, so the daemon starts again." in running.events)
+    wait_until(
+        lambda: (seconds := last_tick()) is not None and before.create_time() < seconds < time.time() + 1
+    )
+    assert running.process("dagster._daemon").pid != before.pid
 
 
 def test_a_log_that_grows_large_is_put_aside_while_its_service_runs(running):

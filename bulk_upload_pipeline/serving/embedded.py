@@ -51,13 +51,16 @@ def revive(folder: Path) -> bool:
         Whether it had died.
 
     Raises:
-        EmbeddedPostgresError: The server does not start.
+        EmbeddedPostgresError: The server does not start, or its disk cannot be used just now.
     """
     folder = folder.resolve()
-    if postmaster_of(cluster_in(folder)):
-        return False
-    with _starting(folder):
-        started(cluster_in(folder))
+    try:
+        if postmaster_of(cluster_in(folder)):
+            return False
+        with _starting(folder):
+            started(cluster_in(folder))
+    except OSError as error:
+        raise EmbeddedPostgresError(folder, str(error)) from error
     return True
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
+
 from bulk_upload_pipeline.exceptions import (
     BulkUploadError,
     HomeInUseError,
@@ -26,7 +28,7 @@ from bulk_upload_pipeline.exceptions import (
     ServiceFailedError,
 )
 from bulk_upload_pipeline.local import Urls, dagster_environment, postgres, write_if_changed
-from bulk_upload_pipeline.serving import embedded, logs, processes
+from bulk_upload_pipeline.serving import clock, embedded, logs, processes
 from bulk_upload_pipeline.serving.cluster import LOG
 from bulk_upload_pipeline.serving.processes import MARK, Child
 from bulk_upload_pipeline.serving.readiness import LOCATION, unready
@@ -187,6 +189,7 @@ class Services:
         self._postgres = None if settings.database_url else home.postgres
         self._environment = {**dagster_environment(settings, urls), MARK: str(home.machine.resolve())}
         self._code_server, self._daemon, self._webserver = self._children(definitions)
+        self._clock = clock.Clock()
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 
@@ -212,6 +215,7 @@ class Services:
         # The others would take a code server that is not there yet for a broken one, and ask again late.
         self._code_server.start(self._environment)
         self._wait(lambda: None if _accepts(self._socket) else (self._code_server, "it does not answer"))
+        clock.forget_the_future(self.urls.dagster)
         self._daemon.start(self._environment)
         self._webserver.start(self._environment)
         self._wait(lambda: self._what_is_missing(began))
@@ -258,6 +262,7 @@ class Services:
         while not self._stopping.wait(LOOK_AFTER):
             self._look_after_postgres()
             self._look_after_logs()
+            self._look_after_clock()
             for child in (self._code_server, self._daemon, self._webserver):
                 if not self._stopping.is_set():
                     self._look_after(child)
@@ -281,6 +286,14 @@ class Services:
         if self._postgres:
             logs.keep_short(self._postgres / LOG)
 
+    def _look_after_clock(self) -> None:
+        """Start the daemon again when the clock was set back: it waits for a time that it has seen already."""
+        if back := self._clock.set_back():
+            self._tell(f"The clock was set back by {back:,.0f} s, so the daemon starts again.")
+            self._daemon.end(SERVICE_PATIENCE)
+            with suppress(DBAPIError):  # PostgreSQL is away: the next start does it
+                clock.forget_the_future(self.urls.dagster)
+
     def _look_after_postgres(self) -> None:
         try:
             if self._postgres and embedded.revive(self._postgres):
@@ -290,8 +303,9 @@ class Services:
             self._stopping.wait(REVIVAL_PAUSE)
 
     def _tell(self, event: str) -> None:
-        # A terminal that went away is no reason to stop looking after the services.
-        with suppress(OSError, ValueError):
+        # A terminal that went away is no reason to stop looking after the services, nor is a pipe that nobody reads
+        # any more: there, who prints is told to exit, which would end this thread and nothing else.
+        with suppress(OSError, ValueError, SystemExit):
             self._on_event(event)
 
 
