@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import inbox, kept, lanes, ledger, whereabouts
 from bulk_upload_pipeline.model import Batch, Overrides, State
-from bulk_upload_pipeline.places import Key
+from bulk_upload_pipeline.places import Key, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    import sqlalchemy as sa
 
     from bulk_upload_pipeline.workplace import Line
 
@@ -88,6 +90,32 @@ def announce(line: Line, path: Path, overrides: Overrides | None = None) -> str:
         FileMissingError: There is no such file.
     """
     return _register(line, [inbox.found_file(path)], overrides or Overrides())[0].batch_id
+
+
+def follow(engine: sa.Engine, inbox_now: Place) -> None:
+    """Let files that wait in an inbox stay the batches that they are when it was moved, with its home.
+
+    Otherwise each would become another batch, and of the one that it is a person would be told that its file is gone.
+
+    Args:
+        engine: Of the invoices' database.
+        inbox_now: Where the inbox is now.
+    """
+    if isinstance(inbox_now, Key):
+        return
+    for batch_id, was in whereabouts.waiting_elsewhere(engine, inbox_now).items():
+        here = None if isinstance(was, Key) else _moved_with(was, inbox_now)
+        if here is not None:
+            ledger.moved(engine, batch_id, here)
+
+
+def _moved_with(was: Path, inbox_now: Path) -> Path | None:
+    """Return where a file lies now whose inbox is gone from where it was."""
+    for folder in was.parents[:2]:  # the inbox itself, or the folder of a profile in it
+        here = inbox_now / was.relative_to(folder)
+        if folder.name == inbox_now.name and not folder.exists() and here.exists():
+            return here
+    return None
 
 
 def watch(line: Line, sighted: Sightings, has_run: Callable[[str], bool]) -> tuple[Survey, Sightings]:

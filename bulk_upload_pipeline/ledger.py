@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.counting import Counted
     from bulk_upload_pipeline.kept import Entry
     from bulk_upload_pipeline.model import Batch, Layout, Receipt, Verdict
+    from bulk_upload_pipeline.places import Place
 
 # Questions that every file asks are put together once: that takes longer than their answer.
 _OF_BATCH: sa.BindParameter[str] = sa.bindparam("of_batch")
@@ -185,6 +186,11 @@ def request_again(engine: sa.Engine, batch_id: str, size: int, fingerprint: str)
         attempt=upload_batches.c.attempt + 1,
         started_at=sa.func.now(),
     ).attempt
+
+
+def moved(engine: sa.Engine, batch_id: str, source: Place) -> None:
+    """Note that the file of a waiting batch lies elsewhere by now."""
+    _update(engine, batch_id, source_path=path_text(source))
 
 
 def put_back(engine: sa.Engine, batch_id: str, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import scratch, storage, terminal, whereabouts
+from bulk_upload_pipeline import intake, scratch, storage, terminal, whereabouts
 from bulk_upload_pipeline.database import address, make_engine
 from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from bulk_upload_pipeline.local import Urls
     from bulk_upload_pipeline.model import Receipt
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.settings import Home, Settings
@@ -55,7 +56,7 @@ def up(
             services.up(
                 settings,
                 port,
-                prepare=lambda urls: migrate(urls.invoices),
+                prepare=lambda urls: _prepare(urls, settings.home),
                 on_event=terminal.say,
                 viewer_port=viewer_port,
             ) as running,
@@ -70,6 +71,16 @@ def up(
     except Stopped:
         with suppress(OSError):  # the terminal may be what went away
             terminal.say("Stopped.")
+
+
+def _prepare(urls: Urls, home: Home) -> None:
+    """Bring the schema up to date, and the ledger to where the home is now: no run of a waiting file has begun yet."""
+    migrate(urls.invoices)
+    engine = make_engine(urls.invoices)
+    try:
+        intake.follow(engine, home.inbox)
+    finally:
+        engine.dispose()
 
 
 @contextmanager

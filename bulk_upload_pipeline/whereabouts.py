@@ -51,6 +51,17 @@ def waiting(engine: sa.Engine, sources: Collection[Place]) -> dict[Place, Waitin
     return {entry.source: entry for entry in found}
 
 
+def waiting_elsewhere(engine: sa.Engine, inbox: Place) -> dict[str, Place]:
+    """Return where the files lay of the batches that wait, but not in this inbox."""
+    columns = upload_batches.c
+    query = sa.select(columns.batch_id, columns.source_path).where(
+        columns.state == State.WAITING,
+        ~columns.source_path.startswith(f"{path_text(inbox)}/", autoescape=True),
+    )
+    with engine.connect() as connection:
+        return {row.batch_id: path_of(row.source_path) for row in connection.execute(query)}
+
+
 def receipts(
     engine: sa.Engine, *, limit: int = 50, states: Collection[State] = (), since: datetime | None = None
 ) -> list[Receipt]:

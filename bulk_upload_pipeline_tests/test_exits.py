@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import dagster as dg
 import pytest
@@ -22,6 +23,7 @@ from bulk_upload_pipeline.exceptions import (
     RowsNotLoadedError,
 )
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.settings import Home
 from bulk_upload_pipeline_tests.world import (
     HEADER,
     QUIET,
@@ -461,6 +463,23 @@ def test_a_file_that_still_grows_goes_back_to_the_inbox_and_loads_when_it_is_com
     assert run(line, batch_id, instance).success
     account = receipt(line, batch_id)
     assert (account.rows_inserted, account.sha256) == (9, hashlib.sha256(whole.encode()).hexdigest())
+
+
+@pytest.mark.parametrize("name", ["a.csv", "zoho/a.csv"])
+def test_a_file_that_waits_while_its_home_is_moved_stays_one_batch_and_loads(line, tmp_path, name):
+    (line.home.inbox / name).parent.mkdir(exist_ok=True)
+    batch_id = drop(line, name, csv_of(good_row(n) for n in range(20)))
+    named_elsewhere = tmp_path / "gone.csv"
+    named_elsewhere.write_text("x")
+    left = intake.announce(line, named_elsewhere)
+    named_elsewhere.unlink()
+    now = replace(line, settings=replace(line.settings, home=Home(line.home.root.rename(tmp_path / "moved"))))
+    intake.follow(now.engine, now.home.inbox)
+    seen = intake.survey(now, {}, lambda _: True).seen
+    assert intake.survey(now, seen, lambda _: True).requests == ()
+    assert stages.take(now, batch_id).state is State.LOADED
+    assert not [path for path in now.home.inbox.rglob("*") if path.is_file()]
+    assert ledger.batch(now.engine, left).source == named_elsewhere
 
 
 def test_the_conservation_law_is_kept_by_the_database_itself(line):
