@@ -36,14 +36,16 @@ def archived_file(line: Line, batch: Batch) -> Path:
 
 
 def make_sure_it_is_there(line: Line, batch: Batch) -> None:
-    """Make sure that a batch which has ended can be read again.
+    """Make sure that a batch whose file is taken already, or which has ended, can be read again.
 
-    What has its name in the inbox by now, or wherever it came from, is another file.
+    What has its name in the inbox by now is another file. One that was named on a command line, and has failed, is
+    where it was.
 
     Raises:
-        FileThrownAwayError: It was removed from the archive, such as by the policy of this home.
+        FileThrownAwayError: It was removed from the archive, be it by the policy of this home or by a person.
     """
-    if batch.state in ENDED_STATES and not storage.exists(archived(line, batch)):
+    was_taken = batch.sha256 is not None and is_ours(line, batch)
+    if (batch.state in ENDED_STATES or was_taken) and not storage.exists(archived(line, batch)):
         raise FileThrownAwayError(batch.batch_id)
 
 

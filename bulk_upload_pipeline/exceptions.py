@@ -118,7 +118,7 @@ class NeverTakenError(BulkUploadError):
 
 
 class FileThrownAwayError(BulkUploadError):
-    """The file of a batch that has ended is not in the archive any more, so that it cannot be read again."""
+    """The file of a batch that was taken is not in the archive any more, so that it cannot be read again."""
 
     exit_code = 2
 

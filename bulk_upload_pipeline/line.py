@@ -85,7 +85,7 @@ def upload(line: Line, batch_id: str, run_id: str | None = None) -> Uploaded:
     Raises:
         UnreadableError: Exit `unreadable`; the receipt is written.
         FileStillChangingError: Somebody still writes the file; it is back in the inbox.
-        FileThrownAwayError: The batch has ended, and its file is gone; it stays as it is.
+        FileThrownAwayError: Its file was taken before, and is gone from the archive.
     """
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch

@@ -172,6 +172,21 @@ def test_a_batch_that_has_ended_stays_as_it_is_when_its_file_is_gone(line, insta
     assert (line.home.inbox / "1.csv").exists()
 
 
+def test_a_failed_batch_whose_file_is_gone_takes_no_other_file_of_that_name_for_it(line):
+    failed = failing(line, "1.csv", rows(0))
+    before = receipt(line, failed)
+    remove_file(line, failed)
+    waits = drop(line, "1.csv", csv_of(rows(20)))
+    with dg.DagsterInstance.ephemeral() as quick:
+        with pytest.raises(FileThrownAwayError, match="Drop the file again"):
+            Session(quick, line).retry(failed, lambda _: None)
+        assert not run(line, failed, quick).success
+    assert "is not in the archive any more" in receipt(line, failed).reason
+    assert receipt(line, failed).sha256 == before.sha256
+    assert stages.take(line, waits).state is State.LOADED
+    assert set(prices(line)) == {f"INV-{n:06}" for n in range(20, 25)}
+
+
 # What being taken again does to later batches
 
 

@@ -56,7 +56,7 @@ class Session:
         Raises:
             BatchNotFoundError: There is none with this id.
             BatchBusyError: A run of it is under way or waits for its turn.
-            FileThrownAwayError: It has ended, and its file is gone.
+            FileThrownAwayError: Its file was taken before, and is gone from the archive.
         """
         self._refuse_under_way(batch_id)
         with holding.alone(self.line.engine, batch_id, patience=0):
