@@ -27,6 +27,7 @@ from bulk_upload_pipeline.exceptions import (
     HomeInUseError,
     PortTakenError,
     ServiceFailedError,
+    SettingInvalidError,
 )
 from bulk_upload_pipeline.local import dagster_environment, postgres
 from bulk_upload_pipeline.serving import clock, cluster, embedded, logs, processes, services
@@ -213,6 +214,16 @@ def test_a_server_that_cannot_start_says_why_in_one_sentence(home):
     with pytest.raises(EmbeddedPostgresError, match="configuration file") as error:
         postgres(Settings(home)).__enter__()
     assert str(home.postgres / "log") in str(error.value)
+
+
+@pytest.mark.parametrize("lock", ["up.lock", "postgres.lock", "postgres.starting.lock"])
+def test_a_home_in_which_nothing_can_be_written_is_said_so_in_one_sentence(home, lock):
+    (home.root / lock).mkdir(parents=True)  # by hand, since root may write into every file
+    with pytest.raises((SettingInvalidError, EmbeddedPostgresError), match=r"[Ii]s a directory") as refused:
+        up(Settings(home), free_port(), prepare=print, on_event=print).__enter__()
+    assert str(home.root) in str(refused.value)
+    assert refused.value.exit_code in (2, 3)  # 1 would be rejected rows
+    assert "\n" not in str(refused.value)
 
 
 def test_without_a_url_and_without_the_extra_the_way_out_is_named(home, monkeypatch):

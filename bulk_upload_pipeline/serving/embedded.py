@@ -94,5 +94,9 @@ def _starting(folder: Path) -> Generator[None]:
 @contextmanager
 def _beside(folder: Path, suffix: str) -> Generator[IO[str]]:
     """Open a lock file next to the data folder. The kernel drops its locks with the process, always."""
-    with folder.with_name(folder.name + suffix).open("a") as file:
+    try:
+        file = folder.with_name(folder.name + suffix).open("a")
+    except OSError as error:  # a home that is read-only, or another user's
+        raise EmbeddedPostgresError(folder, str(error)) from error
+    with file:
         yield file

@@ -17,15 +17,17 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
+from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.exceptions import (
     BulkUploadError,
     HomeInUseError,
     PortTakenError,
     ServiceFailedError,
+    SettingInvalidError,
 )
 from bulk_upload_pipeline.local import Urls, dagster_environment, postgres, write_if_changed
 from bulk_upload_pipeline.serving import clock, embedded, logs, processes
@@ -107,9 +109,9 @@ def claimed(home: Home, ports: Ports) -> Generator[None]:
     Raises:
         HomeInUseError: Another `up` runs on this home.
         PortTakenError: Another program listens on the port.
+        SettingInvalidError: Nothing can be written in the home.
     """
-    home.machine.mkdir(parents=True, exist_ok=True)
-    with (home.machine / "up.lock").open("a+") as lock:
+    with _lock_file(home) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -123,6 +125,15 @@ def claimed(home: Home, ports: Ports) -> Generator[None]:
         for port in filter(None, (ports.ui, ports.viewers)):
             _require_free(port)
         yield
+
+
+def _lock_file(home: Home) -> IO[str]:
+    try:
+        home.machine.mkdir(parents=True, exist_ok=True)
+        return (home.machine / "up.lock").open("a+")
+    except OSError as error:
+        wanted = f"a folder in which files can be written ({error.strerror})"
+        raise SettingInvalidError(variables.HOME, str(home.machine), wanted) from error
 
 
 @contextmanager
