@@ -24,9 +24,11 @@ LONGEST_BACKOFF = 30.0
 # Seconds after which a process counts as well, so that its next end is its first again.
 SETTLED = 60.0
 
-# Dagster ends well on SIGTERM only where SIGINT is not ignored, which a background shell makes it be.
+# Dagster ends well on SIGTERM only where SIGINT is not ignored, which a background shell makes it be. To look for
+# garbage at every 700 objects, of which imports make a quarter of a million that stay, is a sixth of its start.
 _LAUNCHER = (
-    "import runpy, signal, sys;"
+    "import gc, runpy, signal, sys;"
+    "gc.set_threshold(50_000);"
     "signal.signal(signal.SIGINT, signal.default_int_handler);"
     "signal.signal(signal.SIGTERM, signal.SIG_DFL);"
     "del sys.argv[0];"
