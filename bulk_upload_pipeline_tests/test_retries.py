@@ -133,6 +133,17 @@ def test_a_batch_that_another_worker_holds_is_left_alone(line, batch_id, monkeyp
     is_loaded_whole(line, batch_id)
 
 
+HELD_LOCKS = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def no_lock_stays(line):
+    """A connection that was closed holds its locks for the moment in which the server ends it."""
+    wait_until(lambda: rows(line, HELD_LOCKS) == [(0,)], 30)
+
+
 def test_a_stage_that_ends_leaves_no_lock(line, batch_id, monkeypatch):
     stages.upload(line, batch_id)
     monkeypatch.setattr(rejects, "keep", lambda *_: 1 / 0)
@@ -140,10 +151,7 @@ def test_a_stage_that_ends_leaves_no_lock(line, batch_id, monkeypatch):
         stages.validate(line, batch_id)
     monkeypatch.undo()
     stages.validate(line, batch_id)
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    held += "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    # A connection that was closed holds its locks for the moment in which the server ends it.
-    wait_until(lambda: rows(line, held) == [(0,)], 30)
+    no_lock_stays(line)
 
 
 def test_a_stage_that_is_cut_off_at_its_unlock_leaves_no_lock(line, batch_id, monkeypatch):
@@ -151,5 +159,4 @@ def test_a_stage_that_is_cut_off_at_its_unlock_leaves_no_lock(line, batch_id, mo
     with pytest.raises(sa.exc.DBAPIError):
         stages.upload(line, batch_id)
     monkeypatch.undo()
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    assert rows(line, held + "(SELECT oid FROM pg_database WHERE datname = current_database())") == [(0,)]
+    no_lock_stays(line)

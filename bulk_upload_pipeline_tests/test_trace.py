@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import trace as tracing
-from bulk_upload_pipeline.database import migration_config
 from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
 from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.trace import in_words, trace
+from bulk_upload_pipeline.upgrading import schema
 from bulk_upload_pipeline_tests.correcting import as_csv, rejected
 from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, through
 
@@ -95,9 +95,9 @@ def test_what_was_rejected_before_findings_named_their_invoice_is_in_its_story(l
 
     batch_id = through(line, "a.csv", [bill("A", Quantity="12abc"), good_row(9), good_row(10)])
     with line.engine.begin() as connection:
-        command.downgrade(migration_config(connection), "0016")
+        command.downgrade(schema.migration_config(connection), "0016")
     with line.engine.begin() as connection:
-        command.upgrade(migration_config(connection), "head")
+        command.upgrade(schema.migration_config(connection), "head")
     assert happened(trace(line.engine, "INV-000001")) == [("rejected", batch_id, 1)]
 
 
