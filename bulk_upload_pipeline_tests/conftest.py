@@ -5,17 +5,23 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 from hypothesis import settings
 
 from bulk_upload_pipeline import settings as variables
 
 _numbers = itertools.count(1)
+
+MEMORY = Path("/dev/shm")
+ROOM_IN_MEMORY = 8 << 30
+"""Bytes that must be free there: several workers have a server each, and others use it, too."""
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("suite", deadline=None)
@@ -39,6 +45,28 @@ def pytest_collection_finish():
     """What is imported by now lives as long as the session: to look for garbage in it takes a tenth of the time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def _folder_of_servers():
+    """Memory, where there is plenty: a database is some 400 files, which a disk takes long to make and to forget."""
+    roomy = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM_IN_MEMORY
+    return MEMORY if roomy else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _dagsters_migrations_are_read_once():
+    """Dagster notes in each storage, those in memory too, its newest migration: which needs reading them all."""
+    read = ScriptDirectory.from_config
+    known = {}
+
+    def once(config):
+        place = config.get_main_option("script_location")
+        return known[place] if place in known else known.setdefault(place, read(config))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +75,7 @@ def postgres_url():
     from bulk_upload_pipeline.serving import embedded
 
     with (
-        tempfile.TemporaryDirectory(prefix="bulk-upload-tests-") as folder,
+        tempfile.TemporaryDirectory(prefix="bulk-upload-tests-", dir=_folder_of_servers()) as folder,
         embedded.in_use(Path(folder) / "postgres") as url,
     ):
         yield url
@@ -60,6 +88,8 @@ def administer(postgres_url):
     with engine.connect() as connection:
         # Nothing here lives through a power cut, and most of a test's time would be waiting for the disk.
         connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")
+        # The WAL of a thousand databases need not be kept: it may stand in memory.
+        connection.exec_driver_sql("ALTER SYSTEM SET max_wal_size = '512MB'")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
         yield connection.exec_driver_sql
     engine.dispose()
