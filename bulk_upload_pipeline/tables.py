@@ -160,7 +160,16 @@ processing_errors = Table(
     Index("processing_errors_batch", "batch_id", "row_number"),
     Index("processing_errors_code", "error_code"),
     Index("processing_errors_resolved", "batch_id", postgresql_where=text("is_resolved")),
-    Index("processing_errors_invoice", "invoice_number", postgresql_where=text("invoice_number IS NOT NULL")),
+    # A btree would take 4 us a finding, where all else that PostgreSQL does for one takes some 20.
+    Index(
+        "processing_errors_invoice",
+        "invoice_number",
+        postgresql_using="brin",
+        postgresql_ops={
+            "invoice_number": "text_bloom_ops(n_distinct_per_range=512, false_positive_rate=0.001)"
+        },
+        postgresql_with={"pages_per_range": 64, "autosummarize": "on"},
+    ),
     schema=SCHEMA,
 )
 """One row a finding, with the whole source row as it stood in the file, and the invoice as it was read."""

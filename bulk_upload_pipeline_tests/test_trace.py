@@ -105,7 +105,7 @@ def test_the_story_of_an_invoice_is_found_without_reading_those_of_others(line):
     with line.engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO bulk_upload.processing_errors (batch_id, row_number, error_code, severity, error_message, "
-            "invoice_number) SELECT 'batch', i, 'INVALID_NUMBER', 'error', 'x', 'INV-' || i "
+            "invoice_number) SELECT 'batch', i, 'INVALID_NUMBER', 'error', repeat('so ', 300), 'INV-' || i "
             "FROM generate_series(1, 20000) AS i;"
             "INSERT INTO public.mangalam_invoices (invoice_number) "
             "SELECT 'INV-' || i FROM generate_series(1, 20000) AS i;"

@@ -25,10 +25,10 @@ def upgrade() -> None:
         WHERE header.batch_id = e.batch_id AND btrim(e.row_data ->> header.name) <> ''
     """)
     op.execute("""
-        CREATE INDEX IF NOT EXISTS processing_errors_invoice ON bulk_upload.processing_errors (invoice_number)
-        WHERE invoice_number IS NOT NULL
+        CREATE INDEX IF NOT EXISTS processing_errors_invoice ON bulk_upload.processing_errors
+        USING brin (invoice_number text_bloom_ops(n_distinct_per_range=512, false_positive_rate=0.001))
+        WITH (pages_per_range=64, autosummarize=on)
     """)
-
     op.execute("CREATE INDEX IF NOT EXISTS former_rows_target ON bulk_upload.former_rows (target_id)")
 
 
