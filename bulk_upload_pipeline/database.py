@@ -63,6 +63,9 @@ def normalised_url(url: str | sa.URL, variable: str = DATABASE_URL) -> sa.URL:
         raise _bad_url(str(url), variable) from error
     if parsed.get_backend_name() not in ("postgresql", "postgres") or _holds_nul(parsed):
         raise _bad_url(parsed.drivername + "://", variable)
+    if parsed.host and "@" in parsed.host:
+        # What stands before it is the rest of a password, and shall be shown nowhere.
+        raise _bad_url(parsed.drivername + "://", variable, " in which %40 stands for an @ of the password")
     for option in parsed.query:
         if not _is_known(option):
             raise _bad_url(parsed.drivername + "://", variable, f" without the unknown option {option!a}")

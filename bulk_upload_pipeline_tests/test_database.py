@@ -62,6 +62,7 @@ def test_a_url_that_is_no_postgres_url_is_refused_without_its_password(url):
     [
         ("postgresql://u:secret@h/d?sslmod=require", "unknown option 'sslmod'"),
         ("postgresql://u:secret%00@h/d", ""),
+        ("postgresql://u:pass@secret@h/d", "%40 stands for an @ of the password"),
     ],
 )
 def test_what_the_driver_cannot_be_told_is_named_by_the_variable_that_states_it(url, told):
