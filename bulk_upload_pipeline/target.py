@@ -42,11 +42,15 @@ _STANDING = sa.text(
     "WHERE e.batch_id = t.upload_batch_id AND e.row_number = t.row_number AND e.severity = 'error' "
     "AND NOT e.is_resolved) GROUP BY upload_batch_id"
 )
-# The former row names the batch that had brought it; one that was deleted since is not there, and does not count.
+# The former row names the batch that had brought it; one that was deleted since is not there, and does not count. Nor
+# does one that its batch, judged anew since, does not bring any more: open, or corrected by another.
 _TAKEN = sa.text(
     "SELECT f.former_batch_id, count(DISTINCT t.id) FROM bulk_upload.former_rows AS f "  # noqa: S608
     f"JOIN {_TARGET} AS t ON t.id = f.target_id WHERE f.former_batch_id = ANY(:batch_ids) "
-    "AND t.upload_batch_id IS DISTINCT FROM f.former_batch_id GROUP BY f.former_batch_id"
+    "AND t.upload_batch_id IS DISTINCT FROM f.former_batch_id "
+    "AND NOT EXISTS (SELECT FROM bulk_upload.processing_errors AS e WHERE e.batch_id = f.former_batch_id "
+    "AND e.row_number = (f.former ->> 'row_number')::bigint AND e.severity = 'error' "
+    "AND (NOT e.is_resolved OR e.resolved_by_batch <> e.batch_id)) GROUP BY f.former_batch_id"
 )
 _SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most, count(*) AS count"
 # A cent for each line: that is how far the rounding of each line can carry a sum. The lines of a batch are added

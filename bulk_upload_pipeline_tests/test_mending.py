@@ -143,6 +143,24 @@ def test_a_loaded_row_that_a_retry_finds_wrong_stands_until_it_is_corrected(line
     assert rows(line, f"SELECT DISTINCT upload_batch_id FROM {TARGET}") == [(first.batch_id,)]
 
 
+def test_rows_that_a_retry_finds_wrong_and_others_have_changed_are_none_that_the_recount_misses(line):
+    own_profile(line, DMY)
+    first = load(
+        line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED), own_row(5, DATED))
+    )
+    load(line, "b.csv", own_csv(own_row(3, Qty="7"), own_row(5, Qty="7")))
+    assert the_table_agrees(line, first.batch_id)
+    own_profile(line)
+    again(line, first.batch_id)
+    assert the_table_agrees(line, first.batch_id)
+    found = {row["No"]: row for row in rejected(line, first.batch_id)}
+    assert load(line, "c.csv", as_csv([found["A4"] | {"Day": "2024-04-05"}])).rows_updated == 1
+    assert the_table_agrees(line, first.batch_id)
+    own_profile(line, DMY)
+    again(line, first.batch_id)
+    assert the_table_agrees(line, first.batch_id)
+
+
 def test_a_loaded_correction_of_which_every_row_is_found_wrong_stands(line):
     own_profile(line, DMY)
     first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, Qty="x")))
