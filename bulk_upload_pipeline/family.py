@@ -19,7 +19,7 @@ from bulk_upload_pipeline.tables import SCHEMA, metadata
 from bulk_upload_pipeline.verbatim import raw_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -136,18 +136,35 @@ Before = dict[int, list[tuple[str, dict[str, str | None]]]]
 """Batches that had a row, the oldest first, each with the row's cells by the names of their columns; by row number."""
 
 
-def rows_before(engine: sa.Engine, batch_ids: Sequence[str], numbers: Sequence[int]) -> Before:
-    """Return some rejected rows as they stood in each of some batches of a family, which are given in their order."""
+def rows_before(
+    engine: sa.Engine,
+    batch_ids: Sequence[str],
+    numbers: Sequence[int],
+    copies: Mapping[tuple[str, int], int],
+) -> Before:
+    """Return some rejected rows as they stood in each of some batches of a family, which are given in their order.
+
+    Args:
+        engine: Of the database.
+        batch_ids: The batches.
+        numbers: Of the rows in the root.
+        copies: Which row is meant by each copy of one that stood in a correction more than once: it is one of those
+            that the row was.
+    """
     query = sa.text(
         "SELECT row_number, came.batch_id, (array_agg(row_data ORDER BY id))[1] AS cells "
         "FROM unnest(CAST(:batch_ids AS text[])) WITH ORDINALITY AS came (batch_id, place) "
         "JOIN bulk_upload.processing_errors USING (batch_id) WHERE row_number = ANY(:numbers) "
-        "AND severity = 'error' AND row_data IS NOT NULL GROUP BY row_number, place, came.batch_id ORDER BY place"
+        "AND severity = 'error' AND row_data IS NOT NULL GROUP BY row_number, place, came.batch_id "
+        "ORDER BY place, row_number"
     )
+    wanted = set(numbers)
+    wanted |= {number for (_, number), meant in copies.items() if meant in wanted}
     found: Before = {}
     with asking(engine) as connection:
-        for row in connection.execute(query, {"batch_ids": list(batch_ids), "numbers": list(numbers)}):
-            found.setdefault(row.row_number, []).append((row.batch_id, row.cells))
+        for row in connection.execute(query, {"batch_ids": list(batch_ids), "numbers": list(wanted)}):
+            meant = copies.get((row.batch_id, row.row_number), row.row_number)
+            found.setdefault(meant, []).append((row.batch_id, row.cells))
     return found
 
 

@@ -217,7 +217,8 @@ class Mending(Judging):
 
     def _cells_before(self, chunk: TextChunk) -> Before:
         """Return the rows of a chunk as the root had them, and the corrections before this one."""
-        return family.rows_before(self.engine, list(self._notations), chunk.row_numbers.to_pylist())
+        numbers = chunk.row_numbers.to_pylist()
+        return family.rows_before(self.engine, list(self._notations), numbers, self.origins.copies)
 
     @cached_property
     def _notations(self) -> dict[str, Notation]:

@@ -297,6 +297,17 @@ def test_an_article_that_a_spreadsheet_took_for_a_number_is_still_the_article(li
     )
 
 
+def test_an_article_of_a_row_that_stood_twice_is_what_was_kept_of_it_before_a_spreadsheet_saved_it(line):
+    parent = with_bad(line, good_row(90, SKU="x", Quantity="x"))
+    (row,) = rejected(line, parent.batch_id)
+    copies = [row | {"SKU": sku, "Quantity": "4"} for sku in ("00123", "00124")]
+    twice = load(line, "twice.csv", as_csv(copies))
+    _, kept = rejected(line, twice.batch_id)
+    child = load(line, "kept.csv", as_csv([kept | {"SKU": "124"}]))
+    assert (child.state, child.findings_by_code) == (State.LOADED, {"FIGURES_KEPT": 1})
+    assert rows(line, f"SELECT sku FROM {TARGET} WHERE row_number = 21") == [("00124",)]
+
+
 def test_an_article_that_was_meant_to_lose_its_zeros_is_one_line_when_done_as_the_finding_says(line):
     parent = with_bad(line, good_row(90, SKU="00123", Quantity="x"))
     (row,) = rejected(line, parent.batch_id)
