@@ -52,11 +52,11 @@ class Evidence:
         return target.taken(self.engine, self.batch_ids)
 
     @cached_property
-    def standing(self) -> Mapping[str, Held]:
-        """What the target has of each batch that was judged anew although it is wrong by now."""
+    def left(self) -> Mapping[str, Held]:
+        """What the target has of each batch that was judged anew and does not bring it any more."""
         verdicts = {batch_id: entry.verdict for batch_id, entry in self.entries.items()}
         anew = [batch_id for batch_id, verdict in verdicts.items() if verdict and verdict.has_passed]
-        return target.standing(self.engine, anew) if anew else {}
+        return target.left(self.engine, anew) if anew else {}
 
     @cached_property
     def identity_is_kept(self) -> bool:
@@ -115,9 +115,9 @@ class Known:
         return self._evidence.taken[self.batch_id]
 
     @property
-    def standing(self) -> Held:
-        """What of that is wrong by now: it stays until it is corrected, or the load is undone."""
-        return self._evidence.standing.get(self.batch_id, target.Held())
+    def left(self) -> Held:
+        """What of that the batch does not bring any more: wrong by now, or corrected to just what it is."""
+        return self._evidence.left.get(self.batch_id, target.Held())
 
     @property
     def subtotals(self) -> Subtotals | None:

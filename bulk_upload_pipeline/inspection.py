@@ -128,14 +128,14 @@ def usual_counts(known: Known) -> Judgement:
 
 def control_totals(known: Known) -> Judgement:
     """What the ledger says was loaded is what a recount of the table finds."""
-    done, held, standing, taken = known.committed, known.held, known.standing, known.taken
-    expected = done.inserted + done.updated + standing.rows
+    done, held, left, taken = known.committed, known.held, known.left, known.taken
+    expected = done.inserted + done.updated + left.rows
     # Rows that were there already, unchanged, keep the batch that brought them, and what a later one has changed is
     # that one's: then the sums are of other rows.
     comparable = done.unchanged == 0 and taken == 0
     agrees = held.rows + taken == expected
     if comparable:
-        agrees = agrees and held.totals == done.totals + standing.totals
+        agrees = agrees and held.totals == done.totals + left.totals
     compared = "quantities and totals" if comparable else "they"
     changed = f" and {counted(taken, 'row')} that others have changed since" if taken else ""
     return Judgement(

@@ -36,21 +36,33 @@ _HELD = sa.text(
     f"SELECT upload_batch_id, count(*), coalesce(sum(quantity), 0), coalesce(sum(item_total), 0) FROM {_TARGET} "  # noqa: S608
     "WHERE upload_batch_id = ANY(:batch_ids) GROUP BY upload_batch_id"
 )
-_STANDING = sa.text(
-    f"SELECT upload_batch_id, count(*), sum(quantity), sum(item_total) FROM {_TARGET} AS t "  # noqa: S608
-    "WHERE upload_batch_id = ANY(:batch_ids) AND EXISTS (SELECT FROM bulk_upload.processing_errors AS e "
-    "WHERE e.batch_id = t.upload_batch_id AND e.row_number = t.row_number AND e.severity = 'error' "
-    "AND NOT e.is_resolved) GROUP BY upload_batch_id"
+_ERROR_ON = (
+    "EXISTS (SELECT FROM bulk_upload.processing_errors AS e WHERE e.batch_id = {batch} AND e.row_number = {row} "
+    "AND e.severity = 'error' AND {which})"
 )
+_OPEN = "NOT e.is_resolved"
+_NOT_BROUGHT = f"({_OPEN} OR e.resolved_by_batch <> e.batch_id)"
+"""Which errors say that a batch does not bring a row itself: those that are open, or settled by its correction."""
+
+
+def _standing(which: str) -> sa.TextClause:
+    error = _ERROR_ON.format(batch="t.upload_batch_id", row="t.row_number", which=which)
+    return sa.text(
+        f"SELECT upload_batch_id, count(*), sum(quantity), sum(item_total) FROM {_TARGET} AS t "  # noqa: S608
+        f"WHERE upload_batch_id = ANY(:batch_ids) AND {error} GROUP BY upload_batch_id"
+    )
+
+
+_STANDING, _LEFT = _standing(_OPEN), _standing(_NOT_BROUGHT)
 # The former row names the batch that had brought it; one that was deleted since is not there, and does not count. Nor
-# does one that its batch, judged anew since, does not bring any more: open, or corrected by another.
+# does one that its batch, judged anew since, does not bring any more.
+_BY_FORMER = _ERROR_ON.format(
+    batch="f.former_batch_id", row="(f.former ->> 'row_number')::bigint", which=_NOT_BROUGHT
+)
 _TAKEN = sa.text(
     "SELECT f.former_batch_id, count(DISTINCT t.id) FROM bulk_upload.former_rows AS f "  # noqa: S608
     f"JOIN {_TARGET} AS t ON t.id = f.target_id WHERE f.former_batch_id = ANY(:batch_ids) "
-    "AND t.upload_batch_id IS DISTINCT FROM f.former_batch_id "
-    "AND NOT EXISTS (SELECT FROM bulk_upload.processing_errors AS e WHERE e.batch_id = f.former_batch_id "
-    "AND e.row_number = (f.former ->> 'row_number')::bigint AND e.severity = 'error' "
-    "AND (NOT e.is_resolved OR e.resolved_by_batch <> e.batch_id)) GROUP BY f.former_batch_id"
+    f"AND t.upload_batch_id IS DISTINCT FROM f.former_batch_id AND NOT {_BY_FORMER} GROUP BY f.former_batch_id"
 )
 _SUMS = "sum(item_total) AS lines, min(subtotal) AS least, max(subtotal) AS most, count(*) AS count"
 # A cent for each line: that is how far the rounding of each line can carry a sum. The lines of a batch are added
@@ -96,6 +108,14 @@ def held(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
 def standing(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
     """Return the rows that the target has of each of some batches although they are rejected by now."""
     return _held(engine, _STANDING, batch_ids)
+
+
+def left(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
+    """Return what the target has of each of some batches, judged anew, that they do not bring any more.
+
+    That is what is wrong by now, and what a correction has found just as it is meant.
+    """
+    return _held(engine, _LEFT, batch_ids)
 
 
 def taken(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, int]:

@@ -161,6 +161,19 @@ def test_rows_that_a_retry_finds_wrong_and_others_have_changed_are_none_that_the
     assert the_table_agrees(line, first.batch_id)
 
 
+def test_a_row_that_a_retry_finds_wrong_and_that_is_corrected_to_what_it_was_is_in_the_recount(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
+    own_profile(line)
+    again(line, first.batch_id)
+    found = [row | {"Day": "2024-04-03"} for row in rejected(line, first.batch_id)]
+    correction = load(line, "c.csv", as_csv(found))
+    assert (correction.state, correction.rows_unchanged) == (State.LOADED, 1)
+    for batch_id in (first.batch_id, correction.batch_id):
+        assert the_table_agrees(line, batch_id)
+    assert "standing" not in receipt(line, first.batch_id).control_totals
+
+
 def test_a_loaded_correction_of_which_every_row_is_found_wrong_stands(line):
     own_profile(line, DMY)
     first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, Qty="x")))
