@@ -327,6 +327,17 @@ def test_a_batch_that_is_taken_again_undoes_nothing_that_came_later(line):
     ]
 
 
+def test_a_batch_that_is_judged_anew_has_its_own_sums_whoever_has_changed_its_rows_since(line):
+    own_profile(line)
+    first = load(line, "a.csv", own_csv(own_row(1), own_row(2)))
+    later = load(line, "b.csv", own_csv(own_row(1, Qty="7")))
+    own_profile(line, DMY)
+    second = again(line, first.batch_id)
+    assert second.control_totals == first.control_totals
+    stages.revert(line, later.batch_id)
+    assert the_table_agrees(line, first.batch_id)
+
+
 def test_a_batch_that_comes_late_to_its_load_undoes_nothing_that_came_later(line):
     first = judged(line, "a.csv", csv_of([good_row(1, **{"Customer Name": "Old"}), good_row(2)]))
     second = load(line, "b.csv", csv_of([good_row(1, **{"Customer Name": "New"})]))

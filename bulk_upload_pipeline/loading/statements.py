@@ -97,7 +97,7 @@ def _matches(lacking: Iterable[str]) -> Iterable[str]:
         where = " AND ".join(f"s.{n} IS {'' if null else 'NOT '}NULL" for n, null in pairs)
         yield (
             "SELECT s.ctid AS place, s.row_number, t.id, t.quantity, t.item_total, "  # noqa: S608
-            f"{differs} AS differs, "
+            f"s.quantity AS said_quantity, s.item_total AS said_total, {differs} AS differs, "
             "t.xmin AS version, t.upload_batch_id AS owner, t.upload_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own "
             f"FROM {STAGED} AS s JOIN {TARGET} AS t ON {on} AND t.line_occurrence = s.line_occurrence "
             f"WHERE {where}"
@@ -130,8 +130,9 @@ def _update(which: str, says: str) -> str:
     """Return what settles the matched rows `which` (SQL) by giving them the new values, behind `_matched`.
 
     A row that the batch brought in or took over itself, before it was judged anew, counts as what it was then:
-    so the counts of a batch always say what became of the table by it. A row that a batch has changed which
-    was received later stays as it is, whenever this one is taken again: then what the batch `says` (SQL) is noted.
+    so the counts of a batch always say what became of the table by it, and its sums what that was. A row that a batch
+    has changed which was received later stays as it is, whenever this one is taken again: then what the batch `says`
+    (SQL) is noted.
     """
     return f""", locked AS MATERIALIZED (
     SELECT t.id, matched.place, t.upload_batch_id AS former_batch_id, to_jsonb(t) AS former
@@ -157,7 +158,8 @@ def _update(which: str, says: str) -> str:
 ), settled AS (
     SELECT id, place, quantity, item_total, former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own,
         true AS updated FROM changed
-    UNION ALL SELECT id, place, quantity, item_total, brought, false
+    UNION ALL SELECT id, place, CASE WHEN brought AND NOT own THEN said_quantity ELSE quantity END,
+        CASE WHEN brought AND NOT own THEN said_total ELSE item_total END, brought, false
     FROM matched WHERE (yields OR NOT differs) AND {which}
 ), {confirming(f"matched WHERE NOT (differs OR own OR yields) AND {which}")}, noted AS (
     INSERT INTO {YIELDED} (target_id, batch_id, chunk_index, says)
