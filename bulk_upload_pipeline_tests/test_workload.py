@@ -20,7 +20,9 @@ from hypothesis.stateful import (
 
 from bulk_upload_pipeline import intake
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.evidence import Evidence
 from bulk_upload_pipeline.exceptions import NothingToRevertError, RevertRefusedError
+from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import LOADED_STATES, Overrides, State
 from bulk_upload_pipeline_tests.correcting import as_csv
 from bulk_upload_pipeline_tests.upped import wait_until
@@ -447,6 +449,14 @@ class Workload(RuleBasedStateMachine):
             assert account.parent_batch_id == (
                 batch.parent.batch_id if batch.parent and has_rows else account.parent_batch_id
             )
+
+    @invariant()
+    def a_recount_of_the_table_agrees(self):
+        batches = [batch for batch in getattr(self, "batches", {}).values() if batch.is_loaded]
+        known = Evidence(self.line.engine, [batch.batch_id for batch in batches])
+        for batch in batches:
+            found = control_totals(known.of(batch.batch_id))
+            assert found.passed, (batch, found.words)
 
     @invariant()
     def the_findings_are_the_models(self):
