@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 10
 TRUSTED_S = 1.0
 """A connection that was used so lately is taken to be alive, unless the server has said otherwise."""
 SECONDS_BETWEEN_ASKING = 0.5
+_KNOWS_IDLE_SESSIONS = 14_00_00
 INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
 
 CONNECTION = {
@@ -116,7 +117,10 @@ def _set_up(connection: Connection, _record: ConnectionPoolEntry) -> None:
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("SET TimeZone = 'UTC'; SET idle_session_timeout = 0")
+        cursor.execute("SET TimeZone = 'UTC'")
+        # An older server does not know it, and is to be told its age instead.
+        if connection.server_version >= _KNOWS_IDLE_SESSIONS:
+            cursor.execute("SET idle_session_timeout = 0")
     connection.autocommit = False
 
 

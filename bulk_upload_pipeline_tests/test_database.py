@@ -241,6 +241,24 @@ def test_one_that_holds_a_batch_may_rest_for_as_long_as_a_stage_takes(engine, ad
     limited.dispose()
 
 
+class OfPostgres13(psycopg2.extensions.connection):
+    server_version = 130_000
+
+
+def test_a_server_that_knows_no_limit_for_idle_sessions_is_not_asked_to_lift_it(
+    engine, database_url, administer
+):
+    """It would refuse the connection, and nobody would be told that it is too old."""
+    administer(f"ALTER DATABASE {engine.url.database} SET idle_session_timeout = '1min'")
+    url = sa.make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg2.connect(url, connection_factory=OfPostgres13)
+    database._set_up(connection, None)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('idle_session_timeout'), current_setting('TimeZone')")
+        assert cursor.fetchone() == ("1min", "UTC")
+    connection.close()
+
+
 def test_a_server_that_is_too_old_is_named_with_its_version(database_url, monkeypatch):
     monkeypatch.setattr(schema, "OLDEST_SERVER", 99)
     with pytest.raises(DatabaseTooOldError, match="is version 1"):
