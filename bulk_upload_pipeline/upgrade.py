@@ -119,8 +119,9 @@ def _script(connection: sa.Connection, shown: str) -> str:
         return "-- The database is up to date.\n"
     steps = [] if known else _plan(connection, shown)
     parts = [_transaction(number, step.why, step.statements) for number, step in enumerate(steps)]
-    why = f"The migrations from {known or 'the first'} on"
-    parts.append(_transaction(len(steps), why, _migrations(connection, known)))
+    for number, (before, after) in enumerate(schema.ways(known), start=len(steps)):
+        why = f"Migration {after}" if before else "The migrations from the first on"
+        parts.append(_transaction(number, why, _migrations(connection, before, after)))
     return "\n".join([f"SET {_DONE} = '0';\n", *parts])
 
 
@@ -132,13 +133,13 @@ def _transaction(number: int, why: str, statements: Iterable[str]) -> str:
     return f"-- {why}\nBEGIN;\n{told}COMMIT;\n"
 
 
-def _migrations(connection: sa.Connection, known: str | None) -> tuple[str, ...]:
+def _migrations(connection: sa.Connection, before: str | None, after: str) -> tuple[str, ...]:
     from alembic import command
 
     config = schema.migration_config(connection)
     config.output_buffer = text = io.StringIO()
     with redirect_stdout(text):
-        command.upgrade(config, f"{known}:head" if known else "head", sql=True)
-    created = sa.schema.CreateSchema(SCHEMA, if_not_exists=True)
+        command.upgrade(config, f"{before}:{after}" if before else after, sql=True)
     within = text.getvalue().strip().removeprefix("BEGIN;").removesuffix("COMMIT;").strip().removesuffix(";")
-    return str(created.compile(connection)), within, rights.GRANTS
+    created = str(sa.schema.CreateSchema(SCHEMA, if_not_exists=True).compile(connection))
+    return *(() if before else (created,)), within, rights.GRANTS

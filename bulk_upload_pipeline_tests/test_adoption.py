@@ -11,6 +11,7 @@ from functools import partial
 import psycopg2
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from click.testing import CliRunner
 
 from bulk_upload_pipeline import contract, patience, upgrade
@@ -359,6 +360,16 @@ def test_of_a_rehearsed_script_nothing_is_done_behind_a_step_that_has_failed(old
     assert as_psql_does(old, upgrade.script(old_url)) == []
     assert ask(old, REVISION) == [(schema.head(),)]
     assert "up to date" in upgrade.script(old_url)
+
+
+def test_a_rehearsed_script_lets_go_of_each_table_before_it_works_on_the_next(engine, database_url):
+    with engine.begin() as connection:
+        command.downgrade(schema.migration_config(connection), "0012")
+    script = upgrade.script(database_url)
+    assert script.count("COMMIT;") == int(schema.head()) - 12
+    assert as_psql_does(engine, script) == []
+    assert ask(engine, REVISION) == [(schema.head(),)]
+    assert "up to date" in upgrade.script(database_url)
 
 
 def test_what_stands_in_the_way_is_named_and_the_upgrade_goes_on_when_it_is_gone(old, old_url):

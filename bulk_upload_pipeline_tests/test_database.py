@@ -198,6 +198,61 @@ def test_people_read_the_invoices_while_a_migration_builds_an_index_on_them(engi
     assert built == [1]
 
 
+def test_people_read_and_load_while_the_invoices_of_old_findings_are_found(engine, database_url):
+    """Of millions this takes minutes: no migration before it may keep what it has locked until then."""
+    from alembic import command
+
+    done = []
+    found = "INSERT INTO bulk_upload.processing_errors (batch_id, error_code, severity, error_message) "
+
+    def work(_connection, _cursor, statement, *_):
+        if "UPDATE bulk_upload.processing_errors" in statement:
+            with engine.begin() as other:
+                other.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+                other.exec_driver_sql(
+                    "INSERT INTO public.mangalam_invoices (invoice_number) VALUES ('INV-1')"
+                )
+                other.exec_driver_sql(f"{found} VALUES ('b', 'INVALID_NUMBER', 'error', 'x')")
+                done.append(other.scalar(sa.text("SELECT count(*) FROM bulk_upload.processing_errors")))
+
+    with engine.begin() as connection:
+        command.downgrade(schema.migration_config(connection), "0015")
+        connection.exec_driver_sql(
+            f"{found} SELECT 'a', 'INVALID_NUMBER', 'error', 'x' FROM generate_series(1, 3)"
+        )
+    sa.event.listen(sa.Engine, "after_cursor_execute", work)
+    try:
+        schema.migrate(database_url)
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", work)
+    assert done == [4]
+    with engine.connect() as connection:
+        assert schema.revision(connection) == schema.head()
+
+
+def test_who_finds_another_migrating_waits_for_as_long_as_that_takes(engine, database_url, monkeypatch):
+    """Nobody holds a table that could be told to let go of it."""
+    from alembic import command
+
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
+    monkeypatch.setattr(patience, "LOCK_TIMEOUT", 0.01)
+    waits = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+        "AND waitstart < clock_timestamp() - interval '0.1 s'"
+    )
+    with engine.begin() as connection:
+        command.downgrade(schema.migration_config(connection), "0019")
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as other:
+            other.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))")
+            migrating = pool.submit(schema.migrate, database_url)
+            while not migrating.done() and not other.scalar(sa.text(waits)):
+                pass
+        migrating.result()
+    with engine.connect() as connection:
+        assert schema.revision(connection) == schema.head()
+
+
 def test_tables_that_exist_before_the_first_migration_are_left_alone(empty_database):
     engine = database.make_engine(empty_database)
     with engine.begin() as connection:

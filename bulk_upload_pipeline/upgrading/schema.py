@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ _MIGRATIONS = Path(bulk_upload_pipeline.__file__).parent / "migrations" / "versi
 def migrate(url: str | sa.URL) -> None:
     """Bring the schema up to date; safe to repeat, and to do from two processes at once.
 
+    Each migration of tables that are in use is a transaction of its own: what one locks is free while the next works.
+
     Raises:
         DatabaseUnavailableError: The server does not answer, or refuses this user or database.
         DatabaseTooOldError: The server is older than PostgreSQL 15.
@@ -56,7 +59,7 @@ def migrate(url: str | sa.URL) -> None:
         OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
         UpgradeForbiddenError: It is out of date, and this user may not change it.
-        AdoptionRefusedError: PostgreSQL refuses a migration; nothing of any is done.
+        AdoptionRefusedError: PostgreSQL refuses a migration; nothing of that one is done.
     """
     engine = sa.create_engine(normalised_url(url), connect_args=CONNECTION, poolclass=sa.NullPool)
     try:
@@ -64,7 +67,9 @@ def migrate(url: str | sa.URL) -> None:
             check_server(connection, address(url))
             if revision(connection) == head():
                 return
-        patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
+        reached = None
+        while reached != head():
+            reached = patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
     except OperationalError as error:
         raise DatabaseUnavailableError(address(url), first_line(error)) from error
     except DBAPIError as error:
@@ -97,17 +102,37 @@ def check_server(connection: sa.Connection, shown: str) -> None:
         raise DatabaseEncodingError(shown, encoding)
 
 
-def _upgrade(connection: sa.Connection, shown: str) -> None:
-    """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind."""
+def _upgrade(connection: sa.Connection, shown: str) -> str:
+    """Run Alembic in the caller's transaction, so that a failed migration leaves nothing behind; return how far."""
     from alembic import command
 
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
+    _wait_for_others(connection)
     known = known_revision(connection, shown)
+    if known == head():
+        return known
     if known is None and (adoption.plan(connection) or obstacles.find(connection)):
         raise OldDatabaseError(shown)
     connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
-    command.upgrade(migration_config(connection), "head")
+    reached = next(after for _, after in ways(known))
+    command.upgrade(migration_config(connection), reached)
     connection.exec_driver_sql(rights.GRANTS, execution_options={"no_parameters": True})
+    return reached
+
+
+def _wait_for_others(connection: sa.Connection) -> None:
+    """Wait until no other process migrates, for as long as that takes: nobody has to wait behind one who waits here."""
+    limit = connection.scalar(sa.text("SELECT current_setting('lock_timeout')"))
+    set_limit = sa.text("SELECT set_config('lock_timeout', :limit, true)")
+    connection.execute(set_limit, {"limit": "0"})
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('bulk_upload.migrate', 0))"))
+    connection.execute(set_limit, {"limit": limit})
+
+
+def ways(known: str | None) -> list[tuple[str | None, str]]:
+    """Return from which revision to which each transaction leads: a new schema is in nobody's way, and made in one."""
+    if known is None:
+        return [(None, head())]
+    return list(pairwise([known, *(each for each in _revisions() if each > known)]))
 
 
 def migration_config(connection: sa.Connection) -> Config:
@@ -143,4 +168,8 @@ def known_revision(connection: sa.Connection, shown: str) -> str | None:
 
 def head() -> str:
     """Return the newest revision: revisions are numbered, and their files are named after them."""
-    return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
+    return _revisions()[-1]
+
+
+def _revisions() -> list[str]:
+    return sorted(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
