@@ -103,11 +103,17 @@ def _session(url: sa.URL) -> Generator[Cursor]:
     engine = database.make_engine(url)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            yield connection.connection.cursor()
+            try:
+                yield connection.connection.cursor()
+            except psycopg2.Error:
+                connection.invalidate()  # it may be closed, and nothing in it is worth a rollback
+                raise
     except OperationalError as error:
         raise DatabaseUnavailableError(database.address(url), database.first_line(error)) from error
     except psycopg2.Error as error:
-        raise ProvisionRefusedError(database.address(url), str(error).partition("\n")[0]) from error
+        is_away = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+        told = DatabaseUnavailableError if is_away else ProvisionRefusedError
+        raise told(database.address(url), str(error).partition("\n")[0]) from error
     finally:
         engine.dispose()
 

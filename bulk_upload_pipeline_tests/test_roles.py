@@ -8,7 +8,11 @@ from dagster_postgres.run_storage import PostgresRunStorage
 
 from bulk_upload_pipeline import database, revert, roles, sales, upgrade
 from bulk_upload_pipeline.cli import main
-from bulk_upload_pipeline.exceptions import ProvisionRefusedError, UpgradeForbiddenError
+from bulk_upload_pipeline.exceptions import (
+    DatabaseUnavailableError,
+    ProvisionRefusedError,
+    UpgradeForbiddenError,
+)
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.serving import embedded
 from bulk_upload_pipeline.upgrading import schema
@@ -190,6 +194,12 @@ def test_a_role_that_may_create_roles_and_databases_is_enough_to_provision(tmp_p
 def test_a_role_that_may_not_provision_is_told_which_one_may(server):
     with pytest.raises(ProvisionRefusedError, match="a superuser, or one with CREATEROLE and CREATEDB"):
         roles.provision(as_role(server, roles.READER), PASSWORDS)
+
+
+def test_a_server_that_goes_away_meanwhile_is_not_said_to_refuse_anything(server, caplog):
+    with pytest.raises(DatabaseUnavailableError), roles._session(server) as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert caplog.text == ""
 
 
 def test_a_restored_database_of_the_old_system_is_taken_over_and_its_view_still_works(tmp_path):
