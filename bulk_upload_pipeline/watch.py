@@ -86,9 +86,8 @@ def _prepare(urls: Urls, home: Home) -> None:
 @contextmanager
 def _stopping_on_signals() -> Generator[None]:
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if (
-        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    ):  # who says `nohup` wants it to outlive its terminal
+    # Who says `nohup` wants it to outlive its terminal.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
 
     def stop(_number: int, _frame: FrameType | None) -> None:

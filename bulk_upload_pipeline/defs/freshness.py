@@ -45,7 +45,8 @@ def freshness_sensor(
     lights = {check: judgement.passed for (_, check), judgement in found.items()}
     before = json.loads(context.cursor or "{}")
     words = " ".join(judgement.words for judgement in found.values())
-    if before.get("lights") == lights and time.time() - before["told"] < TOLD_EVERY_S:
+    # The clock may have been set back since: nobody waits until it has come round.
+    if before.get("lights") == lights and 0 <= time.time() - before["told"] < TOLD_EVERY_S:
         return dg.SkipReason(words)
     context.log.info(words)
     return dg.SensorResult(
