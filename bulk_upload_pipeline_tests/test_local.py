@@ -15,9 +15,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 import sqlalchemy as sa
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
 
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.exceptions import (
@@ -546,6 +560,32 @@ def test_a_reader_of_its_lines_that_goes_away_does_not_stop_the_looking_after(ru
         killed = running.process("dagster._daemon")
         killed.kill()
         wait_until(lambda: (fresh := running.process("dagster._daemon")) and fresh.pid != killed.pid)  # noqa: B023
+
+
+def test_a_schedule_does_not_wait_either_for_times_that_a_wrong_clock_has_seen(dagster_url, tmp_path):
+    """The days that loads touch are counted by one, hourly: it would not be looked at before they have come."""
+    now = time.time()
+    storage = {"postgres": {"postgres_url": dagster_url}}
+    (tmp_path / "dagster.yaml").write_text(json.dumps({"storage": storage, "telemetry": {"enabled": False}}))
+    origin = RemoteInstigatorOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("ours"), "all"), "hourly"
+    )
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        for seen in (now - 7200, now + 19_800):
+            tick = TickData(origin.get_id(), "hourly", InstigatorType.SCHEDULE, TickStatus.SKIPPED, seen)
+            instance.create_tick(tick)
+        instance.add_instigator_state(
+            InstigatorState(
+                *(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING),
+                ScheduleInstigatorData("0 * * * *", now + 9, now + 19_800),
+            )
+        )
+        clock.forget_the_future(dagster_url)
+        (left,) = instance.get_ticks(origin.get_id(), None)
+        (state,) = (each for each in instance.all_instigator_state() if each.origin == origin)
+    assert left.timestamp == pytest.approx(now - 7200, abs=1)
+    data = state.instigator_data
+    assert (data.start_timestamp, data.last_iteration_timestamp) == pytest.approx((now, now), abs=60)
 
 
 LAST_TICK = "(instigator_body::jsonb #>> '{job_specific_data,last_tick_timestamp}')::float"
