@@ -126,7 +126,7 @@ def list_of_facts(*, as_json: bool) -> Generator[list[dict[str, Any]]]:
     facts: list[dict[str, Any]] = []
     try:
         yield facts
-    except BaseException:
+    except BaseException:  # Ctrl-C, too: what has been done is told, and the error goes on
         if as_json and facts:
             terminal.print_json(facts)
         raise
