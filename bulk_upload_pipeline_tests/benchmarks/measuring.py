@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SAMPLED_EVERY_S = 0.05
+COUNTED_EVERY_S = 1.0
+"""Who belongs to a command is read from all processes of the machine, on a core that the command might use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,11 @@ class _Memory:
     def _watch(self) -> None:
         try:
             root = psutil.Process(self._pid)
+            children, counted = root.children(recursive=True), time.monotonic()
             while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
-                self._peak = max(self._peak, sum(_resident([root, *root.children(recursive=True)])))
+                if time.monotonic() - counted >= COUNTED_EVERY_S:
+                    children, counted = root.children(recursive=True), time.monotonic()
+                self._peak = max(self._peak, sum(_resident([root, *children])))
                 time.sleep(SAMPLED_EVERY_S)
         except psutil.NoSuchProcess:
             return
