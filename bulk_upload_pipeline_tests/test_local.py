@@ -290,7 +290,7 @@ def test_dagster_loads_the_configuration_that_deployments_share(home, monkeypatc
             assert instance.run_retries_max_retries == 2
             assert not instance.run_retries_retry_on_asset_or_op_failure
             assert not instance.telemetry_enabled
-            assert type(instance.run_storage).__name__ == "PostgresRunStorage"
+            assert type(instance.run_storage).__module__ == "bulk_upload_pipeline.defs.run_storage"
             assert instance.get_runs() == []
 
 
