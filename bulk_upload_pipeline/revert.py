@@ -77,13 +77,14 @@ FROM {_TARGET} AS t LEFT JOIN {FORMER} AS f ON f.batch_id = %(batch_id)s AND f.t
 WHERE t.upload_batch_id = %(batch_id)s AND t.invoice_number IS NOT NULL GROUP BY t.invoice_number
 """  # noqa: S608
 
-_RESTORED = (*VALUES, "upload_batch_id", "row_number", "updated_at")
+_RESTORED = (*VALUES, "upload_batch_id", "row_number")
 _RESTORE = f"""
-UPDATE {_TARGET} AS t SET ({", ".join(_RESTORED)}) = (
-    SELECT {", ".join(_RESTORED)} FROM jsonb_populate_record(NULL::{_TARGET}, f.former)
+UPDATE {_TARGET} AS t SET ({", ".join(_RESTORED)}, updated_at) = (
+    SELECT {", ".join(_RESTORED)}, now() FROM jsonb_populate_record(NULL::{_TARGET}, f.former)
 )
 FROM {FORMER} AS f WHERE f.batch_id = %(batch_id)s AND t.id = f.target_id
 """  # noqa: S608
+"""Their time is not the former one: who reads what has changed since it last looked has seen the undone values."""
 
 _DELETE = f"DELETE FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s"  # noqa: S608
 _FORGET = (

@@ -15,6 +15,7 @@ from bulk_upload_pipeline.inbox import drop
 from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.profile_files import home_profiles
 from bulk_upload_pipeline.serving import services
+from bulk_upload_pipeline.settings import unguarded
 from bulk_upload_pipeline.upgrading.schema import migrate
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _greet(settings: Settings, running: services.Services) -> None:
         ("Database", f"{address(database_url)} (`bulk-upload db url` prints the URL)"),
     ):
         terminal.say(f"{what:<10} {where}")
+    if warning := unguarded(settings):
+        terminal.say(warning)
     terminal.say("Drop files in the inbox. Ctrl-C stops everything.")
 
 

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from bulk_upload_pipeline.guard import Guard, Lock, by_port
-from bulk_upload_pipeline.settings import read_settings
+from bulk_upload_pipeline.settings import read_settings, unguarded
 
 STATEMENT_SECONDS = 15
 CONNECTION_SECONDS = 3_600
@@ -30,6 +30,8 @@ LIVE_MILLISECONDS = 2_000
 def main(host: str, port: int, viewer_port: int | None, workspace: str) -> None:
     """Serve Dagster's UI to those who may use it."""
     settings = read_settings()
+    if warning := unguarded(settings):
+        click.echo(warning, err=True)
     with dg.DagsterInstance.get() as instance, ExitStack() as stack:
         instance.optimize_for_webserver(STATEMENT_SECONDS * 1_000, CONNECTION_SECONDS, MOST_CONNECTIONS)
         apps: dict[int, ASGIApp] = {
