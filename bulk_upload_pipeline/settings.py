@@ -171,7 +171,9 @@ def unguarded(settings: Settings) -> str | None:
     """Return, in a sentence, that only viewers are asked for a password; None where that is not so."""
     if settings.viewer_password is None or settings.ui_password is not None:
         return None
-    return f"The UI asks nobody for a password: {VIEWER_PASSWORD} is set, but {UI_PASSWORD} is not. Set it, too."
+    return (
+        f"The UI asks nobody for a password: {VIEWER_PASSWORD} is set, but {UI_PASSWORD} is not. Set it, too."
+    )
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:

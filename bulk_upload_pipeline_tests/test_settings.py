@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bulk_upload_pipeline.exceptions import SettingInvalidError
-from bulk_upload_pipeline.settings import Keeping, read_provisioning, read_settings
+from bulk_upload_pipeline.settings import Keeping, read_provisioning, read_settings, unguarded
 
 
 def test_an_empty_environment_means_the_defaults():
@@ -68,6 +68,21 @@ def test_a_password_loses_a_line_break_at_its_end_but_no_blanks():
 def test_a_password_that_nobody_can_give_is_refused_and_not_shown(stated):
     with pytest.raises(SettingInvalidError, match=r"VIEWER_PASSWORD is '\.\.\.', but must be one line"):
         read_settings({"BULK_UPLOAD_VIEWER_PASSWORD": stated})
+
+
+@pytest.mark.parametrize(
+    ("passwords", "told"),
+    [
+        ({"VIEWER_PASSWORD": "looking"}, True),
+        ({"VIEWER_PASSWORD": "looking", "UI_PASSWORD": "doing"}, False),
+        ({"UI_PASSWORD": "doing"}, False),
+        ({}, False),
+    ],
+)
+def test_a_password_for_viewers_that_leaves_the_ui_open_is_said_to_do_so(passwords, told):
+    warning = unguarded(read_settings({f"BULK_UPLOAD_{name}": value for name, value in passwords.items()}))
+    assert bool(warning) is told
+    assert not told or ("BULK_UPLOAD_UI_PASSWORD is not. Set it" in warning and "looking" not in warning)
 
 
 def test_a_bucket_without_the_extra_for_it_is_refused_by_the_name_that_was_given(monkeypatch):
