@@ -35,6 +35,8 @@ TRUSTED_S = 1.0
 SECONDS_BETWEEN_ASKING = 0.5
 _KNOWS_IDLE_SESSIONS = 14_00_00
 INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
+NOT_AS_IT_WAS_MADE = frozenset({"42P01", "42703", "3F000", "42809"})
+"""No such table, column or schema, or something else in its place: somebody has dropped or renamed it."""
 
 CONNECTION = {
     "application_name": APPLICATION_NAME,
@@ -268,7 +270,8 @@ def is_transient(error: BaseException) -> bool:
     return lost and _REFUSED_AT_THE_DOOR.search(str(original)) is None
 
 
-def first_line(error: DBAPIError) -> str:
+def first_line(error: DBAPIError | psycopg2.Error) -> str:
     """Return what the server or the driver said, in one line; neither repeats a password."""
-    lines = str(error.orig).strip().splitlines()
-    return lines[0].strip() if lines else type(error.orig).__name__
+    original = error.orig if isinstance(error, DBAPIError) else error
+    lines = str(original).strip().splitlines()
+    return lines[0].strip() if lines else type(original).__name__

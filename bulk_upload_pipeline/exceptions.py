@@ -292,6 +292,19 @@ class RevertRefusedError(BulkUploadError):
         )
 
 
+class RevertForbiddenError(BulkUploadError):
+    """A load cannot be undone because of a rule that somebody added to the table of the invoices."""
+
+    exit_code = 2
+
+    def __init__(self, batch_id: str, cause: str) -> None:
+        self.batch_id, self.cause = batch_id, cause
+        super().__init__(
+            f"Batch {batch_id} cannot be reverted, and nothing of it was: PostgreSQL did not do it ({cause}). Ask "
+            "whoever added that rule to the table to lift it, or remove what depends on the rows, and revert it then."
+        )
+
+
 class DatabaseUnavailableError(TransientError):
     """PostgreSQL does not answer. `address` holds no password."""
 
@@ -367,14 +380,16 @@ class InTheWayError(BulkUploadError):
 
 
 class DatabaseRefusedError(BulkUploadError):
-    """PostgreSQL did not do what a command asked of it."""
+    """PostgreSQL did not do what a command asked of it.
 
-    def __init__(self, said: str, *, may_pass: bool) -> None:
-        then = (
-            "Do it again when it answers."
-            if may_pass
-            else "Do it as a role that may, on a server that may change."
-        )
+    Attributes of the class: what to do then.
+    """
+
+    LATER = "Do it again when it answers."
+    AS_ANOTHER = "Do it as a role that may, on a server that may change."
+    WHEN_IT_FITS = "`bulk-upload db check` lists what of the database does not fit."
+
+    def __init__(self, said: str, then: str) -> None:
         super().__init__(f"PostgreSQL did not do it: {said}. {then}")
 
 

@@ -399,6 +399,7 @@ def revert(line: Line, batch_id: str) -> Receipt:
     Raises:
         NothingToRevertError: No row of the batch is loaded.
         RevertRefusedError: Later batches have changed or corrected the same rows since.
+        RevertForbiddenError: A rule that somebody added to the table keeps rows as they are.
         BatchBusyError: A worker is loading the batch.
     """
     entry = ledger.entry(line.engine, batch_id)

@@ -8,12 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg2
+
 from bulk_upload_pipeline import contract
-from bulk_upload_pipeline.exceptions import RevertRefusedError
+from bulk_upload_pipeline.database import first_line
+from bulk_upload_pipeline.exceptions import RevertForbiddenError, RevertRefusedError
 from bulk_upload_pipeline.holding import connected, holding
 from bulk_upload_pipeline.loading.confirmed import LATER, ONE_AT_A_TIME, count_on_chunks, count_on_receipts
 from bulk_upload_pipeline.loading.copying import VALUES
 from bulk_upload_pipeline.loading.former import FORMER
+from bulk_upload_pipeline.loading.merging import lies_in_a_row
 from bulk_upload_pipeline.loading.yielded import FALL, YIELDED_TO, in_order
 from bulk_upload_pipeline.model import counted
 from bulk_upload_pipeline.stale import TOUCH
@@ -87,6 +91,13 @@ FROM {FORMER} AS f WHERE f.batch_id = %(batch_id)s AND t.id = f.target_id
 """Their time is not the former one: who reads what has changed since it last looked has seen the undone values."""
 
 _DELETE = f"DELETE FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s"  # noqa: S608
+_NOT_DELETED = f"SELECT count(*) FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s"  # noqa: S608
+_NOT_RESTORED = f"""
+SELECT count(*) FROM {FORMER} AS f JOIN {_TARGET} AS t ON t.id = f.target_id
+WHERE f.batch_id = %(batch_id)s AND t.upload_batch_id = %(batch_id)s
+"""  # noqa: S608
+"""A trigger may keep a row as it is without a word. One that is not restored would be deleted with the others."""
+
 _FORGET = (
     f"DELETE FROM {FORMER} WHERE batch_id = %(batch_id)s",  # noqa: S608
     "DELETE FROM bulk_upload.load_chunks WHERE batch_id = %(batch_id)s",
@@ -158,11 +169,17 @@ def revert(engine: sa.Engine, batch_id: str, *, is_held: bool = False) -> Revert
     Raises:
         BatchBusyError: A worker is loading the batch.
         RevertRefusedError: Later batches have changed the same rows since; nothing is undone.
+        RevertForbiddenError: A rule that somebody added to the table keeps rows as they are; nothing is undone.
         psycopg2.Error: The database failed; nothing is undone, and it may be tried again.
     """
     held = connected(engine) if is_held else holding(engine, batch_id)
-    with held as connection, connection, connection.cursor() as cursor:
-        return _undo(cursor, batch_id)
+    try:
+        with held as connection, connection, connection.cursor() as cursor:
+            return _undo(cursor, batch_id)
+    except psycopg2.Error as error:
+        if lies_in_a_row(error):
+            raise RevertForbiddenError(batch_id, first_line(error)) from error
+        raise
 
 
 def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
@@ -178,6 +195,7 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
         cursor.execute(statement, named)
     cursor.execute(_RESTORE, named)
     restored = cursor.rowcount
+    _require_none(cursor, _NOT_RESTORED, named)
     cursor.execute(FALL, named | {"undone": batch_id})
     fallen_to, fallen, not_restored = (
         zip(*cursor.fetchall(), strict=True) if cursor.rowcount else ((), (), ())
@@ -185,12 +203,22 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     # The rows that were restored belong to others again, so that those that it inserted are left.
     cursor.execute(_DELETE, named)
     deleted = cursor.rowcount
+    _require_none(cursor, _NOT_DELETED, named)
     for statement in _FORGET:
         cursor.execute(statement, named)
     restored -= sum(not_restored)
     result = RevertResult(deleted, restored, inherited, heirs, sum(fallen), fallen_to)
     cursor.execute(_REVERTED, named | {"reason": result.in_words})
     return result
+
+
+def _require_none(cursor: Cursor, query: str, named: dict[str, str]) -> None:
+    """Refuse to go on where there are rows that are not as they were to become."""
+    cursor.execute(query, named)
+    found = cursor.fetchone()
+    if found is not None and found[0]:
+        cause = f"a trigger or rule leaves {counted(found[0], 'row')} unchanged"
+        raise RevertForbiddenError(named["batch_id"], cause)
 
 
 def _leave_to_heirs(cursor: Cursor, named: dict[str, str]) -> tuple[int, tuple[str, ...]]:

@@ -510,6 +510,28 @@ def test_a_new_database_fits(database_url):
     assert misfits.find(database_url) == []
 
 
+TAKEN_AWAY = {
+    "the table": (f"{OF_INVOICES} RENAME TO lines", "public.mangalam_invoices is not there"),
+    "a column": (f"{OF_INVOICES} RENAME brand TO make", "public.mangalam_invoices has no column brand"),
+    "one of the loader": (f"{OF_INVOICES} DROP extra", "public.mangalam_invoices has no column extra"),
+    "a table of ours": ("DROP TABLE bulk_upload.former_rows", "bulk_upload.former_rows is not there"),
+    "days": ("DROP TABLE public.daily_sales", "public.daily_sales is not there"),
+    "the key": (
+        f"{OF_INVOICES} DROP CONSTRAINT mangalam_invoices_identity",
+        "a line that is loaded again is doubled",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN_AWAY)
+def test_what_somebody_has_taken_away_since_the_migrations_is_named(engine, database_url, what):
+    statement, told = TAKEN_AWAY[what]
+    tell(engine, statement)
+    (found,) = misfits.find(database_url)
+    assert told in found.message
+    assert found.rows == 0
+
+
 def test_the_commands_upgrade_and_rehearse(old, old_url, tmp_path, monkeypatch):
     monkeypatch.setenv("BULK_UPLOAD_HOME", str(tmp_path))
     monkeypatch.setenv("BULK_UPLOAD_DATABASE_URL", old_url)

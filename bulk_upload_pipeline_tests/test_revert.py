@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline.exceptions import BatchBusyError, RevertRefusedError
+from bulk_upload_pipeline.exceptions import BatchBusyError, RevertForbiddenError, RevertRefusedError
 from bulk_upload_pipeline.holding import lock_name
 from bulk_upload_pipeline.revert import RevertResult, revert
 from bulk_upload_pipeline_tests.staged_rows import (
@@ -98,6 +98,49 @@ def test_a_batch_that_was_judged_anew_is_undone_to_what_was_before_its_first_loa
     load(engine, stage([line("INV-1", quantity="4"), line("NEW", quantity="4")]), plan="other")
     assert revert(engine, "b1") == RevertResult(deleted=1, restored=1)
     assert everything(engine) == before
+
+
+def on_change(body, events="UPDATE OR DELETE"):
+    return (
+        f"CREATE FUNCTION public.guarded() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$; "
+        f"CREATE TRIGGER guarded BEFORE {events} ON public.mangalam_invoices "
+        "FOR EACH ROW EXECUTE FUNCTION public.guarded()"
+    )
+
+
+KEEPING = {
+    "a payment refers to a row": (
+        "CREATE TABLE public.payments (line bigint REFERENCES public.mangalam_invoices (id)); "
+        "INSERT INTO public.payments SELECT max(id) FROM public.mangalam_invoices",
+        "violates foreign key constraint",
+    ),
+    "it refers to one until the end": (
+        "CREATE TABLE public.payments (line bigint REFERENCES public.mangalam_invoices (id) INITIALLY DEFERRED); "
+        "INSERT INTO public.payments SELECT max(id) FROM public.mangalam_invoices",
+        "violates foreign key constraint",
+    ),
+    "former values are wrong by now": (
+        "ALTER TABLE public.mangalam_invoices ADD CHECK (quantity <> 2) NOT VALID",
+        "violates check constraint",
+    ),
+    "a trigger says no": (on_change("RAISE EXCEPTION 'the month is closed';"), "the month is closed"),
+    "a trigger does nothing": (on_change("RETURN NULL;"), "leaves 1 row unchanged"),
+    "a trigger lets nothing be deleted": (on_change("RETURN NEW;", "DELETE"), "leaves 2 rows unchanged"),
+}
+
+
+@pytest.mark.parametrize("what", KEEPING)
+def test_rows_that_a_rule_of_somebody_else_keeps_are_not_undone_in_part(engine, stage, what):
+    statement, cause = KEEPING[what]
+    load(engine, stage([line("INV-1")]), batch_id="b0")
+    load(engine, stage([line("INV-1", quantity="3"), line("NEW"), line("NEWER")]))
+    execute(engine, statement)
+    before = everything(engine)
+    with pytest.raises(RevertForbiddenError, match=cause) as caught:
+        revert(engine, "b1")
+    assert "\n" not in str(caught.value)
+    assert everything(engine) == before
+    assert ledger(engine) != []
 
 
 def test_a_batch_that_loaded_nothing_is_left_alone(engine):

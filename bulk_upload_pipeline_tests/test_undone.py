@@ -151,6 +151,20 @@ def test_revert_undoes_a_load_and_dagster_shows_it(at_terminal, home, tmp_path):
     assert again["rows_inserted"] == 10
 
 
+def test_a_table_that_somebody_has_renamed_is_named_with_the_command_that_lists_what_does_not_fit(
+    at_terminal, home, tmp_path, engine
+):
+    (loaded,) = told(at_terminal("load", "--json", a_file(tmp_path, [good_row(1)])))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {TARGET} RENAME TO lines")
+    for command in (("revert", loaded["batch_id"]), ("trace", "INV-000001")):
+        result = at_terminal(*command)
+        assert result.exit_code == 3
+        assert "mangalam_invoices" in result.stderr
+        assert "`bulk-upload db check` lists" in result.stderr
+    assert "is not there" in at_terminal("db", "check").stdout
+
+
 def test_a_retry_of_a_correction_of_a_reverted_batch_says_so(line):
     first = load(line, "a.csv", csv_of([*(good_row(n) for n in range(9)), good_row(90, Quantity="x")]))
     (row,) = rejected(line, first.batch_id)

@@ -59,15 +59,21 @@ class Commands(click.Group):
 
 def _of_the_database(error: Exception) -> BulkUploadError | None:
     """Return what a server that does not do what it is asked comes to for a person; None for any other error."""
-    from sqlalchemy.exc import DBAPIError, OperationalError
+    import psycopg2
+    from sqlalchemy.exc import DBAPIError
 
     from bulk_upload_pipeline import database
 
-    if not isinstance(error, DBAPIError):
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(original, psycopg2.Error):
         return None
-    may_not = database.sqlstate(error) in (database.INSUFFICIENT_PRIVILEGE, database.READ_ONLY)
-    if may_not or isinstance(error, OperationalError) or database.is_transient(error):
-        return DatabaseRefusedError(database.first_line(error), may_pass=not may_not)
+    state, said = database.sqlstate(original), database.first_line(original)
+    if state in (database.INSUFFICIENT_PRIVILEGE, database.READ_ONLY):
+        return DatabaseRefusedError(said, DatabaseRefusedError.AS_ANOTHER)
+    if state in database.NOT_AS_IT_WAS_MADE:
+        return DatabaseRefusedError(said, DatabaseRefusedError.WHEN_IT_FITS)
+    if isinstance(original, psycopg2.OperationalError) or database.is_transient(original):
+        return DatabaseRefusedError(said, DatabaseRefusedError.LATER)
     return None
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import contract, database
+from bulk_upload_pipeline import contract, database, target
 from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
 from bulk_upload_pipeline.rules import EARLIEST_INVOICE, LATEST_INVOICE
-from bulk_upload_pipeline.upgrading import adoption, obstacles, schema
+from bulk_upload_pipeline.upgrading import adoption, lost, obstacles, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,12 +64,16 @@ def _find(connection: sa.Connection) -> Iterator[Misfit]:
         for step in adoption.plan(connection):
             yield Misfit("OLD_TABLE", None, 0, f"{step.why}: `bulk-upload db upgrade` does this")
     found = obstacles.find(connection)
+    if schema.revision(connection) == schema.head():
+        named = {obstacle.column for obstacle in found if obstacle.column}
+        found += [obstacle for obstacle in lost.find(connection) if obstacle.column not in named]
     for obstacle in found:
         said = f"nothing can be loaded as long as {obstacle.message}"
         yield Misfit("IN_THE_WAY", obstacle.column, 0, said)
     there = adoption.columns(connection, _TARGET)
     if not there:
         return
+    yield from _key(connection)
     usable = set(there) - {obstacle.column for obstacle in found}
     known = [column for column in contract.COLUMNS if column.name in usable]
     yield from _types(there, known)
@@ -77,6 +81,11 @@ def _find(connection: sa.Connection) -> Iterator[Misfit]:
         yield from _shared_keys(connection)
     if known and "id" in there:
         yield from _rules(connection, known)
+
+
+def _key(connection: sa.Connection) -> Iterator[Misfit]:
+    if schema.revision(connection) == schema.head() and not target.identity_is_kept(connection.engine):
+        yield Misfit("NO_KEY", None, 0, f"a line that is loaded again is doubled: {lost.KEY}")
 
 
 def _types(there: dict[str, adoption.Column], known: list[contract.Column]) -> Iterator[Misfit]:
