@@ -66,6 +66,49 @@ def test_an_encoding_is_found_by_content(content, codec, block, monkeypatch):
     assert detect(io.BytesIO(content)).codec == codec
 
 
+NAMES = {
+    "Czech": "Řeznictví Dvořák, Příbram\nČokoláda hořká\nŽluťoučký kůň, Ústí nad Labem\nJiří Šťastný, Plzeň\nMléko",
+    "Polish": "Świeże pączki, Łódź\nŻółć i gęś, Kraków\nSpółka Wójcik, Gdańsk\nCukierki śliwkowe, Poznań",
+    "Hungarian": "Győri Keksz, Győr\nTejföl, Székesfehérvár\nŐszibarack befőtt, Szűcs Bt\nTúró Rudi\nBőrönd",
+    "Slovak": "Ľubomír Čech, Košice\nŽitný chlieb\nĎatelina, Nitra\nMäsiarstvo Kováč, Prešov\nRožky šunkové",
+    "Turkish": "Şeker Pazarı, İstanbul\nÇikolata Dünyası, Diyarbakır\nLokum Güneş, İzmir\nYağmur Gıda",
+    "German": "Müller Bäckerei, München\nSchäfer Süßwaren, Köln\nGrüße, Nürnberg\nKäse ½ kg, Würzburg",
+    "French": "Crème brûlée, Orléans\nPâté, Besançon\nGâteau à l'érable, Nîmes\nHélène Lefèvre, L'Haÿ-les-Roses",
+    "Spanish": "Jalapeño García, Málaga\n¿Qué tal? Cádiz\nJamón ibérico, León\nPiñata, A Coruña",
+    "Portuguese": "São João Pão, Conceição\nCamarões, Camões\nAvô Antônio, Belém\nOpções, Três Irmãos",
+    "Italian": "Caffè più, Forlì\nPerché no, Cefalù\nCittà libertà, Cantù\nCosì però, Nardò",
+    "Danish": "Rødgrød med fløde, København\nÆrø Bageri, Århus\nSmørrebrød, Helsingør",
+    "Icelandic": "Þorláksson, Ægir\nHafnarfjörður\nSæþór Ýmir, Kópavogur\nFiskbúðin, Ísafjörður",
+    "Estonian": "Põltsamaa Felix\nRääma Pagar, Pärnu\nJõgeva, Võru\nKüüslauk, Tõrva",
+    "of many countries": "Müller, García Núñez\nCrème, São João\nØdegård, Tromsø\nCittà, Forlì\n£5 off, CO²\nŒuvre",
+    "Russian": "Конфеты Мишка, Москва\nШоколад Алёнка\nООО Ромашка, Новосибирск\nПряники тульские",
+    "Greek": "Γλυκά Παπαδόπουλος, Αθήνα\nΣοκολάτα, Θεσσαλονίκη\nΛουκούμι, Πάτρα",
+}
+WEST = ("German", "French", "Spanish", "Portuguese", "Italian", "Danish")
+CENTRAL_EUROPE = ("Czech", "Polish", "Hungarian", "Slovak")
+WRITTEN = [
+    *((name, codec) for name in CENTRAL_EUROPE for codec in ("cp1250", "iso8859-2", "cp852")),
+    *((name, "cp1252") for name in (*WEST, "Icelandic", "Estonian", "of many countries")),
+    *((name, "cp850") for name in WEST),
+    *(("Turkish", "cp1254"), ("Russian", "cp1251"), ("Russian", "koi8-r"), ("Greek", "cp1253")),
+]
+
+
+@pytest.mark.parametrize(("language", "codec"), WRITTEN)
+def test_names_of_each_language_come_as_they_were_written_in_its_encodings(language, codec):
+    lines = [f"INV-{n};{name};{n};2024-12-31\n" for n, name in enumerate(NAMES[language].split("\n") * 5)]
+    content = ("Invoice Number;Customer Name;Quantity;Invoice Date\n" + "".join(lines)).encode(codec)
+    found = detect(io.BytesIO(content))
+    assert as_utf8(content, found.codec) == content.decode(codec).encode()
+    assert 0.9 <= found.confidence < 1
+
+
+def test_a_few_words_that_fit_nothing_stay_western_and_are_not_called_sure():
+    found = detect(io.BytesIO("INV-1;Dvořák, Příbram;4\n".encode("cp1250")))
+    assert found.codec == "cp1252"
+    assert found.confidence <= 0.5
+
+
 def test_what_is_marked_or_proven_is_certain_and_a_guess_is_not():
     assert detect(io.BytesIO(TEXT.encode())).confidence == 1
     assert detect(io.BytesIO(codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"))).confidence == 1

@@ -95,6 +95,18 @@ def test_the_page_says_what_came_in_what_loaded_what_did_not_and_how_to_go_on():
     assert set(found.values("href")) == {"rejected_rows.csv", "findings.csv"}
 
 
+def test_the_page_says_how_sure_it_is_of_an_encoding_that_only_letters_tell():
+    known = {**ACCOUNT.layout, "encoding_confidence": 0.6}
+    guessed = replace(ACCOUNT, file_format="csv", encoding="cp1252", layout=known)
+    assert (
+        "csv, cp1252 (recognised by its letters, 60% sure; if some are wrong, state"
+        in Page(page(guessed)).text
+    )
+    stated = replace(guessed, layout=ACCOUNT.layout)
+    assert "csv, cp1252 Columns" in re.sub(r" SHA-256 \S+", "", Page(page(stated)).text)
+    assert "by its letters" not in page(stated)
+
+
 def test_the_chart_shows_each_share_of_the_rows_at_its_width():
     bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" width="([\d.]+)" height="4">', page())
     assert [(kind, float(x), float(width)) for kind, x, width in bars] == [

@@ -1,5 +1,5 @@
 """How `recognise` finds out what a file is, from its content.
 
-`formats` by its first bytes, `encodings`, then `dialects` for what parts its cells and `headers` for whose columns they
-are. `unpack` opens packed files, `archives` a .zip.
+`formats` by its first bytes, `encodings` (where its bytes tell too little, by their `letters`), then `dialects` for
+what parts its cells and `headers` for whose columns they are. `unpack` opens packed files, `archives` a .zip.
 """

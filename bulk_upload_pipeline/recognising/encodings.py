@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.findings import file_finding
+from bulk_upload_pipeline.recognising import letters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +72,7 @@ _WESTERN = frozenset(
         *("mac_turkish", "cp037", "cp775", "cp860", "cp861", "cp863", "cp865", "cp1026", "cp273"),
     }
 )
-"""Encodings that a few accented letters cannot tell apart; Windows-1252 stands for all of them."""
+"""Encodings whose bytes do not tell them apart; `letters` may, and Windows-1252 stands for all of them otherwise."""
 
 
 class Encoding(NamedTuple):
@@ -216,6 +217,20 @@ def _sample(block: bytes, sample: bytearray) -> None:
 
 
 def _guess(sample: bytes) -> Encoding:
+    told = letters.told_by(sample)
+    if not told.is_sure:
+        found = _guessed_by_statistics(sample)
+        if found.codec != letters.WESTERN:
+            return found
+        told = told._replace(fit=min(told.fit, found.confidence))
+    # Five bytes are nothing in Windows-1252; ISO-8859-1 has something (if invisible) for each.
+    gaps = any(byte in sample for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
+    codec = "iso8859-1" if gaps and told.codec == letters.WESTERN else told.codec
+    return Encoding(codec, min(told.fit, _SUREST_GUESS))
+
+
+def _guessed_by_statistics(sample: bytes) -> Encoding:
+    """Return which encoding of another script a text seems to be in, Windows-1252 where it seems to be of none."""
     from charset_normalizer import from_bytes
 
     best = from_bytes(_telling(sample)).best()
@@ -223,9 +238,7 @@ def _guess(sample: bytes) -> Encoding:
     confidence = min(sure, _SUREST_GUESS)
     if best is not None and best.encoding not in _WESTERN and not best.encoding.startswith("utf"):
         return Encoding(best.encoding, confidence)
-    # Five bytes are nothing in Windows-1252; ISO-8859-1 has something (if invisible) for each.
-    gaps = any(byte in sample for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D))
-    return Encoding("iso8859-1" if gaps else "cp1252", confidence)
+    return Encoding(letters.WESTERN, confidence)
 
 
 def _telling(sample: bytes) -> bytes:

@@ -79,6 +79,7 @@ def page(receipt: Receipt, codes: Iterable[CodeCount], files: Collection[str]) -
         remarks=_remarks(list(codes)),
         totals=_totals(receipt),
         columns=_columns(receipt.layout),
+        read_as=_read_as(receipt),
         files=files,
         seconds=_seconds(receipt),
     )
@@ -146,6 +147,17 @@ def _totals(receipt: Receipt) -> list[tuple[str, str, str, str]]:
     names = {"quantity": "Quantity", "item_total": "Item total"}
     figures = [(title, Decimal(read[name]), Decimal(loaded[name])) for name, title in names.items()]
     return [(title, _amount(a), _amount(b), _amount(a - b)) for title, a, b in figures]
+
+
+def _read_as(receipt: Receipt) -> str:
+    """Return as what the file was read, and how sure that is where nothing but its letters tell its encoding."""
+    if not receipt.file_format or not receipt.encoding:
+        return receipt.file_format or ""
+    known = receipt.layout.get("written_as") or receipt.layout
+    sure = known.get("encoding_confidence", 1.0)
+    then = "if some are wrong, state `encoding` in the sender's profile"
+    guessed = f" (recognised by its letters, {sure:.0%} sure; {then})" if sure < 1 else ""
+    return f"{receipt.file_format}, {receipt.encoding}{guessed}"
 
 
 def _amount(value: Decimal) -> str:
