@@ -85,7 +85,7 @@ STATED = {
     "shift-jis": "japanese",
     "hz": "simplified",
 }
-"""Encodings that look like others, so that a person or a profile has to name them."""
+"""Encodings that look like others where there is little text, so that a person or a profile may have to name them."""
 
 
 def codec_of(encoding):
