@@ -19,7 +19,12 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from bulk_upload_pipeline.exceptions import DatabaseUnavailableError, SettingInvalidError, TransientError
+from bulk_upload_pipeline.exceptions import (
+    DatabaseNotMadeError,
+    DatabaseUnavailableError,
+    SettingInvalidError,
+    TransientError,
+)
 from bulk_upload_pipeline.settings import DATABASE_URL
 
 if TYPE_CHECKING:
@@ -191,7 +196,9 @@ def wait_until_it_answers(engine: sa.Engine, patience: float) -> bool:
         time.sleep(SECONDS_BETWEEN_ASKING)
 
 
-def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None:
+def create_database_if_absent(
+    url: str | sa.URL, *, owned: bool = False, variable: str = DATABASE_URL
+) -> None:
     """Create the database that `url` names, unless it exists.
 
     Args:
@@ -199,9 +206,11 @@ def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None
         owned: Whether the server is the embedded one. Text is then compared by code point, which makes its
             indexes cheaper, with letters still known in all scripts. A server of somebody else keeps its
             administrator's choice.
+        variable: The setting that names it.
 
     Raises:
-        DatabaseUnavailableError: The server does not answer, or does not let this user create databases.
+        DatabaseUnavailableError: The server does not answer, or does not let this user in.
+        DatabaseNotMadeError: It does not let this user create databases.
     """
     wanted = normalised_url(url)
     engine = sa.create_engine(
@@ -214,7 +223,9 @@ def create_database_if_absent(url: str | sa.URL, *, owned: bool = False) -> None
         with engine.connect() as connection:
             _create_database(connection, wanted.database or "", owned=owned)
     except (OperationalError, ProgrammingError) as error:
-        raise DatabaseUnavailableError(address(url), first_line(error)) from error
+        if sqlstate(error) == INSUFFICIENT_PRIVILEGE:
+            raise DatabaseNotMadeError(address(url), first_line(error)) from error
+        raise DatabaseUnavailableError(address(url), first_line(error), variable) from error
 
 
 def _create_database(connection: sa.Connection, name: str, *, owned: bool) -> None:

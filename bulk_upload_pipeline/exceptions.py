@@ -308,11 +308,21 @@ class RevertForbiddenError(BulkUploadError):
 class DatabaseUnavailableError(TransientError):
     """PostgreSQL does not answer. `address` holds no password."""
 
+    def __init__(self, address: str, cause: str, variable: str = "BULK_UPLOAD_DATABASE_URL") -> None:
+        self.address = address
+        super().__init__(
+            f"PostgreSQL at {address} does not answer ({cause}). Start it, or correct {variable}."
+        )
+
+
+class DatabaseNotMadeError(BulkUploadError):
+    """A database does not exist, and this role may not create one. `address` holds no password."""
+
     def __init__(self, address: str, cause: str) -> None:
         self.address = address
         super().__init__(
-            f"PostgreSQL at {address} does not answer ({cause}). Start it, or correct "
-            f"BULK_UPLOAD_DATABASE_URL."
+            f"Database {address} is not there for this role, and could not be made ({cause}). Let somebody make it who "
+            "may, or name one that is there: that of Dagster in BULK_UPLOAD_DAGSTER_DATABASE_URL."
         )
 
 

@@ -42,7 +42,8 @@ def postgres(settings: Settings) -> Generator[Urls]:
     is left to `schema.migrate`.
 
     Raises:
-        DatabaseUnavailableError: The server does not answer, or does not let this user create a database.
+        DatabaseUnavailableError: The server does not answer, or does not let this user in.
+        DatabaseNotMadeError: There is no database for Dagster, and this user may not create it.
         EmbeddedPostgresMissingError: No server is named and the extra `local` is not installed.
         EmbeddedPostgresError: The embedded server does not start.
         SettingInvalidError: A URL is none of PostgreSQL.
@@ -57,11 +58,12 @@ def postgres(settings: Settings) -> Generator[Urls]:
 
 
 def _named(invoices: sa.URL, dagster_url: str | None, *, owned: bool = False) -> Urls:
-    dagster = invoices.set(database=DAGSTER)
+    dagster, named_by = invoices.set(database=DAGSTER), variables.DATABASE_URL
     if dagster_url:
-        dagster = normalised_url(dagster_url, variables.DAGSTER_DATABASE_URL)
+        named_by = variables.DAGSTER_DATABASE_URL
+        dagster = normalised_url(dagster_url, named_by)
     if not _answers(dagster):
-        create_database_if_absent(dagster, owned=owned and not dagster_url)
+        create_database_if_absent(dagster, owned=owned and not dagster_url, variable=named_by)
     return Urls(_text(invoices), _text(dagster))
 
 

@@ -6,16 +6,18 @@ from alembic import command
 from click.testing import CliRunner
 from dagster_postgres.run_storage import PostgresRunStorage
 
-from bulk_upload_pipeline import database, revert, roles, sales, upgrade
+from bulk_upload_pipeline import contract, database, local, revert, roles, sales, upgrade
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.exceptions import (
+    DatabaseNotMadeError,
     DatabaseUnavailableError,
     ProvisionRefusedError,
     UpgradeForbiddenError,
 )
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.serving import embedded
-from bulk_upload_pipeline.upgrading import schema
+from bulk_upload_pipeline.settings import Home, Settings
+from bulk_upload_pipeline.upgrading import misfits, schema
 from bulk_upload_pipeline_tests import old_system
 from bulk_upload_pipeline_tests.world import csv_of, drop, ephemeral, good_row, line_at, receipt, run
 
@@ -194,6 +196,40 @@ def test_a_role_that_may_create_roles_and_databases_is_enough_to_provision(tmp_p
 def test_a_role_that_may_not_provision_is_told_which_one_may(server):
     with pytest.raises(ProvisionRefusedError, match="a superuser, or one with CREATEROLE and CREATEDB"):
         roles.provision(as_role(server, roles.READER), PASSWORDS)
+
+
+def test_a_loader_for_whom_nobody_has_made_a_database_of_dagster_is_not_told_that_the_server_is_down(
+    server, tmp_path
+):
+    invoices, unmade = (
+        as_role(server, roles.LOADER, name).render_as_string(hide_password=False)
+        for name in ("bulk_upload", "unmade")
+    )
+    with pytest.raises(DatabaseNotMadeError, match=r"unmade .*permission denied.*DAGSTER_DATABASE_URL"):
+        local.postgres(Settings(Home(tmp_path), invoices, unmade)).__enter__()
+
+
+def test_a_server_of_dagster_that_is_down_is_named_by_the_variable_that_states_it(server, tmp_path):
+    url = as_role(server, roles.LOADER).render_as_string(hide_password=False)
+    down = "postgresql://nobody@127.0.0.1:1/dagster"
+    with pytest.raises(
+        DatabaseUnavailableError, match=r"127\.0\.0\.1:1/dagster .*BULK_UPLOAD_DAGSTER_DATABASE_URL"
+    ):
+        local.postgres(Settings(Home(tmp_path), url, down)).__enter__()
+    with pytest.raises(
+        DatabaseUnavailableError, match=r"127\.0\.0\.1:1/dagster .*correct BULK_UPLOAD_DATABASE_URL"
+    ):
+        local.postgres(Settings(Home(tmp_path), down)).__enter__()
+
+
+def test_rows_that_the_loader_may_not_see_are_named_as_what_is_in_the_way(server):
+    tell(server.set(database="bulk_upload"), f"ALTER TABLE {contract.TABLE} ENABLE ROW LEVEL SECURITY")
+    try:
+        (found,) = misfits.find(as_role(server, roles.LOADER))
+        assert (found.code, misfits.find(as_role(server, roles.OWNER))) == ("IN_THE_WAY", [])
+    finally:
+        tell(server.set(database="bulk_upload"), f"ALTER TABLE {contract.TABLE} DISABLE ROW LEVEL SECURITY")
+    assert f"`ALTER ROLE {roles.LOADER} BYPASSRLS`" in found.message
 
 
 def test_a_server_that_goes_away_meanwhile_is_not_said_to_refuse_anything(server, caplog):

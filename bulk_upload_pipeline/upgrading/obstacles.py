@@ -50,7 +50,7 @@ def find(connection: sa.Connection) -> list[Obstacle]:
     """Return what is in the way; only the catalogue is read."""
     found = [*_no_tables(connection)]
     if not any(_TARGET in obstacle.message for obstacle in found):
-        found += [*_columns(_columns_of(connection)), *_rules(connection)]
+        found += [*_columns(_columns_of(connection)), *_rules(connection), *_row_security(connection)]
     return found
 
 
@@ -125,4 +125,15 @@ def _rules(connection: sa.Connection) -> Iterator[Obstacle]:
     for rule in connection.scalars(query, {"table": _TARGET}):
         yield Obstacle(
             None, f"rule {rule} on {_TARGET} changes what statements do: make it a trigger, or drop it"
+        )
+
+
+def _row_security(connection: sa.Connection) -> Iterator[Obstacle]:
+    """Yield that PostgreSQL copies nothing into the table for this role, which may see a part of its rows only."""
+    query = sa.text("SELECT quote_ident(current_user) WHERE row_security_active(to_regclass(:table))")
+    for role in connection.scalars(query, {"table": _TARGET}):
+        yield Obstacle(
+            None,
+            f"row level security of {_TARGET} holds for role {role}: `ALTER ROLE {role} BYPASSRLS`, or load as the "
+            "owner of the table",
         )
