@@ -270,6 +270,16 @@ def test_a_named_server_that_does_not_answer_is_said_so_without_its_password(hom
         postgres(Settings(home, database_url=url)).__enter__()
     assert "127.0.0.1:1" in str(error.value)
     assert "secret" not in str(error.value)
+    assert str(error.value).endswith(" Start it, or correct BULK_UPLOAD_DATABASE_URL.")
+
+
+def test_a_server_of_dagster_that_does_not_answer_is_named_by_the_setting_that_states_it(home, database_url):
+    other = "postgresql://me:secret@127.0.0.1:1/dagster"
+    with pytest.raises(DatabaseUnavailableError) as error:
+        postgres(Settings(home, database_url=database_url, dagster_database_url=other)).__enter__()
+    assert "127.0.0.1:1/dagster" in str(error.value)
+    assert "secret" not in str(error.value)
+    assert str(error.value).endswith(" Start it, or correct BULK_UPLOAD_DAGSTER_DATABASE_URL.")
 
 
 # ---------------------------------------------------------------------------------------------------------
