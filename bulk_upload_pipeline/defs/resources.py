@@ -45,8 +45,8 @@ def _alive(context: dg.InitResourceContext, line: Line) -> Generator[Line]:
         yield line
         return
     assert context.instance is not None
-    # Dagster opens a connection for every event; a run keeps one open instead, as the webserver does. That
-    # is most of what the events of a small file cost.
+    # Dagster's own storage, which Kubernetes has, opens a connection for every event; a run keeps one open instead,
+    # as the webserver does. That is most of what the events of a small file cost. `HeldStorage` limits statements only.
     context.instance.optimize_for_webserver(STATEMENT_PATIENCE_MS, CONNECTION_AGE_S, max_overflow=4)
     with alive(line.engine, context.run.run_id):
         yield line

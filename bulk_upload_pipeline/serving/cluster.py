@@ -42,7 +42,7 @@ LOG = "log"
 # synchronous_commit stay as they are: a committed chunk survives a power cut.
 TUNING = {
     "listen_addresses": "",  # a socket in a private folder: nobody on the network gets here
-    "max_connections": "200",  # Dagster opens a connection for each statement
+    "max_connections": "200",  # services, runs and commands hold some each; one that nobody has costs nothing
     "shared_buffers": "256MB",
     "maintenance_work_mem": "256MB",
     "wal_buffers": "16MB",
