@@ -8,12 +8,15 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import click
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from bulk_upload_pipeline.commands.frame import Commands
 from bulk_upload_pipeline.defs import run_storage
 from bulk_upload_pipeline.defs.resources import living
 from bulk_upload_pipeline.defs.run_storage import HELD, TABLES, VANISHED_AFTER_MS, HeldStorage
@@ -283,6 +286,26 @@ def test_a_database_that_cannot_be_had_is_not_waited_for(postgres_url, monkeypat
     monkeypatch.setattr(run_storage, "RESTART_PATIENCE_S", float("inf"))
     with pytest.raises(OperationalError, match='database "of_nobody" does not exist'):
         HeldStorage(postgres_url.set(database="of_nobody").render_as_string(hide_password=False))
+
+
+def test_a_command_whose_database_of_dagster_went_away_ends_with_one_sentence(empty, administer, monkeypatch):
+    monkeypatch.setattr("dagster_postgres.utils.calculate_delay", lambda **_: 0.0)  # between its five tries
+    storage = HeldStorage(empty)
+
+    @click.group(cls=Commands)
+    def commands(): ...
+
+    @commands.command()
+    def command():
+        ask(storage)
+
+    administer(f"DROP DATABASE {sa.make_url(empty).database} WITH (FORCE)")
+    ended = CliRunner().invoke(commands, ["command"])
+    administer(f"CREATE DATABASE {sa.make_url(empty).database}")
+    assert ended.exit_code == 3
+    (sentence,) = ended.stderr.splitlines()
+    assert sentence.startswith("PostgreSQL did not do it: ")
+    assert "does not exist" in sentence
 
 
 def test_dagsters_own_storage_reads_what_the_held_one_writes_and_the_other_way_round(

@@ -64,7 +64,10 @@ def _of_the_database(error: Exception) -> BulkUploadError | None:
 
     from bulk_upload_pipeline import database
 
-    original = error.orig if isinstance(error, DBAPIError) else error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (DBAPIError, psycopg2.Error)):
+        cause = cause.__cause__  # Dagster says in words of its own that it cannot connect
+    original = cause.orig if isinstance(cause, DBAPIError) else cause
     if not isinstance(original, psycopg2.Error):
         return None
     state, said = database.sqlstate(original), database.first_line(original)
