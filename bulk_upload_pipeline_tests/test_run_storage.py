@@ -104,17 +104,17 @@ def tables_of(url):
     return names
 
 
-def test_all_instances_of_a_process_ask_by_the_same_server_processes(filled, servers, tmp_path, monkeypatch):
+def test_all_instances_of_a_process_ask_by_the_same_server_processes(empty, servers, tmp_path, monkeypatch):
     asked_by = []
     for _ in range(3):
-        with instance_at(tmp_path, filled, monkeypatch) as instance:
+        with instance_at(tmp_path, empty, monkeypatch) as instance:
             assert type(instance.run_storage).__module__ == run_storage.__name__
             ask(instance)
-            asked_by.append(servers(filled))
+            asked_by.append(servers(empty))
             # As each run of a worker of the pool does.
             instance.optimize_for_webserver(60_000, 600, 4)
             ask(instance)
-            asked_by.append(servers(filled))
+            asked_by.append(servers(empty))
     first, with_a_run, *later = asked_by
     assert (len(first), len(with_a_run)) == (1, 2)
     assert later == [with_a_run] * 4
