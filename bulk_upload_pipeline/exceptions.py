@@ -140,6 +140,16 @@ class FileUnwritableError(BulkUploadError):
         super().__init__(f"{path} cannot be written: {cause}. Name another file.")
 
 
+class OutputLostError(BulkUploadError):
+    """Standard output takes nothing."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"Standard output does not take what this command has to say: {cause.rstrip('.')}. What it has done stays "
+            "done, and `bulk-upload status` shows it; give its output another place."
+        )
+
+
 class BatchNotFoundError(BulkUploadError):
     """No batch has this id."""
 

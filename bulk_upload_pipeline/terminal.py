@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from bulk_upload_pipeline import report
+from bulk_upload_pipeline.exceptions import OutputLostError
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import State, counted, on_one_line, where_in_words
 from bulk_upload_pipeline.pace import in_words
@@ -77,6 +78,12 @@ def _takes(text: str) -> bool:
 def say(line: str) -> None:
     """Print a line, which stays one whatever a file name has in it."""
     console().print(on_one_line(line), markup=False, emoji=False)
+
+
+def mention(line: str) -> None:
+    """Print a line for whoever watches: what runs does not end because nobody can, be it that a disk is full."""
+    with suppress(OutputLostError):
+        say(line)
 
 
 def say_text(text: str) -> None:

@@ -58,7 +58,7 @@ def up(
                 settings,
                 port,
                 prepare=lambda urls: _prepare(urls, settings.home),
-                on_event=terminal.say,
+                on_event=terminal.mention,
                 viewer_port=viewer_port,
             ) as running,
             _measured(running, settings.home, metrics_port),
@@ -67,11 +67,11 @@ def up(
                 drop_samples(settings.home.inbox)
             _greet(settings, running)
             if metrics_port:
-                terminal.say(f"{'Metrics':<10} http://127.0.0.1:{metrics_port}/metrics")
+                terminal.mention(f"{'Metrics':<10} http://127.0.0.1:{metrics_port}/metrics")
             _tell_until_stopped(make_engine(running.urls.invoices), settings.home)
     except Stopped:
         with suppress(OSError):  # the terminal may be what went away
-            terminal.say("Stopped.")
+            terminal.mention("Stopped.")
 
 
 def _prepare(urls: Urls, home: Home) -> None:
@@ -129,10 +129,10 @@ def _greet(settings: Settings, running: services.Services) -> None:
         ("Reports", home.reports),
         ("Database", f"{address(database_url)} (`bulk-upload db url` prints the URL)"),
     ):
-        terminal.say(f"{what:<10} {where}")
+        terminal.mention(f"{what:<10} {where}")
     if warning := unguarded(settings):
-        terminal.say(warning)
-    terminal.say("Drop files in the inbox. Ctrl-C stops everything.")
+        terminal.mention(warning)
+    terminal.mention("Drop files in the inbox. Ctrl-C stops everything.")
 
 
 def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
@@ -140,10 +140,10 @@ def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
     told = {receipt.batch_id: receipt.state for receipt in whereabouts.receipts(engine, limit=1_000)}
     while True:
         for fault in new_faults(home, unusable):
-            terminal.say(f"{time.strftime('%H:%M:%S')} {fault}")
+            terminal.mention(f"{time.strftime('%H:%M:%S')} {fault}")
         try:
             for line in news(engine, told, time.strftime("%H:%M:%S")):
-                terminal.say(line)
+                terminal.mention(line)
         except OperationalError:
             # PostgreSQL is away; the services' supervisor starts it again and says so.
             engine.dispose()

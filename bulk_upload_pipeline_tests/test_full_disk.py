@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import errno
 import resource
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from bulk_upload_pipeline import archiving, judging, rejects, report, sweeping
+from bulk_upload_pipeline import archiving, judging, pace, rejects, report, sweeping, watch
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.cli import main
+from bulk_upload_pipeline.commands import streams
 from bulk_upload_pipeline.exceptions import DiskFullError, FileStillChangingError
 from bulk_upload_pipeline.holding import holding
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.disturbed import batch_id, is_loaded_whole, tries
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, run
+from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, receipt, rows, run
 
 __all__ = ["batch_id"]
+
+FULL = Path("/dev/full")
 
 SETTINGS = {"chunk_rows": 7}
 
@@ -105,3 +113,66 @@ def test_a_report_holds_only_what_its_last_receipt_says(line, instance, batch_id
         "summary.html",
         "summary.json",
     ]
+
+
+COMMANDS = {
+    "words": ["explain", "TOTAL_MISMATCH"],
+    "json": ["explain", "--json"],
+    "help": ["load", "--help"],
+    "version": ["--version"],
+    "a file beside it": ["template", "new.csv"],
+}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_command_whose_output_nobody_takes_says_so_in_one_sentence(tmp_path, kind):
+    with FULL.open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "bulk_upload_pipeline.cli", *COMMANDS[kind]],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 3
+    assert result.stderr.count("\n") == 1
+    assert "Standard output does not take" in result.stderr
+    assert "No space left on device" in result.stderr
+
+
+@contextmanager
+def full_disk_as(monkeypatch, name):
+    """Standard output or error of this process, as a shell lays it on a full disk."""
+    with FULL.open("w") as full, monkeypatch.context() as patched:
+        patched.setattr(sys, name, full)
+        yield
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_load_whose_lines_nobody_takes_is_whole(home, line, tmp_path, monkeypatch, name):
+    path = tmp_path / "a.csv"
+    path.write_text(csv_of(good_row(n) for n in range(30)))
+    monkeypatch.setattr(pace, "SECONDS_APART", 0.0)
+    monkeypatch.setattr(pace, "PERCENT_APART", 0.0)
+    with full_disk_as(monkeypatch, name), pytest.raises(SystemExit) as ended:
+        main(["load", str(path)])
+    assert ended.value.code == (3 if name == "stdout" else 0)
+    ((state, loaded),) = rows(line, "SELECT state, rows_inserted FROM bulk_upload.upload_batches")
+    assert (state, loaded) == ("loaded", 30)
+
+
+def test_what_runs_goes_on_when_nobody_takes_its_lines(line, monkeypatch):
+    (line.home.profiles / "broken.toml").write_text("no TOML")
+
+    def stop(*_):
+        raise watch.Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with full_disk_as(monkeypatch, "stdout"), streams.guarded(), pytest.raises(watch.Stopped):
+            watch._tell_until_stopped(line.engine, line.home)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bulk_upload_pipeline import terminal
-from bulk_upload_pipeline.exceptions import BulkUploadError, DatabaseRefusedError, FileUnwritableError
+from bulk_upload_pipeline.commands import streams
+from bulk_upload_pipeline.exceptions import (
+    BulkUploadError,
+    DatabaseRefusedError,
+    FileUnwritableError,
+    OutputLostError,
+)
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.profiles import is_delimiter
 from bulk_upload_pipeline.settings import read_settings
@@ -39,9 +46,18 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 class Commands(click.Group):
     """A group that ends each known error as one sentence and its exit code, without a traceback."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run what a command line says, be it `--help`."""
+        terminal.spell_out()
+        with streams.guarded():
+            try:
+                return super().main(*args, **extra)
+            except OutputLostError as error:
+                terminal.complain(str(error))
+                sys.exit(error.exit_code)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        terminal.spell_out()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
