@@ -31,6 +31,8 @@ DROPPING = ".dropping-"
 
 NO_PROFILE = "folders that are no profile"
 UNREADABLE = "folders that we may not read"
+GONE = "folders that cannot be read"
+CLOSED = "files that cannot be looked at"
 
 SLUG_LENGTH = 40
 
@@ -98,9 +100,14 @@ def look(inbox: Place, is_profile: Callable[[str], bool], seen: Mapping[str, str
         else:
             found.append(seen_now)
     found.sort(key=lambda file: file.mtime_ns)
-    settled = tuple(f for f in found if seen.get(name_in_inbox(f)) == f.fingerprint)
-    restless = tuple(f for f in found if seen.get(name_in_inbox(f)) != f.fingerprint)
-    return Look(settled, restless, left_out, tuple(sorted(strangers)))
+    settled: list[FoundFile] = []
+    restless: list[FoundFile] = []
+    for file in found:
+        before = seen.get(name_in_inbox(file))
+        # Of a hundred thousand files a look before has remembered few.
+        is_settled = before is not None and before == file.fingerprint
+        (settled if is_settled else restless).append(file)
+    return Look(tuple(settled), tuple(restless), left_out, tuple(sorted(strangers)))
 
 
 def name_in_inbox(file: FoundFile) -> str:
@@ -127,8 +134,10 @@ def _files(inbox: Path, is_profile: Callable[[str], bool]) -> Iterator[FoundFile
             stat = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue  # taken or renamed since the folder was listed
-        path = inbox / folder / entry.name if folder else inbox / entry.name
-        yield FoundFile(path, folder, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        except OSError:
+            yield CLOSED  # a folder may be listed and what is in it not be looked at; the others' files are taken
+            continue
+        yield FoundFile(Path(entry.path), folder, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def _objects(inbox: Key, is_profile: Callable[[str], bool]) -> Iterator[FoundFile | str]:
@@ -164,14 +173,17 @@ def _entries(
 
 
 def _of_folder(folder: os.DirEntry[str]) -> Iterator[tuple[os.DirEntry[str], str | None, str | None]]:
+    """Yield each entry of one sender's folder; where it cannot be read, the others' files are taken nevertheless."""
     try:
-        inner = os.scandir(folder.path)
+        with os.scandir(folder.path) as inner:
+            for file in inner:
+                yield file, folder.name, _why_left_out(file)
     except PermissionError:
-        yield folder, None, UNREADABLE  # one sender's folder; the others' files are taken nevertheless
-        return
-    with inner:
-        for file in inner:
-            yield file, folder.name, _why_left_out(file)
+        yield folder, None, UNREADABLE
+    except FileNotFoundError:
+        return  # it was removed since the inbox was listed
+    except OSError:
+        yield folder, None, GONE  # on a share that does not answer, say
 
 
 def _why_left_out(entry: os.DirEntry[str]) -> str | None:

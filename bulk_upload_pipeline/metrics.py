@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from contextlib import contextmanager, suppress
@@ -78,18 +79,21 @@ def _waiting_since(inbox: Place) -> Iterator[float]:
         for entry in (*listed, *inner):
             if not entry.is_folder and not entry.name.startswith("."):
                 yield entry.modified_ns / 1e9
-        return
-    folders = [inbox, *(path for path in _entries(inbox) if path.is_dir())]
-    for path in (path for folder in folders for path in _entries(folder)):
-        try:
-            if path.is_file() and not path.is_symlink():
-                yield path.stat().st_ctime
-        except FileNotFoundError:
-            continue  # it was taken a moment ago
+    else:
+        yield from _came(inbox)
 
 
-def _entries(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
+def _came(folder: Path, *, is_inbox: bool = True) -> Iterator[float]:
+    """Yield when each file of a folder, and of the folders in an inbox, came."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            with suppress(OSError):  # taken a moment ago, or in one sender's folder that cannot be read
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.stat(follow_symlinks=False).st_ctime
+                elif is_inbox and entry.is_dir(follow_symlinks=False):
+                    yield from _came(folder / entry.name, is_inbox=False)
 
 
 _STAGES = {

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk_upload_pipeline import inbox, taking
+from bulk_upload_pipeline import inbox, metrics, taking
 from bulk_upload_pipeline.exceptions import FileMissingError, FileStillChangingError, NeverTakenError
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -101,6 +102,63 @@ def test_a_folder_that_we_may_not_read_does_not_hold_up_the_files_of_others(tmp_
     _, second = look_twice(tmp_path)
     assert names(second.settled) == ["a.csv"]
     assert second.left_out == {"folders that we may not read": 1}
+
+
+REFUSALS = {
+    errno.ENOTCONN: "folders that cannot be read",
+    errno.EIO: "folders that cannot be read",
+    errno.ENOENT: None,
+}
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+def test_a_folder_on_a_share_that_is_gone_does_not_hold_up_the_files_of_others(tmp_path, monkeypatch, number):
+    (tmp_path / "zoho").mkdir()
+    (tmp_path / "a.csv").write_text("a")
+    listed = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "zoho":
+            raise OSError(number, os.strerror(number), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    _, second = look_twice(tmp_path)
+    assert names(second.settled) == ["a.csv"]
+    assert second.left_out == ({REFUSALS[number]: 1} if REFUSALS[number] else {})
+
+
+@contextmanager
+def as_nobody():
+    """Root may look at everything; anybody else is refused by the mode of his own folder."""
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_lists_its_files_and_hides_them_does_not_hold_up_the_files_of_others(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "zoho").mkdir()
+    (tmp_path / "zoho" / "b.csv").write_text("b")
+    (tmp_path / "a.csv").write_text("a")
+    (tmp_path / "zoho").chmod(0o444)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # nobody may come by the folders above it
+    try:
+        with as_nobody():
+            _, second = look_twice(Path())
+            counted = list(metrics._waiting_since(Path()))
+    finally:
+        (tmp_path / "zoho").chmod(0o755)
+    assert names(second.settled) == ["a.csv"]
+    assert second.left_out == {"files that cannot be looked at": 1}
+    assert len(counted) == 1
 
 
 def test_the_oldest_file_comes_first(tmp_path):
