@@ -32,6 +32,8 @@ DIGEST_AFTER = timedelta(minutes=10)
 """Files that are loaded in part wait so long for others, so that a morning of them is one message."""
 FAILED_AFTER = timedelta(seconds=60)
 """A failed batch is left so long to whoever retries it by itself."""
+UNTAKEN_AFTER = timedelta(minutes=5)
+"""A file that could not be taken is left so long to its next runs."""
 OLDEST = timedelta(days=7)
 """What is older is no news: a channel that is set up today does not hear of last year."""
 LEAST_FREE, LEAST_FREE_SHARE = 2_000_000_000, 0.05
@@ -169,6 +171,20 @@ def notice_silence(line: Line, now: datetime) -> list[Alert]:
     """Return an alert for each sender whose file is overdue."""
     overdue = silence.silent(line.engine, line.profiles(), now)
     return [messages.of_silence(sender, now) for sender in overdue]
+
+
+def notice_untaken(line: Line, now: datetime) -> list[Alert]:
+    """Return an alert when files wait that cannot be taken: they have no receipt that would be told."""
+    columns = upload_batches.c
+    query = (
+        sa.select(upload_batches)
+        .where(columns.state == State.WAITING, columns.reason.is_not(None), columns.fingerprint.is_not(None))
+        .where(columns.received_at.between(now - OLDEST, now - UNTAKEN_AFTER))
+        .order_by(columns.received_at, columns.batch_id)
+    )
+    with line.engine.connect() as connection:
+        untaken = [kept.as_receipt(row) for row in connection.execute(query)]
+    return [messages.of_untaken(untaken)] if untaken else []
 
 
 def notice_full_disk(line: Line, now: datetime) -> list[Alert]:

@@ -185,7 +185,14 @@ def request_again(engine: sa.Engine, batch_id: str, size: int, fingerprint: str)
         fingerprint=fingerprint,
         attempt=upload_batches.c.attempt + 1,
         started_at=sa.func.now(),
+        # It changes no more; why it could not be taken holds until it is.
+        reason=sa.case((upload_batches.c.fingerprint.is_not(None), upload_batches.c.reason)),
     ).attempt
+
+
+def could_not_be_taken(engine: sa.Engine, batch_id: str, reason: str) -> None:
+    """Note why the file of a batch still waits, although its run was there."""
+    _update(engine, batch_id, reason=storable(reason))
 
 
 def moved(engine: sa.Engine, batch_id: str, source: Place) -> None:

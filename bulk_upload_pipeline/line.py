@@ -35,7 +35,9 @@ from bulk_upload_pipeline.exceptions import (
     RevertedMeanwhileError,
     RevertRefusedError,
     SeveralFilesError,
+    StorageUnavailableError,
     UnreadableError,
+    in_one_line,
 )
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.model import (
@@ -338,14 +340,32 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
 
     A batch that has ended in another exit keeps its receipt: its run failed before it had begun anything, or behind
     its end.
+
+    Raises:
+        OSError: Its file waits and cannot be taken, which the ledger says now.
+        StorageUnavailableError: The same of a file in an object store.
     """
     entry = ledger.entry(line.engine, batch_id)
     if entry.batch.state in ENDED_STATES:
         return entry.receipt
     part_ledger.halt(line.engine, batch_id)
     if entry.batch.state is State.WAITING:
-        archiving.set_aside(line, entry.batch)
+        with _noting_why_it_waits(line, batch_id):
+            archiving.set_aside(line, entry.batch)
     return closing.write(line, batch_id, State.FAILED, reason, keep_staged=True)
+
+
+@contextmanager
+def _noting_why_it_waits(line: Line, batch_id: str) -> Iterator[None]:
+    """Note why a file can be brought nowhere: without a receipt, since it gets further runs as long as it waits."""
+    try:
+        yield
+    except (OSError, StorageUnavailableError) as error:
+        why = in_one_line(error).rstrip(".")
+        ledger.could_not_be_taken(
+            line.engine, batch_id, f"It waits, since it cannot be taken: {why}. It is tried again by itself."
+        )
+        raise
 
 
 @alone

@@ -26,9 +26,20 @@ from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import alerts as sensors
 from bulk_upload_pipeline.defs.sales import daily_sales
 from bulk_upload_pipeline.defs.small_files import config_of
-from bulk_upload_pipeline.exceptions import DataFaultError, SettingInvalidError
+from bulk_upload_pipeline.exceptions import DataFaultError, FileStillChangingError, SettingInvalidError
+from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.upped import free_port
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, rows
+from bulk_upload_pipeline_tests.world import (
+    QUIET,
+    csv_of,
+    drop,
+    good_row,
+    line_at,
+    receipt,
+    rows,
+    run,
+    settled,
+)
 
 LATER = timedelta(minutes=11)
 TOLD = re.compile(rf"^(.+\.csv): ({'|'.join(messages.STATES.values())})$", re.MULTILINE)
@@ -420,6 +431,48 @@ def drop_from(line, folder):
             sa.text("UPDATE bulk_upload.upload_batches SET folder = :f WHERE batch_id = :b"),
             {"f": folder, "b": batch_id},
         )
+
+
+def test_a_file_that_can_be_brought_nowhere_says_why_it_waits_and_is_told_until_it_loads(
+    line, hook, instance
+):
+    batch_ids = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(3)]
+    instance.add_dynamic_partitions("batches", batch_ids)
+    line.home.archive.rmdir()
+    line.home.archive.write_text("no folder")
+    assert not run(line, batch_ids[0], instance).success
+    shared = defs.resolve_job_def("load_small_files").execute_in_process(
+        instance=instance,
+        resources={"line": line},
+        run_config=config_of(batch_ids[1:]) | QUIET,
+        raise_on_error=False,
+    )
+    assert not shared.success
+    account = receipt(line, batch_ids[0])
+    assert account.state is State.WAITING
+    assert account.reason.startswith("It waits, since it cannot be taken: ")
+    assert str(line.home.archive) in account.reason
+    now = datetime.now(UTC)
+    assert alerts.notice_untaken(line, now) == []
+    (told,) = alerts.notice_untaken(line, now + timedelta(minutes=6))
+    assert told.title == "3 files wait and cannot be taken"
+    assert account.reason in told.body
+    line.home.archive.unlink()
+    line.home.archive.mkdir()
+    for batch_id in batch_ids:
+        assert run(line, batch_id, instance).success
+    assert alerts.notice_untaken(line, now + timedelta(minutes=6)) == []
+
+
+def test_a_file_that_was_put_back_since_it_changed_is_not_told_as_one_that_cannot_be_taken(line, hook):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    with (line.home.inbox / "a.csv").open("a") as file:
+        file.write("more\n")
+    with pytest.raises(FileStillChangingError):
+        stages.upload(line, batch_id)
+    (asked,) = settled(line)
+    assert asked.batch_id == batch_id
+    assert alerts.notice_untaken(line, datetime.now(UTC) + timedelta(minutes=6)) == []
 
 
 def test_a_disk_that_fills_is_told_once_a_day(line, monkeypatch):

@@ -128,6 +128,24 @@ def of_failed_run(run_id: str, job: str) -> Alert:
     )
 
 
+def of_untaken(receipts: Sequence[Receipt]) -> Alert:
+    """Return one message about files that wait and cannot be taken, the oldest first."""
+    told = [f"{shown(each.file_name)}: {shown(each.reason, 1_000)}" for each in receipts[:MOST_FILES]]
+    more = len(receipts) - len(told)
+    return Alert(
+        f"untaken {receipts[0].batch_id}",
+        f"{counted(len(receipts), 'file waits', 'files wait')} and cannot be taken",
+        "\n\n".join(
+            [
+                *told,
+                *([f"And {more:,} more: `bulk-upload status` lists them."] if more else []),
+                "Look whether the disk of the archive has room, and whether the service may write there and remove "
+                "files from the folder in which they wait.",
+            ]
+        ),
+    )
+
+
 def of_silence(silent: Silent, now: datetime) -> Alert:
     """Return the message about a sender whose file is overdue."""
     hours = round((now - silent.since).total_seconds() / 3_600)

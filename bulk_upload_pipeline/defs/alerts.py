@@ -31,8 +31,8 @@ class UndeliveredError(Exception):
 @dg.sensor(
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Notices what somebody has to be told: files rejected, unreadable, failed or loaded in part, lost "
-    "workers, failed jobs, senders that are silent, a disk that fills.",
+    description="Notices what somebody has to be told: files rejected, unreadable, failed or loaded in part, those "
+    "that cannot be taken, lost workers, failed jobs, senders that are silent, a disk that fills.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]) -> dg.SkipReason:
     """The cursor holds up to when failed runs were looked at, as ISO time."""
@@ -48,6 +48,7 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
     files = alerts.notice_receipts(line, channels, now, under_way, of_nights)
     others = [
         *_failed_runs(context.instance, line, since, until),
+        *alerts.notice_untaken(line, now),
         *alerts.notice_silence(line, now),
         *alerts.notice_full_disk(line, now),
     ]
