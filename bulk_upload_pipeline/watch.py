@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from bulk_upload_pipeline.settings import Home, Settings
 
 SECONDS_BETWEEN_LOOKS = 1.0
+MOST_WATCHED = 1_000
+"""So many of the latest batches are looked at each time; of what has not changed no receipt is read."""
 
 
 class Stopped(BaseException):
@@ -137,7 +139,7 @@ def _greet(settings: Settings, running: services.Services) -> None:
 
 def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
     unusable: set[str] = set()
-    told = {receipt.batch_id: receipt.state for receipt in whereabouts.receipts(engine, limit=1_000)}
+    told = whereabouts.latest(engine, MOST_WATCHED)
     while True:
         for fault in new_faults(home, unusable):
             terminal.mention(f"{time.strftime('%H:%M:%S')} {fault}")
@@ -169,10 +171,13 @@ def news(engine: sa.Engine, told: dict[str, State], now: str) -> list[str]:
 
 def _changes(engine: sa.Engine, told: dict[str, State]) -> list[Receipt]:
     """Return the batches whose state changed since they were told, the oldest first."""
-    latest = whereabouts.receipts(engine, limit=1_000)
-    changed = [receipt for receipt in reversed(latest) if told.get(receipt.batch_id) is not receipt.state]
-    told.update({receipt.batch_id: receipt.state for receipt in changed})
-    return changed
+    latest = whereabouts.latest(engine, MOST_WATCHED)
+    changed = [batch_id for batch_id in reversed(latest) if told.get(batch_id) is not latest[batch_id]]
+    if not changed:
+        return []
+    by_name = {receipt.batch_id: receipt for receipt in whereabouts.receipts_of(engine, changed)}
+    told.update({batch_id: receipt.state for batch_id, receipt in by_name.items()})
+    return [by_name[batch_id] for batch_id in changed]
 
 
 def in_a_line(receipt: Receipt) -> str:

@@ -76,6 +76,16 @@ def receipts(
         return [as_receipt(row) for row in connection.execute(query.limit(limit))]
 
 
+def latest(engine: sa.Engine, limit: int) -> dict[str, State]:
+    """Return where the latest batches stand, the newest first: a small part of what their receipts say."""
+    columns = upload_batches.c
+    query = sa.select(columns.batch_id, columns.state).order_by(
+        columns.received_at.desc(), columns.batch_id.desc()
+    )
+    with engine.connect() as connection:
+        return {row.batch_id: State(row.state) for row in connection.execute(query.limit(limit))}
+
+
 def receipts_of(engine: sa.Engine, batch_ids: Collection[str]) -> list[Receipt]:
     """Return the receipts of some batches, in the order of their names."""
     columns = upload_batches.c

@@ -132,6 +132,20 @@ def test_each_line_has_the_time_at_which_it_became_known(database_url, tmp_path)
         ]
 
 
+def test_a_look_reads_the_receipts_of_what_has_changed_and_of_nothing_else(database_url, tmp_path):
+    told, read = {}, []
+    with line_at(tmp_path, database_url) as line:
+        for number in range(3):
+            drop(line, f"{number}.csv", csv_of([good_row(number)]))
+        assert len(news(line.engine, told, "09:00:00")) == 3
+        sa.event.listen(line.engine, "after_cursor_execute", lambda *asked: read.append(asked[2]))
+        assert news(line.engine, told, "09:00:01") == []
+        assert not [asked for asked in read if "layout" in asked]
+        drop(line, "new.csv", csv_of([good_row(9)]))
+        (line_of_new,) = news(line.engine, told, "09:00:02")
+        assert line_of_new.startswith("09:00:02 new.csv")
+
+
 def test_a_profile_that_cannot_be_used_is_told_once_and_again_when_it_comes_back(tmp_path):
     home, told = Home(tmp_path), set()
     home.make()
