@@ -23,6 +23,10 @@ def in_one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says when a disk, or what this user may use of it, is full."""
+
+
 class BulkUploadError(Exception):
     """Anything that this project raises on purpose."""
 
@@ -235,6 +239,25 @@ class DiskFullError(BulkUploadError):
         super().__init__(
             f"There is no space left on the disk of {folder}, so batch {batch_id} was not finished. Free some, "
             f"then run `bulk-upload retry {batch_id}`: it goes on from there."
+        )
+
+
+class NoRoomError(BulkUploadError):
+    """A disk is full, and it is not the one of a batch in a home."""
+
+    def __init__(self, place: str, otherwise: str = "") -> None:
+        super().__init__(
+            f"There is no space left on the disk of {place}. Free some{otherwise}, and try again."
+        )
+
+
+class ScratchFullError(NoRoomError):
+    """The disk of the system's temporary folder is full."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder}, where files are unpacked and judged",
+            ", or let TMPDIR name a folder on a larger disk",
         )
 
 

@@ -7,6 +7,7 @@ the largest file is the likeliest to be killed, and what it unpacked would fill 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -14,11 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bulk_upload_pipeline.exceptions import NO_ROOM, ScratchFullError
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 PREFIX = "bulk-upload-"
 LOCK = ".lock"
+ROOM = 1 << 20
+"""Bytes: a disk that has so few left is full; what did not fit may have been as long as a buffer."""
 BEING_MADE_S = 60
 """A lock file younger than this may belong to a process that has not come to lock it."""
 
@@ -29,6 +34,9 @@ def folder(purpose: str) -> Generator[Path]:
 
     Args:
         purpose: A word of its name, for who looks what fills the disk.
+
+    Raises:
+        ScratchFullError: There was no room for what the block wrote there.
     """
     _sweep()
     with tempfile.NamedTemporaryFile(prefix=f"{PREFIX}{purpose}-", suffix=LOCK) as lock:
@@ -38,8 +46,18 @@ def folder(purpose: str) -> Generator[Path]:
         made.mkdir(mode=0o700)
         try:
             yield made
+        except OSError as error:
+            if error.errno in NO_ROOM and _is_full(made):
+                raise ScratchFullError(made.parent) from error
+            raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether this disk is the full one: who works in a folder may write elsewhere, too."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize < ROOM or (room.f_files > 0 and room.f_favail == 0)
 
 
 def _sweep() -> None:

@@ -6,7 +6,6 @@ in a `scratch` folder of its own, which goes with it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bulk_upload_pipeline import objects, scratch
-from bulk_upload_pipeline.exceptions import DiskFullError
+from bulk_upload_pipeline.exceptions import NO_ROOM, DiskFullError
 from bulk_upload_pipeline.places import Key, Place
 
 if TYPE_CHECKING:
@@ -161,6 +160,6 @@ def naming_a_full_disk(home: Home, batch_id: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in NO_ROOM:
             raise
         raise DiskFullError(batch_id, disk_of(home)) from error

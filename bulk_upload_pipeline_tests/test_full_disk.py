@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bulk_upload_pipeline import archiving, judging, pace, rejects, report, sweeping, watch
+from bulk_upload_pipeline import archiving, judging, pace, rejects, report, scratch, storage, sweeping, watch
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.cli import main
 from bulk_upload_pipeline.commands import streams
-from bulk_upload_pipeline.exceptions import DiskFullError, FileStillChangingError
+from bulk_upload_pipeline.exceptions import DiskFullError, FileStillChangingError, ScratchFullError
 from bulk_upload_pipeline.holding import holding
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.disturbed import batch_id, is_loaded_whole, tries
@@ -113,6 +116,45 @@ def test_a_report_holds_only_what_its_last_receipt_says(line, instance, batch_id
         "summary.html",
         "summary.json",
     ]
+
+
+def a_full(folder):
+    """What the system says of a disk that has no room: a folder on a disk of that size is for root alone to make."""
+    return os.statvfs_result((4096, 4096, 100, 0, 0, 100, 50, 50, 0, 255))
+
+
+def write_more_than_fits(line, place=None):
+    """Write into a place of the home, or into the temporary folder beside which that is done."""
+    with (
+        storage.naming_a_full_disk(line.home, "batch"),
+        scratch.folder("test") as folder,
+        small_disk(2_000),
+    ):
+        ((place or folder) / "long").write_bytes(bytes(3_000))
+
+
+def test_a_full_temporary_folder_is_named_and_not_the_home(line, monkeypatch):
+    with pytest.raises(DiskFullError, match=re.escape(str(line.home.root))):
+        write_more_than_fits(line, line.home.staging)
+    monkeypatch.setattr(os, "statvfs", a_full)
+    with pytest.raises(ScratchFullError, match="let TMPDIR name a folder on a larger disk") as of_scratch:
+        write_more_than_fits(line)
+    assert tempfile.gettempdir() in str(of_scratch.value)
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_check_for_which_there_is_no_room_says_so_in_a_sentence(
+    at_terminal, tmp_path, monkeypatch, is_seen
+):
+    path = tmp_path / "a.csv"
+    path.write_text(csv_of(good_row(n) for n in range(300)))
+    if is_seen:
+        monkeypatch.setattr(os, "statvfs", a_full)
+    with small_disk(2_000):
+        result = at_terminal("check", path)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("There is no space left on the disk of ")
+    assert ("TMPDIR" in result.stderr) == is_seen
 
 
 COMMANDS = {

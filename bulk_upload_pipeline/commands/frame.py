@@ -12,9 +12,11 @@ import click
 from bulk_upload_pipeline import terminal
 from bulk_upload_pipeline.commands import streams
 from bulk_upload_pipeline.exceptions import (
+    NO_ROOM,
     BulkUploadError,
     DatabaseRefusedError,
     FileUnwritableError,
+    NoRoomError,
     OutputLostError,
 )
 from bulk_upload_pipeline.model import State
@@ -66,11 +68,20 @@ class Commands(click.Group):
             )
             ctx.exit(3)
         except Exception as error:  # SQLAlchemy is not imported for a command that needs no database
-            known = error if isinstance(error, BulkUploadError) else _of_the_database(error)
+            known = _known(error)
             if known is None:
                 raise
             terminal.complain(str(known))
             ctx.exit(known.exit_code)
+
+
+def _known(error: Exception) -> BulkUploadError | None:
+    """Return what an error comes to for a person; None for one that nobody foresaw."""
+    if isinstance(error, BulkUploadError):
+        return error
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return NoRoomError(str(error.filename or "this machine"))
+    return _of_the_database(error)
 
 
 def _of_the_database(error: Exception) -> BulkUploadError | None:
