@@ -6,7 +6,7 @@ Six exits lead out of it, and each leaves one receipt: `loaded`, `partially_load
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +22,17 @@ from bulk_upload_pipeline import (
     parentage,
     part_ledger,
     rejects,
+    report,
     settling,
     sharing,
     storage,
     taking,
     terms,
+    whereabouts,
 )
 from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
+    BulkUploadError,
     NothingToRevertError,
     NoVerdictError,
     RevertedMeanwhileError,
@@ -56,6 +59,7 @@ from bulk_upload_pipeline.workplace import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from bulk_upload_pipeline.kept import Entry
     from bulk_upload_pipeline.model import Batch, Receipt
@@ -374,6 +378,23 @@ def publish(line: Line, batch_id: str) -> Receipt:
     receipt = ledger.receipt(line.engine, batch_id)
     closing.publish(line, receipt, keep_staged=receipt.state is State.FAILED)
     return receipt
+
+
+def publish_missing(line: Line, since: datetime) -> list[str]:
+    """Write the reports of batches that ended since a moment and have none; return which these are.
+
+    A disk may have been full for longer than there were runs for them. In an object store nothing fills up.
+    """
+    folder = line.home.reports
+    if not isinstance(folder, Path):
+        return []
+    ended = whereabouts.ended_since(line.engine, since)
+    written = []
+    for batch_id in (each for each in ended if not (folder / each / report.SUMMARY).exists()):
+        with suppress(OSError, BulkUploadError):  # the disk is full still, or somebody works on it
+            publish(line, batch_id)
+            written.append(batch_id)
+    return written
 
 
 def is_published(line: Line, batch_id: str) -> bool:

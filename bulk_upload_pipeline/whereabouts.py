@@ -143,3 +143,15 @@ def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
     )
     with engine.connect() as connection:
         return list(connection.scalars(query))
+
+
+def ended_since(engine: sa.Engine, moment: datetime) -> list[str]:
+    """Return the batches that have ended since a moment and stand as they ended, the oldest first."""
+    columns = upload_batches.c
+    query = (
+        sa.select(columns.batch_id)
+        .where(columns.finished_at >= moment, columns.state.in_(ENDED_STATES - {State.REVERTED}))
+        .order_by(columns.finished_at, columns.batch_id)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query))

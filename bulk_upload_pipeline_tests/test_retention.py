@@ -211,6 +211,38 @@ def test_reports_and_archive_are_kept_unless_the_policy_says_otherwise(line, ins
     assert ledger.receipt(line.engine, old).rows_inserted == 1
 
 
+def test_a_report_for_which_a_full_disk_had_no_room_is_written_at_night(line, instance):
+    made = {name: drop(line, name, csv_of(rows)) for name, rows in REPORTED.items()}
+    for batch_id in made.values():
+        run(line, batch_id, instance)
+    late, old, corrected = (line.reports(made[name]) for name in REPORTED)
+    whole = {path.name: path.read_bytes() for path in late.iterdir()}
+    for folder in (late, old):  # as a disk that became full leaves them
+        for path in folder.iterdir():
+            path.unlink()
+    (corrected / "rejected_rows.csv").write_text("the clerk is at work here")
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE bulk_upload.upload_batches SET finished_at = finished_at - interval '8 days' "
+                "WHERE batch_id = :old"
+            ),
+            {"old": old.name},
+        )
+    assert clean_up(line, instance)["late_reports"] == 1
+    assert {path.name: path.read_bytes() for path in late.iterdir()} == whole
+    assert list(old.iterdir()) == []
+    assert (corrected / "rejected_rows.csv").read_text() == "the clerk is at work here"
+    assert clean_up(line, instance)["late_reports"] == 0
+
+
+REPORTED = {
+    "late.csv": [good_row(1), good_row(2, Quantity="x"), good_row(3)],
+    "old.csv": [good_row(4)],
+    "corrected.csv": [good_row(5), good_row(6, Quantity="x"), good_row(7)],
+}
+
+
 def test_partitions_beyond_the_limit_leave_when_their_batches_have_ended(line, instance):
     waiting = drop(line, "waiting.csv", csv_of([good_row(0)]))
     instance.add_dynamic_partitions("batches", [waiting])

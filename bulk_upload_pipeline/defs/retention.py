@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
+from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import retention as rules
 from bulk_upload_pipeline import sweeping
 from bulk_upload_pipeline.defs.partitions import batches
@@ -19,9 +20,16 @@ MOST_RUNS = 5_000
 """Failed runs deleted in one night; each costs Dagster some queries."""
 
 
+LATE_DAYS = 7
+"""A report that could not be written for so many days, as the disk was full, is still missed."""
+
+
 @dg.op(description="Throws away what the policy of this home does not keep, and says how much it was.")
 def clean_up(context: dg.OpExecutionContext, line: dg.ResourceParam[Line]) -> None:
-    """Staging of ended batches goes at once; the ledger and what makes a partition materialized stay."""
+    """Staging of ended batches goes at once; the ledger and what makes a partition materialized stay.
+
+    Now there is room, if ever: so reports that a full disk did not take are written.
+    """
     policy, now = line.settings.keeping, datetime.now(UTC)
     removed = {
         "staging_folders": len(sweeping.sweep(line)),
@@ -32,7 +40,10 @@ def clean_up(context: dg.OpExecutionContext, line: dg.ResourceParam[Line]) -> No
         "alerts": rules.forget_alerts(line.engine, now - timedelta(days=rules.KEPT_ALERTS_DAYS)),
     }
     context.log.info("Removed: " + ", ".join(f"{count:,} {name}" for name, count in removed.items()))
-    context.add_output_metadata(removed)
+    late = stages.publish_missing(line, now - timedelta(days=min(LATE_DAYS, policy.reports or LATE_DAYS)))
+    if late:
+        context.log.warning(f"Reports that could not be written before are written: {', '.join(late)}.")
+    context.add_output_metadata(removed | {"late_reports": len(late)})
 
 
 def _of_dagster(instance: dg.DagsterInstance, line: Line, policy: Keeping, now: datetime) -> dict[str, int]:
