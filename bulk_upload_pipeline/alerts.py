@@ -7,6 +7,7 @@ tried again later, without the others being told twice. One message that a chann
 
 from __future__ import annotations
 
+import os
 import shutil
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ UNTAKEN_AFTER = timedelta(minutes=5)
 OLDEST = timedelta(days=7)
 """What is older is no news: a channel that is set up today does not hear of last year."""
 LEAST_FREE, LEAST_FREE_SHARE = 2_000_000_000, 0.05
+LEAST_FREE_FILES = 50_000
+"""A batch takes about ten: its file, its report and their folders."""
 ENOUGH_REFUSED = 2
 """Messages that a channel refuses one after the other: then it is the channel that is at fault."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
@@ -188,11 +191,15 @@ def notice_untaken(line: Line, now: datetime) -> list[Alert]:
 
 
 def notice_full_disk(line: Line, now: datetime) -> list[Alert]:
-    """Return an alert, one a day, when the disk of the home has little room left."""
-    usage = shutil.disk_usage(storage.disk_of(line.home))
-    if usage.free >= min(LEAST_FREE, LEAST_FREE_SHARE * usage.total):
-        return []
-    return [messages.of_full_disk(storage.disk_of(line.home), usage.free, usage.total, f"{now:%Y-%m-%d}")]
+    """Return an alert, one a day, when the disk of the home has little room left, or takes few more files."""
+    disk, day = storage.disk_of(line.home), f"{now:%Y-%m-%d}"
+    usage, files = shutil.disk_usage(disk), os.statvfs(disk)
+    if usage.free < min(LEAST_FREE, LEAST_FREE_SHARE * usage.total):
+        return [messages.of_full_disk(disk, usage.free, usage.total, day)]
+    # Some file systems have no limit, and state none.
+    if files.f_favail < min(LEAST_FREE_FILES, LEAST_FREE_SHARE * files.f_files):
+        return [messages.of_many_files(disk, files.f_favail, day)]
+    return []
 
 
 def queue(connection: sa.Connection, told: Iterable[Alert], channels: Collection[Channel]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from contextlib import contextmanager, suppress
@@ -483,6 +484,30 @@ def test_a_disk_that_fills_is_told_once_a_day(line, monkeypatch):
     (today,), (tomorrow,) = (alerts.notice_full_disk(line, now + timedelta(days=d)) for d in (0, 1))
     assert today.title.startswith("The disk is nearly full: ")
     assert today.subject != tomorrow.subject
+
+
+def test_a_disk_that_takes_few_more_files_is_told_once_a_day(line, monkeypatch):
+    now = datetime.now(UTC)
+    room = os.statvfs(line.home.root)
+    few = [
+        room.f_bsize,
+        room.f_frsize,
+        room.f_blocks,
+        room.f_bfree,
+        room.f_bavail,
+        1_000_000,
+        900,
+        900,
+        0,
+        255,
+    ]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(few))
+    (today,), (tomorrow,) = (alerts.notice_full_disk(line, now + timedelta(days=d)) for d in (0, 1))
+    assert today.title == "The disk takes only 900 more files"
+    assert str(line.home.root) in today.body
+    assert today.subject != tomorrow.subject
+    few[5:8] = 0, 0, 0
+    assert alerts.notice_full_disk(line, now) == []
 
 
 def tick(sensor, line, instance, cursor=None):

@@ -166,6 +166,17 @@ def of_full_disk(home: Path, free: int, total: int, day: str) -> Alert:
     )
 
 
+def of_many_files(home: Path, free: int, day: str) -> Alert:
+    """Return the message about a disk that has room, but for few more files, once a day."""
+    return Alert(
+        f"files on disk {day}",
+        f"The disk takes only {counted(free, 'more file', 'more files')}",
+        f"The disk of {home} has room, but its file system takes only {counted(free, 'more file', 'more files')} "
+        "(`df -i` shows it). Then loads fail as on a full disk. Remove what is not needed, or move the archive to a "
+        "disk that was made for more files.",
+    )
+
+
 TEST = Alert(
     "test", "Bulk upload: a test", "Alerts of the bulk upload reach this channel. There is nothing to do."
 )
