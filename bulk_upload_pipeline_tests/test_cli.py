@@ -14,10 +14,12 @@ import time
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster_postgres.utils import DagsterPostgresException, retry_pg_connection_fn
 
 from bulk_upload_pipeline import holding, pace, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings as variables
+from bulk_upload_pipeline.commands import frame
 from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.defs import exits, session
 from bulk_upload_pipeline.exceptions import StorageUnavailableError
@@ -481,3 +483,13 @@ def test_reload_says_what_a_day_looks_like_and_which_profiles_there_are(at_termi
     result = at_terminal("reload", "--since", "last week")
     assert result.exit_code == 2
     assert "does not match the format '%Y-%m-%d'" in result.stderr
+
+
+def test_a_server_that_stays_away_from_dagster_is_said_in_a_sentence_as_well():
+    away = make_engine("postgresql+psycopg2://nobody@127.0.0.1:1/none")
+    with pytest.raises(DagsterPostgresException) as raised:
+        retry_pg_connection_fn(away.connect, retry_limit=0)
+    known = frame._known(raised.value)
+    assert known.exit_code == 3
+    assert "127.0.0.1" in str(known)
+    assert frame._known(ValueError("a fault of ours")) is None
