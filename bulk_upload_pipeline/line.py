@@ -343,7 +343,7 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """Write the receipt of exit `failed`: committed chunks stay, the rest follows on retry.
 
     A batch that has ended in another exit keeps its receipt: its run failed before it had begun anything, or behind
-    its end.
+    its end. Its report is written to its end, where whoever did so was cut off.
 
     Raises:
         OSError: Its file waits and cannot be taken, which the ledger says now.
@@ -351,7 +351,7 @@ def fail(line: Line, batch_id: str, reason: str) -> Receipt:
     """
     entry = ledger.entry(line.engine, batch_id)
     if entry.batch.state in ENDED_STATES:
-        return entry.receipt
+        return entry.receipt if is_published(line, batch_id) else publish(line, batch_id)
     part_ledger.halt(line.engine, batch_id)
     if entry.batch.state is State.WAITING:
         with _noting_why_it_waits(line, batch_id):

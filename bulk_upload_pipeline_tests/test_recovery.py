@@ -24,6 +24,7 @@ from bulk_upload_pipeline.holding import holding
 from bulk_upload_pipeline.model import ON_THE_WAY, State
 from bulk_upload_pipeline.reporting import finding_files
 from bulk_upload_pipeline_tests.disturbed import (
+    TARGET,
     batch_id,
     event_of,
     execute,
@@ -294,6 +295,79 @@ def test_a_cancelled_run_leaves_a_batch_that_says_so_and_a_second_run_finishes(l
     assert account.reason == f"Its run was cancelled. `bulk-upload retry {batch_id}` finishes it."
     assert run(line, batch_id, instance).success
     is_loaded_whole(line, batch_id)
+
+
+def partly_wrong(line):
+    return drop(line, "parts.csv", csv_of(good_row(n, Quantity="4" if n % 3 else "x") for n in range(9)))
+
+
+def has_whole_report(line, batch_id, rejected=3):
+    text = (line.reports(batch_id) / "rejected_rows.csv").read_text("utf-8-sig")
+    assert text.count("\n") == 1 + rejected
+    assert stages.is_published(line, batch_id)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_run_that_is_cancelled_while_it_writes_a_report_ends_with_the_report(
+    line, instance, monkeypatch, shared
+):
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise dg.DagsterExecutionInterruptedError
+
+    batch_id = partly_wrong(line)
+    monkeypatch.setattr(finding_files, "write_rejected", interrupted)
+    if shared:
+        job = defs.resolve_job_def("load_small_files")
+        config = {**small_files.config_of([batch_id]), **QUIET}
+        job.execute_in_process(config, instance, resources={"line": line}, raise_on_error=False)
+        ended = instance.create_run_for_job(job, run_config=config)
+    else:
+        assert not run(line, batch_id, instance).success
+        ended = started_run(instance, batch_id)
+    after_cancelling(instance, line, ended)
+    assert receipt(line, batch_id).state is State.PARTIALLY_LOADED
+    has_whole_report(line, batch_id)
+    assert len(receipts(instance)) == 1
+    assert count(line, TARGET) == 6
+
+
+def test_a_batch_whose_worker_was_killed_in_its_report_when_its_run_was_cancelled_is_reported_and_told(
+    line, instance
+):
+    batch_id = partly_wrong(line)
+    stages.take(line, batch_id)
+    (line.reports(batch_id) / "rejected_rows.csv").unlink()
+    (line.reports(batch_id) / "summary.json").unlink()
+    after_cancelling(instance, line, started_run(instance, batch_id))
+    has_whole_report(line, batch_id)
+    assert [record.partition_key for record in receipts(instance)] == [batch_id]
+
+
+def test_small_files_that_a_cancelled_run_had_ended_but_not_told_are_told(line, instance):
+    loaded, untaken = partly_wrong(line), drop(line, "b.csv", csv_of([good_row(50)]))
+    stages.take(line, loaded)
+    job = defs.resolve_job_def("load_small_files")
+    shared = instance.create_run_for_job(job, run_config=small_files.config_of([loaded, untaken]))
+    after_cancelling(instance, line, shared)
+    for asset in ("upload", "validated_invoices", "mangalam_invoices", "upload_receipts"):
+        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {loaded}
+    assert receipt(line, untaken).state is State.WAITING
+
+
+def test_many_runs_that_are_cancelled_at_once_are_looked_after_at_once(line, instance):
+    """A file whose cancelled run is not heard of for two minutes gets another one, and loads."""
+    names = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(4)]
+    for name in names:
+        waiting = started_run(instance, name)
+        instance.handle_new_event(event_of(waiting, "PIPELINE_CANCELED"))
+    cursor = json.dumps({"__class__": "RunStatusSensorCursor", "record_id": 0, "update_timestamp": None})
+    recovery.batch_cancelled.evaluate_tick(
+        dg.build_sensor_context(instance=instance, cursor=cursor, resources={"line": line})
+    )
+    assert {receipt(line, name).state for name in names} == {State.FAILED}
+    assert instance.get_materialized_partitions(dg.AssetKey("upload_receipts")) == set(names)
+    assert not list(line.home.inbox.iterdir())
 
 
 def test_a_file_whose_run_was_cancelled_before_it_was_taken_does_not_load_and_a_retry_loads_it(

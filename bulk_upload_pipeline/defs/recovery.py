@@ -17,6 +17,7 @@ import dagster as dg
 
 from bulk_upload_pipeline import holding, ledger, whereabouts
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.defs import account
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
@@ -91,15 +92,15 @@ def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunR
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
     if batch.state is State.WAITING:  # who stopped a command that early may not want it
-        return _end(line, batch_id, _untaken(batch_id))
+        return _end(instance, line, batch_id, _untaken(batch_id))
     last = _last_run(instance, batch)
     if last is not None and last.status is dg.DagsterRunStatus.SUCCESS and not _had_ended(entry):
         return f"Batch {batch_id} was to be taken so far and no further."
     if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
-        return _end(line, batch_id, _cancelled(batch_id))
+        return _end(instance, line, batch_id, _cancelled(batch_id))
     runs = _runs_of(instance, batch_id)
     if runs >= MOST_RUNS:
-        return _end(line, batch_id, "Its runs ended early, and it can be retried.")
+        return _end(instance, line, batch_id, "Its runs ended early, and it can be retried.")
     return _next_run(instance, batch_id, f"left-{runs}", {"file": batch.file_name[:200]})
 
 
@@ -140,6 +141,7 @@ def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
 @dg.run_failure_sensor(
     monitored_jobs=[load_batch, load_small_files],
     request_job=load_batch,
+    minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Starts a batch again whose run was cut off, or writes its receipt in the end.",
 )
@@ -163,7 +165,12 @@ def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str
         return f"Another run works on batch {batch_id}."
     if _runs_of(context.instance, batch_id) < MOST_RUNS:
         return _next_run(context.instance, batch_id, f"after-{run.run_id}", _file_tag(run))
-    return _end(line, batch_id, f"Its run ended early and can be retried: {context.failure_event.message}")
+    return _end(
+        context.instance,
+        line,
+        batch_id,
+        f"Its run ended early and can be retried: {context.failure_event.message}",
+    )
 
 
 def _cut_off(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
@@ -205,25 +212,33 @@ def _file_tag(run: dg.DagsterRun) -> dict[str, str]:
 @dg.run_status_sensor(
     run_status=dg.DagsterRunStatus.CANCELED,
     monitored_jobs=[load_batch, load_small_files],
+    minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Writes the receipt of a batch whose run was cancelled.",
 )
-def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[Line]) -> dg.SkipReason:
+def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[Line]) -> None:
     """What is committed stays; launching `load_batch` on the batch finishes it.
 
-    Small files to which a shared run had not come wait in the inbox as before, and get another run.
+    Small files to which a shared run had not come wait in the inbox as before, and get another run. It answers
+    nothing: after an answer Dagster leaves the next run to the next tick, and of many that are cancelled at once the
+    last would be loaded before it is heard of.
     """
-    run = context.dagster_run
-    ended = ENDED_STATES
-    if run.job_name == load_small_files.name:
-        ended |= {State.WAITING}
+    for batch_id in _cancelled_on_the_way(context.instance, line, context.dagster_run):
+        if not _runs_of(context.instance, batch_id, UNDER_WAY):
+            context.log.info(_end(context.instance, line, batch_id, _cancelled(batch_id)))
+
+
+def _cancelled_on_the_way(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
+    """Return the batches that a cancelled run left on the way, or ended but without the report or the last events."""
     states = whereabouts.states(line.engine, batches_of(run))
-    reasons = [
-        _end(line, batch_id, _cancelled(batch_id))
-        for batch_id, state in states.items()
-        if state not in ended and not _runs_of(context.instance, batch_id, UNDER_WAY)
+    on_the_way = {batch_id for batch_id, state in states.items() if state not in ENDED_STATES}
+    if run.job_name != load_small_files.name:
+        ended = states.keys() - on_the_way
+        return sorted(on_the_way.union(b for b in ended if not stages.is_published(line, b)))
+    told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
+    return [
+        b for b, state in states.items() if state is not State.WAITING and (b in on_the_way or b not in told)
     ]
-    return dg.SkipReason(" ".join(reasons) or "Its batches had ended before, or another run works on them.")
 
 
 def _cancelled(batch_id: str) -> str:
@@ -240,11 +255,15 @@ def _runs_of(
     return instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=statuses))
 
 
-def _end(line: Line, batch_id: str, reason: str) -> str:
+def _end(instance: dg.DagsterInstance, line: Line, batch_id: str, reason: str) -> str:
+    """Write the receipt, or the report, of a batch that nobody works on any more, and tell Dagster of it."""
     try:
-        return stages.fail(line, batch_id, reason).reason
+        receipt = stages.fail(line, batch_id, reason)
     except (BulkUploadError, OSError) as error:  # another run works on it, or a disk is full
         return in_one_line(error)
+    for event in account.of_batches(line, [receipt]):
+        instance.report_runless_asset_event(event)
+    return receipt.reason
 
 
 RECOVERY = [reaper, batch_failed, batch_cancelled]
