@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import again, alerts, contract
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.alerting.channels import Channel
+from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import alerts as alert_sensors
 from bulk_upload_pipeline.defs.nightly import nightly_backfill
 from bulk_upload_pipeline.defs.session import Session
@@ -235,6 +236,14 @@ def tick(line, instance, at=NIGHT):
     )
 
 
+def test_a_run_that_a_person_launched_with_tags_that_are_no_night_does_not_end_the_nights(line, instance):
+    for tags in ({"night": "2026-11-24 or so"}, {"night": "2026-11-24", "night_asked": "all"}):
+        instance.create_run_for_job(defs.resolve_job_def("load_batch"), tags=tags)
+    batch_id = failing(line, "a.csv", rows(0))
+    (request,) = tick(line, instance)
+    assert request.partition_key == batch_id
+
+
 def test_a_night_takes_what_is_due_and_every_batch_ends_well(line, instance, monkeypatch):
     failed, rejected = failing(line, "1.csv", rows(0)), through(line, "2.csv", rows(10, bad=2))
     through(line, "3.csv", rows(20))
@@ -281,8 +290,6 @@ def test_the_next_tick_tells_what_became_of_a_night_and_what_it_left(line, insta
 
 def stages_run(line, instance, batch_id, request):
     """Run a request as the daemon does, with its tags."""
-    from bulk_upload_pipeline.definitions import defs
-
     return defs.resolve_job_def("load_batch").execute_in_process(
         instance=instance,
         partition_key=batch_id,
@@ -294,8 +301,6 @@ def stages_run(line, instance, batch_id, request):
 
 
 def test_a_batch_that_is_under_way_already_is_left_alone(line, instance):
-    from bulk_upload_pipeline.definitions import defs
-
     batch_id = failing(line, "1.csv", rows(0))
     instance.add_dynamic_partitions("batches", [batch_id])
     instance.create_run_for_job(

@@ -542,6 +542,38 @@ def test_a_lost_worker_and_a_failed_job_are_told_and_what_is_retried_is_not(
     assert "What it has not finished is taken up again by itself" in told
 
 
+@pytest.mark.parametrize("cursor", ["garbage", "2026-13-01", "2026-11-29T08:00:00"])
+def test_what_is_no_cursor_does_not_keep_alerts_back(line, hook, instance, cursor):
+    stages.take(line, drop(line, "wrong.csv", csv_of(good_row(n, Quantity="x") for n in range(9))))
+    _, cursor = tick(sensors.alert_sensor, line, instance, cursor)
+    assert datetime.fromisoformat(cursor).tzinfo is not None
+    tick(sensors.alert_delivery, line, instance)
+    assert len(hook.told) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "config", "tags"),
+    [
+        ("load_small_files", config_of([{"env": "HOME"}, "a\0b"]), {}),
+        ("load_batch", {}, {"night": "zzz", "night_asked": "many"}),
+        ("load_batch", {}, {"night": f"{datetime.now(UTC):%Y-%m-%d}", "night_asked": "many"}),
+    ],
+)
+def test_a_run_that_was_launched_with_strange_words_keeps_no_alert_back(
+    line, hook, instance, monkeypatch, job, config, tags
+):
+    monkeypatch.setattr(sensors, "SETTLED", timedelta(0))
+    stages.take(line, drop(line, "wrong.csv", csv_of(good_row(n, Quantity="x") for n in range(9))))
+    strange = instance.create_run_for_job(
+        defs.resolve_job_def(job), run_config=config, tags=tags, status=DagsterRunStatus.STARTED
+    )
+    tick(sensors.alert_sensor, line, instance, (datetime.now(UTC) - timedelta(minutes=1)).isoformat())
+    instance.report_run_failed(strange, "It has no batch.")
+    tick(sensors.alert_sensor, line, instance, (datetime.now(UTC) - timedelta(minutes=1)).isoformat())
+    tick(sensors.alert_delivery, line, instance)
+    assert any("wrong.csv" in told["message"] for told in hook.told)
+
+
 def test_a_run_of_a_day_that_lost_its_worker_or_failed_is_told_of_and_no_file_is_looked_for(
     line, hook, instance, monkeypatch
 ):

@@ -67,6 +67,17 @@ def tick(line, instance, cursor=None):
     return sensors.inbox_sensor(context, line=line)
 
 
+NO_CURSORS = ["garbage", "[]", "5", '{"a.csv": 5}', '{"a.csv": ["0", "now"]}']
+"""What a person may have put in the place of a sensor's cursor, in the UI."""
+
+
+@pytest.mark.parametrize("cursor", NO_CURSORS)
+def test_what_is_no_cursor_counts_as_none(line, instance, monkeypatch, cursor):
+    monkeypatch.setattr(intake, "LOOKING_S", 0.0)
+    (line.home.inbox / "a.csv").write_text(csv_of([good_row(1)]))
+    assert "1 still being written or just arrived" in tick(line, instance, cursor).skip_message
+
+
 def seen_long_ago(line):
     """The cursor of a sensor that has known for a minute what lies in the inbox."""
     seen = intake.survey(line, {}, lambda _: True).seen

@@ -76,6 +76,12 @@ def test_a_run_that_lost_its_worker_before_the_clock_was_set_back_does_not_wait_
     assert instance.get_run_by_id(lost.run_id).status is dg.DagsterRunStatus.FAILURE
 
 
+@pytest.mark.parametrize("cursor", ["garbage", "[]", '{"a run": "yesterday"}'])
+def test_what_is_no_cursor_does_not_keep_the_reaper_from_its_work(line, instance, batch_id, settled, cursor):
+    lost = started_run(instance, batch_id)
+    assert list(json.loads(reap(instance, line, cursor))) == [lost.run_id]
+
+
 def test_a_file_that_was_seen_before_the_clock_was_set_back_does_not_wait_for_it_to_come_round(
     line, monkeypatch
 ):

@@ -110,6 +110,11 @@ def lights(result):
     return {f"{e.asset_key.to_user_string()}.{e.check_name}": e.passed for e in result.asset_events}
 
 
+@pytest.mark.parametrize("cursor", ["garbage", "[]", '{"lights": {}}', '{"lights": {}, "told": "today"}'])
+def test_what_is_no_cursor_counts_as_no_light_lit(line, instance, cursor):
+    assert len(lights(tick(line, instance, cursor))) == 2
+
+
 def test_the_sensor_lights_what_has_changed_and_is_quiet_otherwise(line, instance):
     expect_zoho_every(line, 24)
     came(line, "1.csv", "zoho", hours_ago=1)

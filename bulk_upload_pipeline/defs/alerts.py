@@ -40,7 +40,8 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
     if not channels:
         return dg.SkipReason(NO_CHANNEL)
     now = datetime.now(UTC)
-    since, until = datetime.fromisoformat(context.cursor or (now - SETTLED).isoformat()), now - SETTLED
+    until = now - SETTLED
+    since = _looked_until(context.cursor) or until
     under_way = batches_under_way(context.instance)
     of_nights = alerts.notice_nights(
         line, channels, now, under_way, _untold_nights(context.instance, line, now)
@@ -56,6 +57,14 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
         alerts.queue(connection, others, channels)
     context.update_cursor(until.isoformat())
     return dg.SkipReason(f"{counted(files, 'file')} to be told of; of other things: {len(others):,}.")
+
+
+def _looked_until(cursor: str | None) -> datetime | None:
+    """Return up to when failed runs were looked at; None where a person has put something else in its place."""
+    try:
+        return datetime.fromisoformat(cursor or "").astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _untold_nights(instance: dg.DagsterInstance, line: Line, now: datetime) -> list[Night]:

@@ -2,10 +2,12 @@
 
 import json
 import time
+from typing import Any
 
 import dagster as dg
 
 from bulk_upload_pipeline import sales, silence
+from bulk_upload_pipeline.defs import cursors
 from bulk_upload_pipeline.defs.checks import result
 from bulk_upload_pipeline.defs.jobs import FILES_ARRIVE
 from bulk_upload_pipeline.defs.sales import DAILY_SALES, FRESH, evaluation
@@ -43,10 +45,10 @@ def freshness_sensor(
         (UPLOAD, ARRIVE): files_in_time(line),
     }
     lights = {check: judgement.passed for (_, check), judgement in found.items()}
-    before = json.loads(context.cursor or "{}")
+    before, told = cursors.kept(context.cursor, _lit)
     words = " ".join(judgement.words for judgement in found.values())
     # The clock may have been set back since: nobody waits until it has come round.
-    if before.get("lights") == lights and 0 <= time.time() - before["told"] < TOLD_EVERY_S:
+    if before == lights and 0 <= time.time() - told < TOLD_EVERY_S:
         return dg.SkipReason(words)
     context.log.info(words)
     return dg.SensorResult(
@@ -54,3 +56,8 @@ def freshness_sensor(
         asset_events=[evaluation(asset, check, judgement) for (asset, check), judgement in found.items()],
         cursor=json.dumps({"lights": lights, "told": time.time()}),
     )
+
+
+def _lit(kept: dict[str, Any]) -> tuple[dict[str, bool], float]:
+    """Return which lights were lit, and when."""
+    return kept.get("lights", {}), float(kept.get("told", 0.0))

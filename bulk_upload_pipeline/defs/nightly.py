@@ -1,7 +1,8 @@
 """Every night: batches that failed, and batches that newer rules may judge otherwise, go down the line again."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 
@@ -50,9 +51,18 @@ def _requests(plan: Plan, night: str) -> Iterator[dg.RunRequest]:
 
 
 def nights(instance: dg.DagsterInstance, since: datetime) -> list[str]:
-    """Return the nights of a time that had runs, the latest last."""
+    """Return the nights of a time that had runs, the latest last.
+
+    A person may launch a run with any tags: what is no day names no night, and would make each tick fail that asks.
+    """
     found = instance.get_run_tags(tag_keys=[NIGHT_TAG])
-    return sorted(night for _, names in found for night in names if night >= f"{since:%Y-%m-%d}")
+    return sorted(n for _, names in found for n in names if _is_day(n) and n >= f"{since:%Y-%m-%d}")
+
+
+def _is_day(name: str) -> bool:
+    with suppress(ValueError):
+        return date.fromisoformat(name).isoformat() == name
+    return False
 
 
 def night_of(instance: dg.DagsterInstance, name: str) -> Night:
@@ -60,7 +70,8 @@ def night_of(instance: dg.DagsterInstance, name: str) -> Night:
     runs = instance.get_runs(dg.RunsFilter(tags={NIGHT_TAG: name}))
     said = runs[0].tags if runs else {}
     taken = frozenset(batch_id for run in runs for batch_id in batches_of(run))
-    return Night(name, int(said.get(ASKED_TAG, len(taken))), taken, said.get(NOT_TAKEN_TAG, ""))
+    asked = said.get(ASKED_TAG, "")
+    return Night(name, int(asked) if asked.isdecimal() else len(taken), taken, said.get(NOT_TAKEN_TAG, ""))
 
 
 def _last_night(instance: dg.DagsterInstance, line: Line, now: datetime) -> str:

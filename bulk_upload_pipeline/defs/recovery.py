@@ -12,12 +12,13 @@
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
 from bulk_upload_pipeline import holding, ledger, whereabouts
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.defs import account
+from bulk_upload_pipeline.defs import account, cursors
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
@@ -56,7 +57,7 @@ def reaper(
     filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     runs = {run.run_id: run for run in context.instance.get_runs(filters) if _is_ours(context, run)}
     alone = [*without_worker(line.engine, list(runs)), *_without_run(context.instance, line)]
-    since, now = json.loads(context.cursor or "{}"), time.time()
+    since, now = cursors.kept(context.cursor, _since), time.time()
     # The clock may have been set back since: nobody waits until it has come round.
     seen = {name: min(since.get(name, now), now) for name in alone}
     lost = [name for name, when in seen.items() if name in runs and now - when >= LOST_AFTER_S]
@@ -68,6 +69,10 @@ def reaper(
         [_of_left(context.instance, line, batch_id) for batch_id in left],
         f"{counted(len(runs), 'run is', 'runs are')} under way, {len(lost)} had lost their worker.",
     )
+
+
+def _since(kept: dict[str, Any]) -> dict[str, float]:
+    return {name: float(when) for name, when in kept.items()}
 
 
 def _answer(followed: list[dg.RunRequest | str], otherwise: str) -> dg.SensorResult | dg.SkipReason:

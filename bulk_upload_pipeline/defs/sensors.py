@@ -5,10 +5,12 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 
 from bulk_upload_pipeline import intake, lanes
+from bulk_upload_pipeline.defs import cursors
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG, SMALL
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
@@ -37,7 +39,9 @@ def inbox_sensor(
     context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
 ) -> dg.SensorResult | dg.SkipReason:
     """Never reads content: it lists, registers and requests."""
-    survey, sighted = intake.watch(line, _sighted(context.cursor), _Runs(context.instance).has_one_of)
+    survey, sighted = intake.watch(
+        line, cursors.kept(context.cursor, _sighted), _Runs(context.instance).has_one_of
+    )
     cursor = json.dumps(sighted)
     if not survey.requests:
         context.update_cursor(cursor)
@@ -47,8 +51,8 @@ def inbox_sensor(
     return dg.SensorResult(run_requests=_run_requests(survey.requests, _at_once(line)), cursor=cursor)
 
 
-def _sighted(cursor: str | None) -> intake.Sightings:
-    return {name: (seen[0], seen[1]) for name, seen in json.loads(cursor or "{}").items() if len(seen) == 2}
+def _sighted(kept: dict[str, Any]) -> intake.Sightings:
+    return {name: (str(seen[0]), float(seen[1])) for name, seen in kept.items() if len(seen) == 2}
 
 
 class _Runs:

@@ -27,6 +27,7 @@ from bulk_upload_pipeline.exceptions import (
     FileStillChangingError,
     in_one_line,
 )
+from bulk_upload_pipeline.kept import storable
 from bulk_upload_pipeline.model import ENDED_STATES, Receipt, State, counted
 from bulk_upload_pipeline.workplace import Line
 
@@ -51,8 +52,13 @@ def config_of(batch_ids: list[str]) -> dict[str, Any]:
 
 
 def batch_ids_in(run_config: Mapping[str, Any]) -> list[str]:
-    """Return the batches of a run config that `config_of` made."""
-    return run_config["ops"][OP]["config"]["batch_ids"]
+    """Return the batches of a run config.
+
+    That of a run which a person has launched may say `env: NAME` in place of an id, or what PostgreSQL keeps nowhere:
+    such a run must not make the sensors fail that look at all of them.
+    """
+    stated = run_config["ops"][OP]["config"]["batch_ids"]
+    return [each for each in stated if isinstance(each, str) and each == storable(each)]
 
 
 @dg.op(name=OP, description="Takes each file through the same stages as `load_batch`, one after the other.")
