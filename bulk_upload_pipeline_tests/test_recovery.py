@@ -174,6 +174,29 @@ def test_a_batch_that_had_ended_before_a_part_of_its_way_was_taken_again_is_brou
     is_loaded_whole(line, batch_id)
 
 
+def test_a_left_batch_of_which_a_person_deleted_a_run_is_started_again_all_the_same(
+    line, instance, batch_id, at_once
+):
+    left_loading(line, batch_id)
+    first = started_run(instance, batch_id)
+    instance.report_run_failed(first)
+    ((key, _, _),) = followed(instance, line)
+    instance.report_run_failed(started_run(instance, batch_id, **{"dagster/run_key": key}))
+    instance.delete_run(first.run_id)
+    ((other, _, _),) = followed(instance, line)
+    assert other != key  # of which Dagster would start none
+
+
+def test_a_batch_that_failed_before_its_verdict_goes_on_when_only_its_upload_was_done_again(
+    line, instance, batch_id, at_once
+):
+    stages.upload(line, batch_id)
+    stages.fail(line, batch_id, "The power went.")
+    stages.upload(line, batch_id)
+    instance.handle_new_event(event_of(started_run(instance, batch_id), "PIPELINE_SUCCESS"))
+    assert followed(instance, line) == [(f"{batch_id}#left-1", batch_id, "a.csv")]
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_left_batch_whose_run_was_cancelled_gets_its_receipt(line, instance, batch_id, at_once, shared):
     left_loading(line, batch_id)

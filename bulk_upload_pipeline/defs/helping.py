@@ -9,6 +9,7 @@ import dagster as dg
 
 from bulk_upload_pipeline import sharing
 from bulk_upload_pipeline.defs.lanes import BIG, LANE_TAG
+from bulk_upload_pipeline.defs.partitions import first_free
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.exceptions import BulkUploadError
 from bulk_upload_pipeline.workplace import Line
@@ -111,8 +112,9 @@ def _next_helper(batch_id: str, parts: int, helpers: Sequence[dg.DagsterRun]) ->
     failed = sum(run.status is dg.DagsterRunStatus.FAILURE for run in helpers)
     if waits or not parts or failed >= MOST_FAILED:
         return None
+    key = f"{batch_id}#helper-"
     return dg.RunRequest(
-        run_key=f"{batch_id}#helper-{len(helpers) + 1}",
+        run_key=f"{key}{first_free(helpers, key, len(helpers) + 1)}",
         run_config=config_of(batch_id),
         tags={HELPS_TAG: batch_id},
     )

@@ -16,11 +16,11 @@ from typing import Any
 
 import dagster as dg
 
-from bulk_upload_pipeline import holding, ledger, whereabouts
+from bulk_upload_pipeline import holding, ledger, storage, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import account, cursors
 from bulk_upload_pipeline.defs.jobs import load_batch
-from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches
+from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches, first_free
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.kept import Entry
@@ -99,14 +99,15 @@ def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunR
     if batch.state is State.WAITING:  # who stopped a command that early may not want it
         return _end(instance, line, batch_id, _untaken(batch_id))
     last = _last_run(instance, batch)
-    if last is not None and last.status is dg.DagsterRunStatus.SUCCESS and not _had_ended(entry):
+    if last is not None and last.status is dg.DagsterRunStatus.SUCCESS and not _had_ended(line, entry):
         return f"Batch {batch_id} was to be taken so far and no further."
     if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
         return _end(instance, line, batch_id, _cancelled(batch_id))
-    runs = _runs_of(instance, batch_id)
-    if runs >= MOST_RUNS:
+    runs = instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: batch_id}))
+    if len(runs) >= MOST_RUNS:
         return _end(instance, line, batch_id, "Its runs ended early, and it can be retried.")
-    return _next_run(instance, batch_id, f"left-{runs}", {"file": batch.file_name[:200]})
+    number = first_free(runs, f"{batch_id}#left-", len(runs))
+    return _next_run(instance, batch_id, f"left-{number}", {"file": batch.file_name[:200]})
 
 
 def _next_run(instance: dg.DagsterInstance, batch_id: str, why: str, tags: dict[str, str]) -> dg.RunRequest:
@@ -119,10 +120,12 @@ def _next_run(instance: dg.DagsterInstance, batch_id: str, why: str, tags: dict[
     return dg.RunRequest(run_key=f"{batch_id}#{why}", partition_key=batch_id, tags=tags)
 
 
-def _had_ended(entry: Entry) -> bool:
+def _had_ended(line: Line, entry: Entry) -> bool:
     """Return whether a batch had its receipt before a part of its way was done again, which would be out of date."""
-    if entry.batch.state is State.RECEIVED:
-        return entry.verdict is not None
+    if (
+        entry.batch.state is State.RECEIVED
+    ):  # one that failed early, or could not be read, has no more than its report
+        return entry.verdict is not None or bool(storage.names(line.reports(entry.batch.batch_id)))
     return entry.has_passed or entry.receipt.finished_at is not None
 
 
