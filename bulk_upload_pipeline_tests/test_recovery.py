@@ -384,6 +384,26 @@ def test_small_files_that_a_cancelled_run_had_ended_but_not_told_are_told(line, 
     assert receipt(line, untaken).state is State.WAITING
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_small_file_that_its_killed_worker_had_archived_but_not_noted_is_not_left_there(
+    line, instance, batch_id, cancelled
+):
+    other = drop(line, "b.csv", csv_of([good_row(50)]))
+    archived = line.home.archive / batch_id
+    archived.mkdir()
+    (line.home.inbox / "a.csv").rename(archived / "a.csv")
+    job = defs.resolve_job_def("load_small_files")
+    shared = instance.create_run_for_job(job, run_config=small_files.config_of([batch_id, other]))
+    if cancelled:
+        after_cancelling(instance, line, shared)
+        assert receipt(line, batch_id).state is State.FAILED
+    else:
+        assert after_failure(instance, line, shared).partition_key == batch_id
+    assert receipt(line, other).state is State.WAITING
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
 def test_many_runs_that_are_cancelled_at_once_are_looked_after_at_once(line, instance):
     """A file whose cancelled run is not heard of for two minutes gets another one, and loads."""
     names = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(4)]

@@ -11,6 +11,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -187,7 +188,7 @@ def _cut_off(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> li
     if run.job_name != load_small_files.name:
         return [batch_id for batch_id, state in states.items() if _was_cut_off(line, batch_id, state)]
     told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
-    return [b for b, state in states.items() if state is not State.WAITING and b not in told]
+    return [batch_id for batch_id in _touched(line, states) if batch_id not in told]
 
 
 def batches_of(run: dg.DagsterRun) -> list[str]:
@@ -244,8 +245,19 @@ def _cancelled_on_the_way(instance: dg.DagsterInstance, line: Line, run: dg.Dags
         ended = states.keys() - on_the_way
         return sorted(on_the_way.union(b for b in ended if not stages.is_published(line, b)))
     told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
+    touched = _touched(line, states)
+    return [batch_id for batch_id in touched if batch_id in on_the_way or batch_id not in told]
+
+
+def _touched(line: Line, states: Mapping[str, State]) -> list[str]:
+    """Return the batches of a shared run to which it had come; the files of all others wait in the inbox.
+
+    One whose worker was killed on the way from the archive to the ledger waits there for ever: nobody would see it.
+    """
     return [
-        b for b, state in states.items() if state is not State.WAITING and (b in on_the_way or b not in told)
+        batch_id
+        for batch_id, state in states.items()
+        if state is not State.WAITING or storage.names(line.home.archive / batch_id)
     ]
 
 
