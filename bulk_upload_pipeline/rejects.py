@@ -84,17 +84,23 @@ def forget(engine: sa.Engine, batch_id: str) -> None:
 
 def forget_repeated(connection: sa.Connection, batch_id: str) -> None:
     """Drop resolved findings on rows that were rejected again since, in the caller's transaction."""
-    errors, again = processing_errors.c, processing_errors.alias("again")
+    errors = processing_errors.c
     resolved = (errors.batch_id == batch_id, errors.is_resolved)
-    # Nearly always there is none, which one look tells: the statement below would seek each open finding among them.
+    # Nearly always there is none, which one look tells: the statement below looks at all findings of the batch.
     if not connection.scalar(sa.select(sa.exists().where(*resolved))):
         return
-    rejected_again = (
-        sa.select(again.c.row_number)
-        .where(again.c.batch_id == batch_id, ~again.c.is_resolved, again.c.severity == Severity.ERROR)
-        .where(again.c.row_number == errors.row_number)
+    # Looked at once, side by side. PostgreSQL knows nothing yet of a batch that has just come, takes its findings for
+    # one, and would hold each of 100,000 against each other, which takes hours.
+    is_open = sa.and_(~errors.is_resolved, errors.severity == Severity.ERROR)
+    beside = sa.func.bool_or(is_open).over(partition_by=errors.row_number).label("is_rejected_again")
+    found = (
+        sa.select(errors.id, errors.is_resolved, beside)
+        .where(errors.batch_id == batch_id, errors.row_number.is_not(None))
+        .subquery()
     )
-    connection.execute(sa.delete(processing_errors).where(*resolved, rejected_again.exists()))
+    repeated = sa.select(found.c.id).where(found.c.is_resolved, found.c.is_rejected_again)
+    ids = sa.func.array(repeated.scalar_subquery())
+    connection.execute(sa.delete(processing_errors).where(errors.id == sa.func.any(ids)))
 
 
 def keep_file_finding(engine: sa.Engine, batch_id: str, finding: Finding) -> None:

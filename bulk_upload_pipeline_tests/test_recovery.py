@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import intake, liveness
+from bulk_upload_pipeline import intake, liveness, rejects
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import recovery, small_files
@@ -35,7 +35,7 @@ from bulk_upload_pipeline_tests.disturbed import (
     worker_of,
 )
 from bulk_upload_pipeline_tests.upped import wait_until
-from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, receipt, run
+from bulk_upload_pipeline_tests.world import QUIET, count, csv_of, drop, good_row, receipt, rows, run
 
 __all__ = ["batch_id", "settled"]
 
@@ -520,6 +520,29 @@ def cut_off(line, when):
     with pytest.raises((sa.exc.DBAPIError, psycopg2.Error), match="cut off"):
         yield
     execute(line, "DROP FUNCTION cut_off CASCADE")
+
+
+def test_a_batch_of_many_faulty_rows_that_has_just_failed_is_judged_again_without_holding_each_against_each(
+    line, batch_id
+):
+    """PostgreSQL has looked at the findings before those of this batch came, and takes them for one."""
+    other = drop(line, "other.csv", csv_of([good_row(90)]))
+    found = (
+        "INSERT INTO bulk_upload.processing_errors (batch_id, row_number, error_code, severity, error_message, "
+        "is_resolved) SELECT '{}', n, 'NOT_A_NUMBER', 'error', 'It is none.', {} FROM generate_series(1, {}) AS n"
+    )
+    execute(line, found.format(other, "false", 1_000), "ANALYZE bulk_upload.processing_errors")
+    execute(line, found.format(batch_id, "true", 20_001), found.format(batch_id, "false", 20_000))
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL statement_timeout = '4s'")
+        rejects.forget_repeated(connection, batch_id)
+    left = rows(
+        line,
+        "SELECT is_resolved, count(*), max(row_number) FROM bulk_upload.processing_errors WHERE batch_id = :batch_id "
+        "GROUP BY is_resolved ORDER BY is_resolved",
+        batch_id=batch_id,
+    )
+    assert left == [(False, 20_000, 20_000), (True, 1, 20_001)]
 
 
 def test_rows_that_were_staged_by_another_plan_do_not_load_under_the_verdict_of_before(line, batch_id):
