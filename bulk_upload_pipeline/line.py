@@ -332,6 +332,10 @@ def _is_to_go_on(line: Line, entry: Entry) -> bool:
     if batch.state in LOADED_STATES:
         _close_loaded(line, entry, again=True)
         return False
+    if batch.state is State.REVERTED:
+        # Its findings are still those on the rows of its family.
+        closing.write(line, batch.batch_id, State.REVERTED, entry.receipt.reason, again=True)
+        return False
     if batch.state is State.REJECTED and not settling.follows(line, entry):
         closing.rejected(line, batch, settling.now(line, batch.batch_id, entry.verdict), again=True)
         return False

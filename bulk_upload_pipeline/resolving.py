@@ -17,15 +17,30 @@ WHERE c.batch_id = :batch_id
 """A row that a later correction has loaded since is left as it is: it stands beneath that one, or does not."""
 
 _MARK_GONE = f"""
+WITH others AS MATERIALIZED (
+    SELECT batch_id, row_number FROM bulk_upload.corrected_rows
+    WHERE root_batch_id = :root AND batch_id <> :batch_id AND loaded_at IS NOT NULL AND row_number IN (
+        SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id AND loaded_at IS NOT NULL)
+), named AS (SELECT array_agg(DISTINCT batch_id)::text[] AS batch_ids FROM others), says AS (
+    SELECT upload_batch_id, row_number FROM {contract.TABLE}
+    WHERE upload_batch_id = ANY ((SELECT batch_ids FROM named)::text[])
+    UNION ALL SELECT f.former_batch_id, (f.former ->> 'row_number')::bigint FROM bulk_upload.former_rows AS f
+    JOIN {contract.TABLE} AS t ON t.id = f.target_id
+    WHERE f.former_batch_id = ANY ((SELECT batch_ids FROM named)::text[])
+    UNION ALL SELECT c.batch_id, said.row_number
+    FROM bulk_upload.confirmed_rows AS c, unnest(c.target_ids, c.row_numbers) AS said (id, row_number)
+    JOIN {contract.TABLE} AS t ON t.id = said.id WHERE c.batch_id = ANY ((SELECT batch_ids FROM named)::text[])
+    UNION ALL SELECT y.batch_id, (y.says ->> 'row_number')::bigint FROM bulk_upload.yielded_rows AS y
+    JOIN {contract.TABLE} AS t ON t.id = y.target_id
+    WHERE y.batch_id = ANY ((SELECT batch_ids FROM named)::text[])
+)
 UPDATE bulk_upload.corrected_rows AS c SET loaded_at = NULL
-WHERE c.root_batch_id = :root AND (c.batch_id = :batch_id OR c.row_number IN (
-    SELECT row_number FROM bulk_upload.corrected_rows WHERE batch_id = :batch_id AND loaded_at IS NOT NULL
-) AND NOT EXISTS (
-    SELECT FROM {contract.TABLE} AS t
-    WHERE t.upload_batch_id = c.batch_id AND t.row_number = c.row_number
-))
+WHERE c.root_batch_id = :root
+AND (c.batch_id = :batch_id OR (c.batch_id, c.row_number) IN (TABLE others EXCEPT TABLE says))
 """  # noqa: S608
-"""A later correction that found a row unchanged did not bring it: with its bringer it is gone."""
+"""What another correction says of the same row stands: as the row itself, behind a later file that has changed it, or
+where it only found it so (see `loading.yielded`). One that let the row be says nothing of it: with its bringer it is
+gone."""
 
 _LATEST = f"""{DOWN}, latest AS (
     SELECT DISTINCT ON (row_number) c.row_number, c.batch_id, kin.received_at

@@ -18,7 +18,7 @@ from bulk_upload_pipeline.exceptions import (
     RevertRefusedError,
 )
 from bulk_upload_pipeline.model import State
-from bulk_upload_pipeline_tests.correcting import as_csv, found_codes, rejected
+from bulk_upload_pipeline_tests.correcting import BAD, as_csv, found_codes, rejected, resolutions, with_bad
 from bulk_upload_pipeline_tests.taken_again import (
     again,
     load,
@@ -193,3 +193,42 @@ def test_reverting_a_correction_leaves_rows_corrected_that_another_one_brought(l
     assert rows(line, f"SELECT upload_batch_id FROM {TARGET} WHERE invoice_number = 'INV-000091'") == [
         (earlier.batch_id,)
     ]
+
+
+def test_a_row_stays_corrected_behind_a_later_file_when_another_correction_of_it_is_undone(line):
+    parent = with_bad(line, BAD)
+    found = [row | {"Quantity": "4"} for row in rejected(line, parent.batch_id)]
+    first = load(line, "first.csv", as_csv(found))
+    second = load(line, "second.csv", as_csv(found, delimiter=";"))
+    load(line, "later.csv", csv_of([good_row(90, Quantity="6", **{"Item Total": "75.00"})]))
+    stages.revert(line, second.batch_id)
+    assert resolutions(line, parent.batch_id) == {21: first.batch_id}
+    assert receipt(line, parent.batch_id).state is State.LOADED
+    with pytest.raises(RevertRefusedError, match=first.batch_id):
+        stages.revert(line, parent.batch_id)
+
+
+def test_of_corrections_that_say_the_same_each_keeps_a_row_corrected_while_it_is_loaded(line):
+    parent = with_bad(line, BAD)
+    found = [row | {"Quantity": "4"} for row in rejected(line, parent.batch_id)]
+    first, second, third = (load(line, "fixed.csv", as_csv(found, delimiter=mark)).batch_id for mark in ",;|")
+    for undone in (first, second):
+        stages.revert(line, undone)
+        assert resolutions(line, parent.batch_id) == {21: third}
+    stages.revert(line, third)
+    assert resolutions(line, parent.batch_id) == {21: None}
+    assert count(line, TARGET) == 20
+
+
+def test_the_report_of_an_undone_correction_follows_what_becomes_of_its_rows(line):
+    parent = with_bad(line, BAD, good_row(91, Quantity="x"))
+    one, two = rejected(line, parent.batch_id)
+    half = load(line, "half.csv", as_csv([one | {"Quantity": "4"}, two]))
+    stages.revert(line, half.batch_id)
+    assert [row["_row_number"] for row in rejected(line, half.batch_id)] == ["22"]
+    rest = load(line, "rest.csv", as_csv([two | {"Quantity": "4"}]))
+    undone = receipt(line, half.batch_id)
+    assert (undone.state, undone.rows_open, rejected(line, half.batch_id)) == (State.REVERTED, 0, [])
+    stages.revert(line, rest.batch_id)
+    assert receipt(line, half.batch_id).rows_open == 1
+    assert [row["_row_number"] for row in rejected(line, half.batch_id)] == ["22"]
