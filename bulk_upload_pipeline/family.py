@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, String, Table
 
+from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.holding import queued
 from bulk_upload_pipeline.model import LOADED_STATES, State
@@ -215,9 +216,36 @@ def corrections(engine: sa.Engine, root: str) -> list[Corrected]:
         return [Corrected(*row) for row in found]
 
 
+_UNSETTLED = f"""
+WITH brought AS MATERIALIZED (
+    SELECT * FROM bulk_upload.corrected_rows WHERE root_batch_id = :root AND loaded_at IS NULL
+)
+SELECT c.row_number, c.identity, c.line_occurrence, c.batch_id
+FROM brought AS c JOIN bulk_upload.upload_batches AS b USING (batch_id)
+WHERE b.state IN ('validated', 'loading') AND NOT EXISTS (
+    SELECT FROM bulk_upload.processing_errors AS e WHERE e.batch_id = c.batch_id
+    AND e.row_number = c.row_number AND e.severity = 'error' AND NOT e.is_resolved
+) OR (c.batch_id, c.row_number) IN (
+    SELECT upload_batch_id, row_number FROM {contract.TABLE}
+    WHERE upload_batch_id = ANY (ARRAY(SELECT DISTINCT batch_id::text FROM brought))
+) ORDER BY c.row_number, b.received_at, c.batch_id
+"""  # noqa: S608 - our own names
+
+
+def unsettled(engine: sa.Engine, root: str) -> list[Corrected]:
+    """Return rows of a root that a correction brings, or has brought, though it does not count as their bringer.
+
+    It is judged and on its way to load them, or stopped behind that, or finds them wrong since it was judged anew.
+    """
+    with asking(engine) as connection:
+        found: list[Any] = list(connection.execute(sa.text(_UNSETTLED), {"root": root}))
+        return [Corrected(*row) for row in found]
+
+
 def standing(engine: sa.Engine, root: str) -> dict[int, str]:
-    """Return the rows of a root that stand in the target by a correction, with the latest that loaded each."""
-    return {row.row_number: row.batch_id for row in corrections(engine, root) if row.loaded_at is not None}
+    """Return the rows of a root that stand in the target by a correction, or will, with the latest that brings each."""
+    loaded = [row for row in corrections(engine, root) if row.loaded_at is not None]
+    return {row.row_number: row.batch_id for row in (*unsettled(engine, root), *loaded)}
 
 
 _FORGET_OTHERS = """

@@ -267,10 +267,11 @@ _ENTRIES = (
         "ALREADY_CORRECTED",
         "Row corrected already",
         "The row is loaded already by batch {value}, which stands.",
-        "Another correction has loaded the row, as it is or as a line of another invoice, and it is not loaded "
-        "twice.",
+        "Another correction, or the corrected file itself, has loaded the row or is about to, as it is or as a line of "
+        "another invoice, and it is not loaded twice.",
         "A row whose invoice number was corrected a second time.",
-        "If that correction was wrong, revert its batch, and drop this row again.",
+        "If that is wrong, revert that batch, and drop this row again; where it is the corrected file itself, retry "
+        "that first.",
     ),
     _error(
         "AMBIGUOUS_NUMBER",

@@ -135,8 +135,8 @@ def validate(line: Line, batch_id: str) -> Verdict:
     entry = _not_reverted(line, batch_id)
     batch = entry.batch
     path = archiving.archived_file(line, batch)
-    with parentage.one_at_a_time(line.engine, batch):
-        judging = terms.judging_of(line, batch, is_corrected=entry.has_corrections)
+    with parentage.one_at_a_time(line.engine, batch, is_corrected=entry.has_findings):
+        judging = terms.judging_of(line, batch, is_corrected=entry.has_findings)
         with (
             _ending_unreadable(line, batch_id),
             archiving.returning_what_changes(line, batch),
@@ -207,7 +207,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
     entry = _not_reverted(line, batch_id)
     batch, verdict = entry.batch, pass_gate(entry.verdict, batch_id)
     staged = _staged_at_hand(line, batch_id, verdict.plan)
-    if not staged.exists:
+    if not staged.exists or _may_be_overtaken(entry):
         verdict = pass_gate(validate(line, batch_id), batch_id)
         staged = line.staged(batch_id, verdict.plan)
     with queued(line.engine, f"content.{batch.sha256}"):
@@ -217,6 +217,11 @@ def load(line: Line, batch_id: str) -> LoadResult:
             return LoadResult()
         _begin_loading(line, batch)
         return _loaded(line, batch, staged, verdict)
+
+
+def _may_be_overtaken(entry: Entry) -> bool:
+    """Return whether others may have loaded rows of a batch since it was judged: none waits for one that has failed."""
+    return entry.batch.state is State.FAILED and settling.has_family(entry)
 
 
 def _begin_loading(line: Line, batch: Batch) -> None:

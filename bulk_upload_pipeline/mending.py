@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from bulk_upload_pipeline import as_written, corrections, family, ledger, resaved
+from bulk_upload_pipeline import as_written, corrections, family, ledger, resaved, target
 from bulk_upload_pipeline.contract import BY_NAME, IDENTITY, Kind
 from bulk_upload_pipeline.exceptions import FileMissingError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
@@ -279,10 +279,18 @@ class Mending(Judging):
 
     @cached_property
     def _standing(self) -> dict[int, tuple[int, str]]:
-        """Identity under which a rejected row stands in the target by now, and by which other batch."""
+        """Identity under which a rejected row stands in the target by now, or will, and by which other batch."""
         loaded = {row.row_number for row in self._rejected if row.is_loaded}
+        if ledger.has_passed(self.engine, self.root.batch_id):
+            # It may find rows wrong that it has loaded before; they stand.
+            loaded |= target.standing_rows(self.engine, self.root.batch_id)
         own = {n: (self._before[n][0], self.root.batch_id) for n in loaded if n in self._before}
-        others = [row for row in self.known if row.loaded_at and row.batch_id != self.batch_id]
+        unsettled = family.unsettled(self.engine, self.root.batch_id)
+        others = [
+            row
+            for row in (*unsettled, *(row for row in self.known if row.loaded_at))
+            if row.batch_id != self.batch_id
+        ]
         return own | {row.row_number: (row.identity, row.batch_id) for row in others}
 
     def parse(self, chunk: TextChunk) -> TypedChunk:

@@ -78,8 +78,13 @@ def _no_batch(why: str) -> UnreadableError:
     return UnreadableError(file_finding("CORRECTION_WITHOUT_BATCH", why))
 
 
-def one_at_a_time(engine: sa.Engine, batch: Batch) -> AbstractContextManager[None]:
-    """Let the corrections of one root be judged one after the other; nobody else waits."""
-    if batch.parent_batch_id is None:
+def one_at_a_time(
+    engine: sa.Engine, batch: Batch, *, is_corrected: bool = False
+) -> AbstractContextManager[None]:
+    """Let the corrections of one root be judged one after the other, and a root that they correct; nobody else waits.
+
+    So each knows which rows the others are about to load.
+    """
+    if batch.parent_batch_id is None and not is_corrected:
         return nullcontext()
     return family.locked(engine, family.root_of(engine, batch.batch_id))

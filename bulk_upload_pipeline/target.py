@@ -54,6 +54,10 @@ def _standing(which: str) -> sa.TextClause:
 
 
 _STANDING, _LEFT = _standing(_OPEN), _standing(_NOT_BROUGHT)
+_STANDING_ROWS = sa.text(
+    f"SELECT row_number FROM {_TARGET} AS t WHERE upload_batch_id = :batch_id "  # noqa: S608
+    f"AND {_ERROR_ON.format(batch='t.upload_batch_id', row='t.row_number', which=_OPEN)}"
+)
 # The former row names the batch that had brought it; one that was deleted since is not there, and does not count. Nor
 # does one that its batch, judged anew since, does not bring any more.
 _BY_FORMER = _ERROR_ON.format(
@@ -108,6 +112,12 @@ def held(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
 def standing(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:
     """Return the rows that the target has of each of some batches although they are rejected by now."""
     return _held(engine, _STANDING, batch_ids)
+
+
+def standing_rows(engine: sa.Engine, batch_id: str) -> set[int]:
+    """Return the numbers of the rows that the target has of a batch although they are rejected by now."""
+    with asking(engine) as connection:
+        return set(connection.scalars(_STANDING_ROWS, {"batch_id": batch_id}))
 
 
 def left(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:

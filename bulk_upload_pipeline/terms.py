@@ -29,7 +29,7 @@ def recognised(settings: Settings, path: Path, folder: str | None, stated: Overr
 
 
 def judging_of(line: Line, batch: Batch, *, is_corrected: bool = True) -> Judging:
-    """Return how the file of a batch is to be judged; rows of one that `is_corrected` may have been loaded since.
+    """Return how the file of a batch is to be judged; rows of one that `is_corrected` may be loaded by corrections.
 
     Raises:
         NothingToJudgeError: It was not recognised as a table.

@@ -8,9 +8,9 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import closing, counting, holding, settling
+from bulk_upload_pipeline import closing, counting, holding, ledger, settling
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline.exceptions import RevertRefusedError, UnreadableError
+from bulk_upload_pipeline.exceptions import BatchRejectedError, RevertRefusedError, UnreadableError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.correcting import (
     BAD,
@@ -22,6 +22,7 @@ from bulk_upload_pipeline_tests.correcting import (
     take,
     with_bad,
 )
+from bulk_upload_pipeline_tests.taken_again import own_csv, own_profile, own_row
 from bulk_upload_pipeline_tests.world import HEADER, count, csv_of, drop, good_row, line_at, receipt, rows
 
 SETTINGS = {"chunk_rows": 7}
@@ -235,6 +236,72 @@ def test_two_corrections_that_are_closed_at_once_leave_a_true_receipt_of_what_th
     account = receipt(line, parent.batch_id)
     assert (account.state, account.rows_corrected, account.rows_open) == (State.LOADED, 2, 0)
     assert receipt(line, second).state is State.LOADED
+
+
+def judged(line, name, content):
+    batch_id = drop(line, name, content)
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    return batch_id
+
+
+def where_row_21_stands(line):
+    return rows(line, f"SELECT invoice_number, upload_batch_id FROM {TARGET} WHERE row_number = 21")
+
+
+def test_of_two_corrections_at_once_only_one_loads_a_row_as_a_line_of_an_invoice(line):
+    parent = with_bad(line, good_row(1, **{"Invoice Number": ""}), BAD)
+    row, other = rejected(line, parent.batch_id)
+    first = judged(line, "a.csv", as_csv([row | {"Invoice Number": "INV-8"}]))
+    second = judged(line, "b.csv", as_csv([row | {"Invoice Number": "INV-9"}, other | {"Quantity": "4"}]))
+    for batch_id in (second, first):
+        stages.load(line, batch_id)
+    for batch_id in (second, first):
+        stages.close(line, batch_id)
+    assert where_row_21_stands(line) == [("INV-8", first)]
+    assert receipt(line, second).findings_by_code == {"ALREADY_CORRECTED": 1}
+    assert resolutions(line, parent.batch_id) == {21: first, 22: second}
+
+
+def test_a_correction_that_failed_leaves_its_row_to_the_one_that_loaded_it_since(line):
+    parent = with_bad(line, good_row(1, **{"Invoice Number": ""}))
+    (row,) = rejected(line, parent.batch_id)
+    first = judged(line, "a.csv", as_csv([row | {"Invoice Number": "INV-8"}]))
+    stages.fail(line, first, "The power went.")
+    second = load(line, "b.csv", as_csv([row | {"Invoice Number": "INV-9"}]))
+    assert second.state is State.LOADED
+    # As a run does that is executed again from its failure.
+    with pytest.raises(BatchRejectedError):
+        stages.load(line, first)
+    assert where_row_21_stands(line) == [("INV-9", second.batch_id)]
+    assert receipt(line, first).state is State.REJECTED
+    assert resolutions(line, first) == {21: second.batch_id}
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["correction judged first", "batch judged first"])
+def test_a_row_that_is_right_by_now_and_was_corrected_meanwhile_loads_once(line, is_first):
+    own_profile(line)
+    parent = load(line, "a.csv", own_csv(*(own_row(n) for n in range(20)), own_row(90, "03/04/2024")))
+    corrected = [row | {"Day": "2024-04-03", "No": "A77"} for row in rejected(line, parent.batch_id)]
+    own_profile(line, 'date_order = "dmy"')
+    stages.upload(line, parent.batch_id)
+    if not is_first:
+        stages.validate(line, parent.batch_id)
+    correction = judged(line, "fixed.csv", as_csv(corrected))
+    if is_first:
+        stages.validate(line, parent.batch_id)
+        stages.load(line, parent.batch_id)
+        stages.close(line, parent.batch_id)
+        assert receipt(line, parent.batch_id).findings_by_code == {"ALREADY_CORRECTED": 1}
+        stages.load(line, correction)
+        stages.close(line, correction)
+        assert receipt(line, parent.batch_id).state is State.LOADED
+        assert where_row_21_stands(line) == [("A77", correction)]
+    else:
+        assert ledger.verdict(line.engine, correction).breaker_tripped
+        stages.load(line, parent.batch_id)
+        stages.close(line, parent.batch_id)
+        assert where_row_21_stands(line) == [("A90", parent.batch_id)]
 
 
 def test_rows_that_the_database_refused_come_back_whole_and_can_be_corrected(line):

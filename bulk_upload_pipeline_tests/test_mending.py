@@ -143,6 +143,37 @@ def test_a_loaded_row_that_a_retry_finds_wrong_stands_until_it_is_corrected(line
     assert rows(line, f"SELECT DISTINCT upload_batch_id FROM {TARGET}") == [(first.batch_id,)]
 
 
+def test_a_loaded_row_that_a_retry_finds_wrong_is_not_loaded_again_as_a_line_of_another_invoice(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
+    own_profile(line)
+    again(line, first.batch_id)
+    (row,) = rejected(line, first.batch_id)
+    moved = load(line, "c.csv", as_csv([row | {"Day": "2024-04-05", "No": "A77"}]))
+    assert moved.findings_by_code == {"ALREADY_CORRECTED": 1}
+    assert first.batch_id in rejected(line, moved.batch_id)[0]["_errors"]
+    assert receipt(line, first.batch_id).rows_open == 1
+    # What the finding says to do.
+    stages.revert(line, first.batch_id)
+    again(line, first.batch_id)
+    assert load(line, "d.csv", as_csv(rejected(line, moved.batch_id))).state is State.LOADED
+    assert rows(line, f"SELECT invoice_number FROM {TARGET} WHERE row_number = 5") == [("A77",)]
+
+
+def test_a_row_whose_correction_is_found_wrong_by_now_is_not_loaded_again_as_a_line_of_another_invoice(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED, Qty="x")))
+    (row,) = rejected(line, first.batch_id)
+    correction = load(line, "c.csv", as_csv([row | {"Qty": "3", "No": "A77"}]))
+    own_profile(line)
+    again(line, correction.batch_id)
+    assert receipt(line, correction.batch_id).findings_by_code == {"AMBIGUOUS_DATE": 1}
+    moved = load(line, "d.csv", as_csv([row | {"Qty": "3", "Day": "2024-04-05", "No": "A78"}]))
+    assert moved.findings_by_code == {"ALREADY_CORRECTED": 1}
+    assert correction.batch_id in rejected(line, moved.batch_id)[0]["_errors"]
+    assert rows(line, f"SELECT invoice_number FROM {TARGET} WHERE row_number = 5") == [("A77",)]
+
+
 def test_rows_that_a_retry_finds_wrong_and_others_have_changed_are_none_that_the_recount_misses(line):
     own_profile(line, DMY)
     first = load(
