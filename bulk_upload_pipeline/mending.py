@@ -20,7 +20,7 @@ from bulk_upload_pipeline.exceptions import FileMissingError, UnreadableError
 from bulk_upload_pipeline.family import Corrected
 from bulk_upload_pipeline.findings import file_finding, row_findings
 from bulk_upload_pipeline.judging import Judging, already_corrected, with_findings
-from bulk_upload_pipeline.model import TextChunk
+from bulk_upload_pipeline.model import TextChunk, numbers_of
 from bulk_upload_pipeline.parsing.cells import as_text, unique_names
 from bulk_upload_pipeline.resaved import Earlier
 from bulk_upload_pipeline.staged import OCCURRENCES_SCHEMA
@@ -241,10 +241,8 @@ class Mending(Judging):
             layout=self.layout,
             members=members,
             columns=len(self.root.layout.header),
-            rows_read=max(
-                # Blank rows of a spreadsheet have numbers, too.
-                ledger.receipt(self.engine, self.root.batch_id).rows_read,
-                sum(sheet.last_row - sheet.header_row for sheet in self.root.layout.sheets),
+            rows_read=numbers_of(
+                ledger.receipt(self.engine, self.root.batch_id).rows_read, self.root.layout.sheets
             ),
             rejected={row.row_number: row for row in self._rejected},
             repeated=as_written.named(self._read(), self.layout.written_as).repeated(members, copies),

@@ -193,6 +193,11 @@ class Sheet:
     last_row: int
 
 
+def numbers_of(rows_read: int, sheets: Sequence[Sheet]) -> int:
+    """Return how many row numbers a file has: blank rows of a spreadsheet have one, too."""
+    return max(rows_read, sum(sheet.last_row - sheet.header_row for sheet in sheets))
+
+
 def place_in(sheets: Sequence[Sheet], row_number: int) -> tuple[str, int] | None:
     """Return the sheet and the row in it where a record stands, None for one that is in none of them."""
     for sheet in sheets:

@@ -13,12 +13,15 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, String, Ta
 
 from bulk_upload_pipeline import contract
 from bulk_upload_pipeline.exceptions import InvoiceNotFoundError
-from bulk_upload_pipeline.model import on_one_line
+from bulk_upload_pipeline.kept import sheets_of
+from bulk_upload_pipeline.model import numbers_of, on_one_line, place_in, where_in_words
 from bulk_upload_pipeline.tables import SCHEMA, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
+
+    from bulk_upload_pipeline.model import Sheet
 
 reverted_invoices = Table(
     "reverted_invoices",
@@ -53,11 +56,11 @@ _REVERTED = sa.text(
     "WHERE invoice_number = :number ORDER BY id"
 )
 _BATCHES = sa.text(
-    "WITH RECURSIVE asked AS (SELECT batch_id, file_name, state, parent_batch_id, received_at "
-    "FROM bulk_upload.upload_batches WHERE batch_id = ANY (:batches) "
-    "UNION SELECT b.batch_id, b.file_name, b.state, b.parent_batch_id, b.received_at "
+    "WITH RECURSIVE asked AS (SELECT batch_id, parent_batch_id FROM bulk_upload.upload_batches "
+    "WHERE batch_id = ANY (:batches) UNION SELECT b.batch_id, b.parent_batch_id "
     "FROM bulk_upload.upload_batches AS b JOIN asked ON b.batch_id = asked.parent_batch_id) "
-    "SELECT batch_id, file_name, state, parent_batch_id, received_at FROM asked ORDER BY received_at, batch_id"
+    "SELECT batch_id, file_name, state, parent_batch_id, received_at, rows_read, layout "
+    "FROM bulk_upload.upload_batches WHERE batch_id IN (SELECT batch_id FROM asked) ORDER BY received_at, batch_id"
 )
 _OURS = ("id", "upload_batch_id", "row_number", "line_occurrence", "created_at", "updated_at")
 
@@ -69,7 +72,8 @@ class Event:
     Attributes:
         batch_id: The batch that did it; None for a row that was there before any batch.
         what: `inserted`, `changed`, `rejected`, `warning` or `reverted`.
-        row_number: Of the row in the batch's file; of a correction, in the file that was first corrected.
+        row_number: Of the row in the batch's file; of a correction, in the file that was first corrected, or beyond
+            all of its rows.
         item: What the line is about.
         words: What happened, with the values.
         resolved_by: For a rejected row: the batch that brought it corrected.
@@ -90,6 +94,8 @@ class Source:
 
     Attributes:
         corrects: The batch whose rejected rows the file brought back corrected.
+        rows: How many row numbers it has.
+        sheets: Where its rows stand, of a spreadsheet.
     """
 
     batch_id: str
@@ -97,6 +103,8 @@ class Source:
     state: str
     received_at: datetime
     corrects: str | None
+    rows: int
+    sheets: tuple[Sheet, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +134,16 @@ def trace(engine: sa.Engine, invoice_number: str) -> Trace:
             raise InvoiceNotFoundError(invoice_number)
         batches = {event.batch_id for event in events} | {event.resolved_by for event in events}
         found = connection.execute(_BATCHES, {"batches": sorted(filter(None, batches))})
-        sources = {
-            row.batch_id: Source(row.batch_id, row.file_name, row.state, row.received_at, row.parent_batch_id)
-            for row in found
-        }
+        sources = {row.batch_id: _source(row) for row in found}
     standing = tuple(_standing_now(_version(row.now)) for row in lines)
     return Trace(invoice_number, standing, tuple(sorted(events, key=lambda event: event.at)), sources)
+
+
+def _source(row: sa.Row[Any]) -> Source:
+    layout = row.layout or {}
+    sheets = tuple(sheets_of(layout.get("written_as") or layout))
+    rows = numbers_of(row.rows_read, sheets)
+    return Source(row.batch_id, row.file_name, row.state, row.received_at, row.parent_batch_id, rows, sheets)
 
 
 def _version(text: str) -> dict[str, Any]:
@@ -222,11 +234,22 @@ def _first_of(sources: Mapping[str, Source], source: Source) -> Source:
     return source
 
 
+def _row_in_words(row_number: int, source: Source, sources: Mapping[str, Source]) -> tuple[str, Source]:
+    """Return where a row stands, and in which file; one that corrects none of the first file's stands in its own."""
+    first = _first_of(sources, source)
+    if first is not source and row_number > first.rows:
+        row_number, first = row_number - first.rows, source
+    sheet, sheet_row = place_in(first.sheets, row_number) or (None, None)
+    return where_in_words(row_number, sheet, sheet_row), first
+
+
 def _in_words(event: Event, sources: Mapping[str, Source]) -> str:
-    row = "" if event.row_number is None else f"row {event.row_number:,} "
-    source = sources.get(event.batch_id or "")
-    if row and source and source.corrects:
-        row += f"of {_first_of(sources, source).file_name} "
+    row, source = "", sources.get(event.batch_id or "")
+    if event.row_number is not None and source is None:
+        row = f"row {event.row_number:,} "
+    elif event.row_number is not None and source is not None:
+        place, file = _row_in_words(event.row_number, source, sources)
+        row = f"{place} of {file.file_name} " if source.corrects else f"{place} "
     item = "" if event.item is None else f" {event.item}:"
     resolved = "" if event.resolved_by is None else f" Corrected by batch {event.resolved_by}."
     if event.resolved_by == event.batch_id:
@@ -243,6 +266,6 @@ def _standing(line: Mapping[str, Any], sources: Mapping[str, Source]) -> str:
 def _origin(row_number: int, source: Source | None, sources: Mapping[str, Source]) -> str:
     if source is None:
         return "no file that is known"
-    first = _first_of(sources, source)
-    corrected = f", corrected in {source.file_name}" if first is not source else ""
-    return f"row {row_number:,} of {first.file_name}{corrected}"
+    place, file = _row_in_words(row_number, source, sources)
+    corrected = f", corrected in {source.file_name}" if file is not source else ""
+    return f"{place} of {file.file_name}{corrected}"

@@ -13,7 +13,8 @@ from bulk_upload_pipeline.revert import revert
 from bulk_upload_pipeline.trace import in_words, trace
 from bulk_upload_pipeline.upgrading import schema
 from bulk_upload_pipeline_tests.correcting import as_csv, rejected
-from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, through
+from bulk_upload_pipeline_tests.world import HEADER, csv_of, drop, good_row, through
+from bulk_upload_pipeline_tests.writers import xlsx_of
 
 
 def bill(sku, **changed):
@@ -174,6 +175,32 @@ def test_a_corrected_line_is_traced_to_its_row_in_the_file_that_was_corrected(li
     text = in_words(found)
     assert text.endswith("50, from row 11 of s1.csv, corrected in second try.csv")
     assert "\n  row 11 of s1.csv inserted Kaju Katli, 500 g: 4 x 12.5 = 50\n" in text
+
+
+def test_a_row_of_a_correction_that_corrects_none_is_traced_to_that_file_itself(line):
+    good = [good_row(n) for n in range(20, 30)]
+    first = stages.take(line, drop(line, "s1.csv", csv_of([*good, good_row(1, Quantity="12abc")])))
+    (row,) = rejected(line, first.batch_id)
+    stray = row | {"Quantity": "4", "_row_number": "3"}
+    stages.take(line, drop(line, "copied.csv", as_csv([stray, row | {"Quantity": "4"}, row])))
+    text = in_words(trace(line.engine, "INV-000001"))
+    assert "\n  row 11 rejected: INVALID_NUMBER" in text
+    assert "\n  row 1 of copied.csv rejected: NO_ORIGIN" in text
+    assert "\n  row 2 of copied.csv rejected: CORRECTED_TWICE" in text
+    assert "\n  row 3 of copied.csv rejected: INVALID_NUMBER" in text
+
+
+def test_a_line_of_a_workbook_is_traced_to_its_sheet_and_the_row_there(line):
+    january = [list(HEADER), *(list(good_row(n).values()) for n in range(20, 30))]
+    february = [list(HEADER), list(bill("A").values()), list(bill("B", Quantity="x").values())]
+    first = stages.take(line, drop(line, "y.xlsx", xlsx_of({"Jan": january, "Feb": february})))
+    (row,) = rejected(line, first.batch_id)
+    stages.take(line, drop(line, "fixed.csv", as_csv([row | {"Quantity": "4"}])))
+    text = in_words(trace(line.engine, "INV-000001"))
+    assert "\n  row 2 of the sheet 'Feb' inserted Item A: " in text
+    assert "\n  row 3 of the sheet 'Feb' rejected: INVALID_NUMBER" in text
+    assert "\n  row 3 of the sheet 'Feb' of y.xlsx inserted Item B: " in text
+    assert text.endswith("from row 3 of the sheet 'Feb' of y.xlsx, corrected in fixed.csv")
 
 
 def test_an_invoice_that_nobody_knows_is_named_in_a_sentence(line):
