@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from bulk_upload_pipeline import evidence
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import Overrides
 from bulk_upload_pipeline.trace import in_words, trace
 from bulk_upload_pipeline_tests import writers
@@ -220,6 +222,17 @@ def test_a_line_is_the_earlier_files_that_came_late_when_the_later_load_is_undon
     stages.revert(line, earlier)
     assert prices(line) == {}
     assert rows(line, "SELECT count(*) FROM bulk_upload.yielded_rows") == [(0,)]
+
+
+def test_the_sums_of_a_file_that_came_late_are_those_of_its_lines_when_the_later_load_is_undone(line):
+    earlier = drop(line, "earlier.csv", priced(12, 2, 1))
+    later = drop(line, "later.csv", priced(10, 1))
+    stages.take(line, later)
+    stages.take(line, earlier)
+    stages.revert(line, later)
+    assert prices(line) == {1: 12, 2: 12}
+    recount = control_totals(evidence.of(line.engine, earlier))
+    assert recount.passed, recount.words
 
 
 @pytest.mark.parametrize("price", [8, 10, 12], ids=["as the first", "as it stands", "otherwise"])

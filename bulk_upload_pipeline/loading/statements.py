@@ -158,8 +158,8 @@ def _update(which: str, says: str) -> str:
 ), settled AS (
     SELECT id, place, quantity, item_total, former_batch_id IS NOT DISTINCT FROM %(batch_id)s AS own,
         true AS updated FROM changed
-    UNION ALL SELECT id, place, CASE WHEN brought AND NOT own THEN said_quantity ELSE quantity END,
-        CASE WHEN brought AND NOT own THEN said_total ELSE item_total END, brought, false
+    UNION ALL SELECT id, place, CASE WHEN (brought OR yields) AND NOT own THEN said_quantity ELSE quantity END,
+        CASE WHEN (brought OR yields) AND NOT own THEN said_total ELSE item_total END, brought, false
     FROM matched WHERE (yields OR NOT differs) AND {which}
 ), {confirming(f"matched WHERE NOT (differs OR own OR yields) AND {which}")}, noted AS (
     INSERT INTO {YIELDED} (target_id, batch_id, chunk_index, says)
