@@ -10,11 +10,13 @@ from bulk_upload_pipeline.family import COPIES, DOWN, corrected_rows
 _MARK_LOADED = """
 UPDATE bulk_upload.corrected_rows AS c SET loaded_at = CASE (
     SELECT min(CASE e.error_code WHEN 'ALREADY_CORRECTED' THEN 1 ELSE 0 END) FROM bulk_upload.processing_errors AS e
-    WHERE e.batch_id = c.batch_id AND e.row_number = c.row_number AND e.severity = 'error' AND NOT e.is_resolved)
+    WHERE e.batch_id = c.batch_id AND e.row_number = c.row_number AND e.severity = 'error'
+    AND (NOT e.is_resolved OR e.resolved_by_batch <> e.batch_id))
     WHEN 0 THEN NULL WHEN 1 THEN c.loaded_at ELSE coalesce(c.loaded_at, clock_timestamp()) END
 WHERE c.batch_id = :batch_id
 """
-"""A row that a later correction has loaded since is left as it is: it stands beneath that one, or does not."""
+"""A row that a later correction has loaded since is left as it is: it stands beneath that one, or does not. One that is
+wrong has not been loaded by it, though a later correction may have settled that already."""
 
 _MARK_GONE = f"""
 WITH others AS MATERIALIZED (

@@ -263,6 +263,19 @@ def test_of_two_corrections_at_once_only_one_loads_a_row_as_a_line_of_an_invoice
     assert resolutions(line, parent.batch_id) == {21: first, 22: second}
 
 
+def test_a_row_that_is_wrong_in_a_correction_is_not_loaded_by_it_when_a_later_one_ends_before(line):
+    parent = with_bad(line, good_row(1, **{"Invoice Number": ""}), BAD)
+    row, other = rejected(line, parent.batch_id)
+    wrong, right = row | {"Invoice Number": "INV-8", "Quantity": "x"}, row | {"Invoice Number": "INV-9"}
+    first = judged(line, "a.csv", as_csv([wrong, other | {"Quantity": "4"}]))
+    stages.load(line, first)
+    second = load(line, "b.csv", as_csv([right])).batch_id
+    stages.close(line, first)
+    third = load(line, "c.csv", as_csv([wrong | {"Quantity": "4"}]))
+    assert third.findings_by_code == {"ALREADY_CORRECTED": 1}
+    assert where_row_21_stands(line) == [("INV-9", second)]
+
+
 def test_a_correction_that_failed_leaves_its_row_to_the_one_that_loaded_it_since(line):
     parent = with_bad(line, good_row(1, **{"Invoice Number": ""}))
     (row,) = rejected(line, parent.batch_id)
