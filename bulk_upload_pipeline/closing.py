@@ -82,6 +82,9 @@ def duplicate(line: Line, batch_id: str, earlier: str) -> Receipt:
         f"The same content was loaded on {first.received_at:%Y-%m-%d} from {first.file_name} (batch "
         f"{earlier}), so nothing was changed."
     )
+    if first.rows_open:
+        is_open = "1 of its rows is" if first.rows_open == 1 else f"{first.rows_open:,} of its rows are"
+        reason += f" {is_open} still rejected: see the report of that batch."
     rejects.forget(line.engine, batch_id)
     return write(line, batch_id, State.DUPLICATE, reason, duplicate_of=earlier)
 

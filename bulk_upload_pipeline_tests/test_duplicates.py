@@ -7,6 +7,7 @@ import threading
 from bulk_upload_pipeline import intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.model import Overrides, State
+from bulk_upload_pipeline_tests.correcting import as_csv, rejected
 from bulk_upload_pipeline_tests.taken_again import judged, load
 from bulk_upload_pipeline_tests.world import count, csv_of, good_row, receipt, rows
 
@@ -35,6 +36,15 @@ def test_content_is_known_for_ever_and_a_name_is_not(line):
     stages.revert(line, first.batch_id)
     once_more = load(line, "y.csv", csv_of([good_row(1)]))
     assert once_more.state is State.LOADED
+
+
+def test_a_duplicate_tells_how_many_rows_of_the_first_file_are_still_rejected(line):
+    text = csv_of([*(good_row(n) for n in range(10)), good_row(10, Quantity="x"), good_row(11, Quantity="x")])
+    first = load(line, "a.csv", text)
+    ending = "so nothing was changed. 2 of its rows are still rejected: see the report of that batch."
+    assert load(line, "b.csv", text).reason.endswith(ending)
+    load(line, "fixed.csv", as_csv([row | {"Quantity": "4"} for row in rejected(line, first.batch_id)]))
+    assert load(line, "c.csv", text).reason.endswith("so nothing was changed.")
 
 
 def test_of_two_equal_files_at_the_same_time_one_loads_and_the_other_is_a_duplicate(line):
