@@ -266,7 +266,7 @@ _ENTRIES = (
     _error(
         "ALREADY_CORRECTED",
         "Row corrected already",
-        "The row is loaded already by batch {value}, which stands.",
+        "Batch {value} has loaded the row already, or is about to.",
         "Another correction, or the corrected file itself, has loaded the row or is about to, as it is or as a line of "
         "another invoice, and it is not loaded twice.",
         "A row whose invoice number was corrected a second time.",

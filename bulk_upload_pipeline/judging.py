@@ -84,6 +84,11 @@ class Judging:
 
         return parse_chunk(chunk, self.layout, self.profile, lambda: self.date_order)
 
+    @property
+    def circumstances(self) -> list[object]:
+        """What else decides which rows load, of a file of which that is not known by itself; as JSON has it."""
+        return []
+
     def repeated(self) -> pa.Table | None:
         """Return the line occurrences above 1, None when they are counted in the file."""
         return None
@@ -110,6 +115,7 @@ def plan_of(judging: Judging, sha256: str | None) -> str:
     decisive: list[object] = [sha256, layout, profile, contract.RULES_VERSION, cut]
     if judging.corrected:
         decisive.append(sorted(judging.corrected))
+    decisive += judging.circumstances
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

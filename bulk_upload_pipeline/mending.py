@@ -291,6 +291,12 @@ class Mending(Judging):
         ]
         return own | {row.row_number: (row.identity, row.batch_id) for row in others}
 
+    @property
+    def circumstances(self) -> list[object]:
+        """Which rows may be corrected, and as what lines others have loaded them: that changes with the family."""
+        standing = sorted((number, identity) for number, (identity, _) in self._standing.items())
+        return [sorted(self.origins.rejected), standing, sorted(self.origins.copies.items())]
+
     def parse(self, chunk: TextChunk) -> TypedChunk:
         """Return the typed rows of a chunk; one that stands as a line of another invoice is not loaded twice."""
         typed = super().parse(chunk)

@@ -220,6 +220,20 @@ def test_of_corrections_that_say_the_same_each_keeps_a_row_corrected_while_it_is
     assert count(line, TARGET) == 20
 
 
+def test_a_correction_that_is_taken_again_loads_the_row_that_another_one_had_until_that_was_undone(line):
+    parent = with_bad(line, good_row(1, **{"Invoice Number": ""}), BAD)
+    row, other = rejected(line, parent.batch_id)
+    first = load(line, "first.csv", as_csv([row | {"Invoice Number": "INV-8"}]))
+    both = as_csv([row | {"Invoice Number": "INV-9"}, other | {"Quantity": "4"}])
+    second = load(line, "second.csv", both).batch_id
+    assert found_codes(line, second) == [(21, "ALREADY_CORRECTED")]
+    stages.revert(line, first.batch_id)
+    account = again(line, second)
+    assert (account.state, account.rows_inserted) == (State.LOADED, 2)
+    assert resolutions(line, parent.batch_id) == {21: second, 22: second}
+    assert rows(line, f"SELECT invoice_number FROM {TARGET} WHERE row_number = 21") == [("INV-9",)]
+
+
 def test_the_report_of_an_undone_correction_follows_what_becomes_of_its_rows(line):
     parent = with_bad(line, BAD, good_row(91, Quantity="x"))
     one, two = rejected(line, parent.batch_id)
