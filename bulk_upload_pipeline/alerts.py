@@ -176,18 +176,30 @@ def notice_silence(line: Line, now: datetime) -> list[Alert]:
     return [messages.of_silence(sender, now) for sender in overdue]
 
 
-def notice_untaken(line: Line, now: datetime) -> list[Alert]:
-    """Return an alert when files wait that cannot be taken: they have no receipt that would be told."""
+def notice_untaken(line: Line, channels: Collection[Channel], now: datetime) -> int:
+    """Put files that wait and cannot be taken into words, once each; return how many wait so when they are told.
+
+    They have no receipt that would be told. There is one message an hour at most: on a full disk each file that comes
+    would be one, and where there is room again each that is taken would leave fewer.
+    """
     columns = upload_batches.c
+    is_told_of = columns.alerted_at.is_not_distinct_from(columns.received_at).label("is_told_of")
     query = (
-        sa.select(upload_batches)
+        sa.select(upload_batches, is_told_of)
         .where(columns.state == State.WAITING, columns.reason.is_not(None), columns.fingerprint.is_not(None))
         .where(columns.received_at.between(now - OLDEST, now - UNTAKEN_AFTER))
-        .order_by(columns.received_at, columns.batch_id)
+        .order_by(is_told_of, columns.received_at, columns.batch_id)
     )
-    with line.engine.connect() as connection:
-        untaken = [kept.as_receipt(row) for row in connection.execute(query)]
-    return [messages.of_untaken(untaken)] if untaken else []
+    with line.engine.begin() as connection:
+        found = list(connection.execute(query))
+        untaken = [kept.as_receipt(row) for row in found]
+        subject = f"untaken {now:%Y-%m-%dT%H}"
+        if all(row.is_told_of for row in found) or is_told(line.engine, subject):
+            return 0
+        queue(connection, [messages.of_untaken(subject, untaken)], channels)
+        told = sa.and_(columns.batch_id.in_([r.batch_id for r in untaken]), columns.state == State.WAITING)
+        connection.execute(sa.update(upload_batches).where(told).values(alerted_at=columns.received_at))
+    return len(untaken)
 
 
 def notice_full_disk(line: Line, now: datetime) -> list[Alert]:

@@ -227,4 +227,5 @@ alerts = Table(
     UniqueConstraint("subject", "channel", name="alerts_once"),
     schema=SCHEMA,
 )
-"""The outbox: one row a message and channel. A receipt is told when its `alerted_at` is its `finished_at`."""
+"""The outbox: one row a message and channel. A receipt is told when its `alerted_at` is its `finished_at`, a file
+that waits and cannot be taken when it is its `received_at`."""

@@ -18,7 +18,7 @@ from aiosmtpd.controller import Controller
 from click.testing import CliRunner
 from dagster import DagsterRunStatus, RunsFilter
 
-from bulk_upload_pipeline import alerts, retention
+from bulk_upload_pipeline import alerts, ledger, retention
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.alerting.channels import channels_of
@@ -453,16 +453,42 @@ def test_a_file_that_can_be_brought_nowhere_says_why_it_waits_and_is_told_until_
     assert account.state is State.WAITING
     assert account.reason.startswith("It waits, since it cannot be taken: ")
     assert str(line.home.archive) in account.reason
-    now = datetime.now(UTC)
-    assert alerts.notice_untaken(line, now) == []
-    (told,) = alerts.notice_untaken(line, now + timedelta(minutes=6))
-    assert told.title == "3 files wait and cannot be taken"
-    assert account.reason in told.body
+    assert untaken(line, datetime.now(UTC)) == 0
+    assert untaken(line) == 3
+    deliver(line)
+    (told,) = hook.told
+    assert told["title"] == "3 files wait and cannot be taken"
+    assert account.reason in told["message"]
     line.home.archive.unlink()
     line.home.archive.mkdir()
     for batch_id in batch_ids:
         assert run(line, batch_id, instance).success
-    assert alerts.notice_untaken(line, now + timedelta(minutes=6)) == []
+    assert untaken(line) == 0
+
+
+def test_of_files_that_cannot_be_taken_each_is_told_once_and_so_are_those_that_come_later(line, hook):
+    batch_ids = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(4)]
+    soon = datetime.now(UTC) + timedelta(minutes=6)
+    later = soon + timedelta(hours=1)
+    for batch_id in batch_ids[:3]:
+        ledger.could_not_be_taken(line.engine, batch_id, "It waits, since the disk is full.")
+    assert untaken(line, soon) == 3
+    take(line, batch_ids[0])  # the oldest; the others are no news because of it
+    assert untaken(line, later) == 0
+    ledger.could_not_be_taken(line.engine, batch_ids[3], "It waits, since its folder is not ours.")
+    assert untaken(line, soon) == 0  # an hour has one message
+    assert untaken(line, later) == 3
+    deliver(line, timedelta(hours=2))
+    assert hook.titles == ["3 files wait and cannot be taken"] * 2
+    assert hook.told[1]["message"].startswith("3.csv: It waits, since its folder is not ours.")
+    stages.fail(line, batch_ids[3], "Somebody gave it up.")
+    assert notice(line, LATER) == 1
+
+
+def untaken(line, now=None):
+    """Of how many files that wait and cannot be taken somebody is told, six minutes from now or at another time."""
+    channels = channels_of(line.settings.alert_urls)
+    return alerts.notice_untaken(line, channels, now or datetime.now(UTC) + timedelta(minutes=6))
 
 
 def test_a_file_that_was_put_back_since_it_changed_is_not_told_as_one_that_cannot_be_taken(line, hook):
@@ -473,7 +499,7 @@ def test_a_file_that_was_put_back_since_it_changed_is_not_told_as_one_that_canno
         stages.upload(line, batch_id)
     (asked,) = settled(line)
     assert asked.batch_id == batch_id
-    assert alerts.notice_untaken(line, datetime.now(UTC) + timedelta(minutes=6)) == []
+    assert untaken(line) == 0
 
 
 def test_a_disk_that_fills_is_told_once_a_day(line, monkeypatch):

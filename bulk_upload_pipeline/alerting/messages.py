@@ -128,12 +128,12 @@ def of_failed_run(run_id: str, job: str) -> Alert:
     )
 
 
-def of_untaken(receipts: Sequence[Receipt]) -> Alert:
-    """Return one message about files that wait and cannot be taken, the oldest first."""
+def of_untaken(subject: str, receipts: Sequence[Receipt]) -> Alert:
+    """Return one message about files that wait and cannot be taken, those that are news first."""
     told = [f"{shown(each.file_name)}: {shown(each.reason, 1_000)}" for each in receipts[:MOST_FILES]]
     more = len(receipts) - len(told)
     return Alert(
-        f"untaken {receipts[0].batch_id}",
+        subject,
         f"{counted(len(receipts), 'file waits', 'files wait')} and cannot be taken",
         "\n\n".join(
             [

@@ -47,9 +47,9 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
         line, channels, now, under_way, _untold_nights(context.instance, line, now)
     )
     files = alerts.notice_receipts(line, channels, now, under_way, of_nights)
+    files += alerts.notice_untaken(line, channels, now)
     others = [
         *_failed_runs(context.instance, line, since, until),
-        *alerts.notice_untaken(line, now),
         *alerts.notice_silence(line, now),
         *alerts.notice_full_disk(line, now),
     ]
