@@ -169,7 +169,7 @@ def is_published(line: Line, receipt: Receipt) -> bool:
         summary = storage.file_at_hand(line.home, place / report.SUMMARY)
     except FileMissingError:
         return False
-    whole = report.is_finished(summary.parent, receipt)
+    whole = report.is_finished(summary.parent, receipt.state, receipt.finished_at)
     storage.let_go(line.home, [place])
     return whole
 

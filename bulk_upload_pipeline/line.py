@@ -390,16 +390,17 @@ def publish(line: Line, batch_id: str) -> Receipt:
 
 
 def publish_missing(line: Line, since: datetime) -> list[str]:
-    """Write the reports of batches that ended since a moment and have none; return which these are.
+    """Write the reports of batches that ended since a moment and have none, or one of before; return which these are.
 
     A disk may have been full for longer than there were runs for them. In an object store nothing fills up.
     """
     folder = line.home.reports
     if not isinstance(folder, Path):
         return []
-    ended = whereabouts.ended_since(line.engine, since)
     written = []
-    for batch_id in (each for each in ended if not (folder / each / report.SUMMARY).exists()):
+    for batch_id, state, ended_at in whereabouts.ended_since(line.engine, since):
+        if report.is_finished(folder / batch_id, state, ended_at):
+            continue
         with suppress(OSError, BulkUploadError):  # the disk is full still, or somebody works on it
             publish(line, batch_id)
             written.append(batch_id)

@@ -69,16 +69,14 @@ def finish(folder: Path, receipt: Receipt, codes: Sequence[CodeCount]) -> None:
     _write_text(folder / SUMMARY, json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
 
 
-def is_finished(folder: Path, receipt: Receipt) -> bool:
-    """Return whether the report of just this receipt, and of no earlier one, was written to its end."""
+def is_finished(folder: Path, state: State, ended_at: datetime | None) -> bool:
+    """Return whether the report of just the receipt of this end, and of no earlier one, was written to its end."""
     try:
         stated = json.loads((folder / SUMMARY).read_text("utf-8"))
-        ended_at = datetime.fromisoformat(stated["finished_at"])
+        told = datetime.fromisoformat(stated["finished_at"])
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    return stated["state"] == receipt.state and ended_at == datetime.fromisoformat(
-        str(_plain(receipt.finished_at))
-    )
+    return stated["state"] == state and told == datetime.fromisoformat(str(_plain(ended_at)))
 
 
 def files(receipt: Receipt) -> tuple[str, ...]:

@@ -145,13 +145,13 @@ def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
         return list(connection.scalars(query))
 
 
-def ended_since(engine: sa.Engine, moment: datetime) -> list[str]:
-    """Return the batches that have ended since a moment and stand as they ended, the oldest first."""
+def ended_since(engine: sa.Engine, moment: datetime) -> list[tuple[str, State, datetime]]:
+    """Return the batches that have ended since a moment and stand as they ended, the oldest first: how, and when."""
     columns = upload_batches.c
     query = (
-        sa.select(columns.batch_id)
+        sa.select(columns.batch_id, columns.state, columns.finished_at)
         .where(columns.finished_at >= moment, columns.state.in_(ENDED_STATES - {State.REVERTED}))
         .order_by(columns.finished_at, columns.batch_id)
     )
     with engine.connect() as connection:
-        return list(connection.scalars(query))
+        return [(row.batch_id, State(row.state), row.finished_at) for row in connection.execute(query)]

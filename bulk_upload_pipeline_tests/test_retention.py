@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import zipfile
 from datetime import UTC, datetime, timedelta
@@ -12,10 +14,11 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import ledger, retention, sweeping
+from bulk_upload_pipeline import ledger, report, retention, sweeping
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import retention as nightly
+from bulk_upload_pipeline.exceptions import DiskFullError
 from bulk_upload_pipeline.local import dagster_environment, postgres
 from bulk_upload_pipeline.settings import Keeping
 from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, good_row, line_at, run
@@ -234,6 +237,30 @@ def test_a_report_for_which_a_full_disk_had_no_room_is_written_at_night(line, in
     assert list(old.iterdir()) == []
     assert (corrected / "rejected_rows.csv").read_text() == "the clerk is at work here"
     assert clean_up(line, instance)["late_reports"] == 0
+
+
+def test_a_report_that_still_tells_of_an_earlier_end_is_written_at_night(line, instance, monkeypatch):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1)]))
+    stages.upload(line, batch_id)
+    stages.fail(line, batch_id, "The database went away.")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write", full)
+        with pytest.raises(DiskFullError):
+            stages.take(line, batch_id)
+    summary = line.reports(batch_id) / report.SUMMARY
+    assert (ledger.receipt(line.engine, batch_id).state, told(summary)) == ("loaded", "failed")
+    assert clean_up(line, instance)["late_reports"] == 1
+    assert told(summary) == "loaded"
+    assert clean_up(line, instance)["late_reports"] == 0
+
+
+def told(summary):
+    """The exit of which a report tells."""
+    return json.loads(summary.read_text())["state"]
 
 
 REPORTED = {
