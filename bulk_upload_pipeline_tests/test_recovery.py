@@ -404,6 +404,19 @@ def test_a_small_file_that_its_killed_worker_had_archived_but_not_noted_is_not_l
     is_loaded_whole(line, batch_id)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_small_file_that_another_shared_run_has_by_now_is_left_to_it(line, instance, batch_id, cancelled):
+    stages.upload(line, batch_id)
+    job, config = defs.resolve_job_def("load_small_files"), small_files.config_of([batch_id])
+    former = instance.create_run_for_job(job, run_config=config)
+    instance.create_run_for_job(job, run_config=config, status=dg.DagsterRunStatus.STARTED)
+    if cancelled:
+        after_cancelling(instance, line, former)
+    else:
+        assert "Another run" in after_failure(instance, line, former).skip_message
+    assert receipt(line, batch_id).state is State.RECEIVED
+
+
 def test_many_runs_that_are_cancelled_at_once_are_looked_after_at_once(line, instance):
     """A file whose cancelled run is not heard of for two minutes gets another one, and loads."""
     names = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(4)]

@@ -161,8 +161,14 @@ def batch_failed(
     run = context.dagster_run
     if run.tags.get(WILL_RETRY_TAG) == "true":
         return dg.SkipReason(f"Run {run.run_id} is retried.")
+    cut_off, under_way = _cut_off(context.instance, line, run), batches_under_way(context.instance)
     return _answer(
-        [_what_follows(context, line, batch_id) for batch_id in _cut_off(context.instance, line, run)],
+        [
+            f"Another run works on batch {batch_id}."
+            if batch_id in under_way
+            else _what_follows(context, line, batch_id)
+            for batch_id in cut_off
+        ],
         f"What run {run.run_id} had come to has its receipt.",
     )
 
@@ -170,9 +176,7 @@ def batch_failed(
 def _what_follows(context: dg.RunFailureSensorContext, line: Line, batch_id: str) -> dg.RunRequest | str:
     """Return the next run of a batch that was cut off, or why there is none."""
     run = context.dagster_run
-    if _runs_of(context.instance, batch_id, UNDER_WAY):
-        return f"Another run works on batch {batch_id}."
-    if _runs_of(context.instance, batch_id) < MOST_RUNS:
+    if context.instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id})) < MOST_RUNS:
         return _next_run(context.instance, batch_id, f"after-{run.run_id}", _file_tag(run))
     return _end(
         context.instance,
@@ -232,8 +236,10 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
     nothing: after an answer Dagster leaves the next run to the next tick, and of many that are cancelled at once the
     last would be loaded before it is heard of.
     """
-    for batch_id in _cancelled_on_the_way(context.instance, line, context.dagster_run):
-        if not _runs_of(context.instance, batch_id, UNDER_WAY):
+    on_the_way = _cancelled_on_the_way(context.instance, line, context.dagster_run)
+    under_way = batches_under_way(context.instance) if on_the_way else frozenset()
+    for batch_id in on_the_way:
+        if batch_id not in under_way:
             context.log.info(_end(context.instance, line, batch_id, _cancelled(batch_id)))
 
 
@@ -267,12 +273,6 @@ def _cancelled(batch_id: str) -> str:
 
 def _untaken(batch_id: str) -> str:
     return f"Its command ended before it had taken the file. `bulk-upload retry {batch_id}` loads it."
-
-
-def _runs_of(
-    instance: dg.DagsterInstance, batch_id: str, statuses: list[dg.DagsterRunStatus] | None = None
-) -> int:
-    return instance.get_runs_count(dg.RunsFilter(tags={PARTITION_TAG: batch_id}, statuses=statuses))
 
 
 def _end(instance: dg.DagsterInstance, line: Line, batch_id: str, reason: str) -> str:
