@@ -417,6 +417,23 @@ def test_a_small_file_that_another_shared_run_has_by_now_is_left_to_it(line, ins
     assert receipt(line, batch_id).state is State.RECEIVED
 
 
+@pytest.mark.parametrize("job", ["load_batch", "load_small_files"])
+def test_a_batch_that_had_failed_when_its_run_was_cancelled_keeps_the_receipt_that_says_why(
+    line, instance, batch_id, job
+):
+    stages.upload(line, batch_id)
+    before = stages.fail(line, batch_id, "The disk was full.")
+    instance.report_runless_asset_event(dg.AssetMaterialization("upload_receipts", partition=batch_id))
+    cancelled = started_run(instance, batch_id)
+    if job == "load_small_files":
+        instance.report_run_failed(cancelled)
+        config = small_files.config_of([batch_id])
+        cancelled = instance.create_run_for_job(defs.resolve_job_def(job), run_config=config)
+    after_cancelling(instance, line, cancelled)
+    assert receipt(line, batch_id) == before
+    assert len(receipts(instance)) == 1
+
+
 def test_many_runs_that_are_cancelled_at_once_are_looked_after_at_once(line, instance):
     """A file whose cancelled run is not heard of for two minutes gets another one, and loads."""
     names = [drop(line, f"{n}.csv", csv_of([good_row(n)])) for n in range(4)]

@@ -26,7 +26,7 @@ from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
 from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.kept import Entry
 from bulk_upload_pipeline.liveness import without_worker
-from bulk_upload_pipeline.model import ENDED_STATES, FINAL_STATES, LOADED_STATES, Batch, State, counted
+from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State, counted
 from bulk_upload_pipeline.workplace import Line
 
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -244,9 +244,12 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
 
 
 def _cancelled_on_the_way(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
-    """Return the batches that a cancelled run left on the way, or ended but without the report or the last events."""
+    """Return the batches that a cancelled run left on the way, or ended but without the report or the last events.
+
+    One that has failed has a receipt that says why; to be cancelled afterwards, or before it began again, is no reason.
+    """
     states = whereabouts.states(line.engine, batches_of(run))
-    on_the_way = {batch_id for batch_id, state in states.items() if state not in ENDED_STATES}
+    on_the_way = {batch_id for batch_id, state in states.items() if state not in FINAL_STATES}
     if run.job_name != load_small_files.name:
         ended = states.keys() - on_the_way
         return sorted(on_the_way.union(b for b in ended if not stages.is_published(line, b)))
