@@ -373,6 +373,16 @@ def test_a_batch_whose_worker_was_killed_in_its_report_when_its_run_was_cancelle
     assert [record.partition_key for record in receipts(instance)] == [batch_id]
 
 
+def test_a_batch_whose_run_was_cancelled_between_its_report_and_its_last_events_is_told(
+    line, instance, batch_id
+):
+    stages.take(line, batch_id)
+    for _ in range(2):
+        after_cancelling(instance, line, started_run(instance, batch_id))
+    assert [record.partition_key for record in receipts(instance)] == [batch_id]
+    is_loaded_whole(line, batch_id)
+
+
 def test_small_files_that_a_cancelled_run_had_ended_but_not_told_are_told(line, instance):
     loaded, untaken = partly_wrong(line), drop(line, "b.csv", csv_of([good_row(50)]))
     stages.take(line, loaded)
@@ -417,13 +427,15 @@ def test_a_small_file_that_another_shared_run_has_by_now_is_left_to_it(line, ins
     assert receipt(line, batch_id).state is State.RECEIVED
 
 
+@pytest.mark.parametrize("is_told", [True, False])
 @pytest.mark.parametrize("job", ["load_batch", "load_small_files"])
 def test_a_batch_that_had_failed_when_its_run_was_cancelled_keeps_the_receipt_that_says_why(
-    line, instance, batch_id, job
+    line, instance, batch_id, job, is_told
 ):
     stages.upload(line, batch_id)
     before = stages.fail(line, batch_id, "The disk was full.")
-    instance.report_runless_asset_event(dg.AssetMaterialization("upload_receipts", partition=batch_id))
+    if is_told:
+        instance.report_runless_asset_event(dg.AssetMaterialization("upload_receipts", partition=batch_id))
     cancelled = started_run(instance, batch_id)
     if job == "load_small_files":
         instance.report_run_failed(cancelled)

@@ -244,18 +244,18 @@ def batch_cancelled(context: dg.RunStatusSensorContext, line: dg.ResourceParam[L
 
 
 def _cancelled_on_the_way(instance: dg.DagsterInstance, line: Line, run: dg.DagsterRun) -> list[str]:
-    """Return the batches that a cancelled run left on the way, or ended but without the report or the last events.
-
-    One that has failed has a receipt that says why; to be cancelled afterwards, or before it began again, is no reason.
-    """
+    """Return the batches that a cancelled run left on the way, or ended but without the report or the last events."""
     states = whereabouts.states(line.engine, batches_of(run))
-    on_the_way = {batch_id for batch_id, state in states.items() if state not in FINAL_STATES}
-    if run.job_name != load_small_files.name:
-        ended = states.keys() - on_the_way
-        return sorted(on_the_way.union(b for b in ended if not stages.is_published(line, b)))
+    is_shared = run.job_name == load_small_files.name
+    touched = _touched(line, states) if is_shared else sorted(states)
     told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
-    touched = _touched(line, states)
-    return [batch_id for batch_id in touched if batch_id in on_the_way or batch_id not in told]
+    return [
+        batch_id
+        for batch_id in touched
+        if states[batch_id] not in FINAL_STATES
+        or batch_id not in told
+        or not (is_shared or stages.is_published(line, batch_id))  # a shared run tells of what is published
+    ]
 
 
 def _touched(line: Line, states: Mapping[str, State]) -> list[str]:
@@ -279,9 +279,15 @@ def _untaken(batch_id: str) -> str:
 
 
 def _end(instance: dg.DagsterInstance, line: Line, batch_id: str, reason: str) -> str:
-    """Write the receipt, or the report, of a batch that nobody works on any more, and tell Dagster of it."""
+    """Write the receipt, or the report, of a batch that nobody works on any more, and tell Dagster of it.
+
+    One that has failed has a receipt that says why: that nobody came to its end is no better reason.
+    """
     try:
-        receipt = stages.fail(line, batch_id, reason)
+        receipt = ledger.receipt(line.engine, batch_id)
+        has_failed = receipt.state is State.FAILED
+        if not has_failed or not stages.is_published(line, batch_id):
+            receipt = stages.fail(line, batch_id, receipt.reason if has_failed else reason)
     except (BulkUploadError, OSError) as error:  # another run works on it, or a disk is full
         return in_one_line(error)
     for event in account.of_batches(line, [receipt]):
