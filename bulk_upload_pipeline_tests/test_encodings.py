@@ -103,6 +103,21 @@ def test_names_of_each_language_come_as_they_were_written_in_its_encodings(langu
     assert 0.9 <= found.confidence < 1
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        "Kondensator 10 µF, Müller\nFilter 5 µm für Öl\nVitamin 25 µg\n200 µl",
+        "Karton 10×15cm\nA×B\n5 ×mm\n6 ×pack",
+        "Tea•Set\nCup•Set\nJar•Set\nBox•Set",
+        "Tea™Set\nCUP™SET\nJar™Set\nBOX™SET",
+    ],
+)
+def test_signs_next_to_letters_are_not_taken_for_letters_of_another_encoding(items):
+    lines = "".join(f"INV-{n};{item};{n}\n" for n, item in enumerate(items.split("\n")))
+    content = ("Invoice Number;Item;Quantity\n" + lines).encode("cp1252")
+    assert as_utf8(content, detect(io.BytesIO(content)).codec).decode() == content.decode("cp1252")
+
+
 def test_a_few_words_that_fit_nothing_stay_western_and_are_not_called_sure():
     found = detect(io.BytesIO("INV-1;Dvořák, Příbram;4\n".encode("cp1250")))
     assert found.codec == "cp1252"

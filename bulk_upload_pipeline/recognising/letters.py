@@ -13,8 +13,11 @@ from typing import NamedTuple
 WESTERN = "cp1252"
 
 _WORD = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*")
-_BETWEEN_LETTERS = re.compile("[’‘–—…·\xa0\xad]+|õ(?=es?\\b)|Õ(?=ES?\\b)")
-"""What may stand within a word of any language, and the only place of an õ in Portuguese."""
+_BETWEEN_LETTERS = re.compile("[’‘–—…·×µ\xa0\xad]+|õ(?=es?\\b)|Õ(?=ES?\\b)")
+"""What may stand within a word of any language, or a measure, and the only place of an õ in Portuguese."""
+_SIGNS = frozenset(sign.encode(WESTERN) for sign in "™®•¢§±°")
+"""What Western texts write next to letters. As the only bytes that another encoding makes letters of, `Tea•Set` say,
+they are what they are."""
 _BEFORE_LETTERS, _BEHIND_LETTERS = "¿¡£¥€½«»“„‚‹›•", "®™©°ºª¹²³½¼¾€£¥»«”“‹›´"
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
@@ -101,9 +104,16 @@ def _mends(words: set[bytes], western: _Reading, found: _Reading, codec: str) ->
     """Return whether a codec mends so many words that it is not by chance, and leaves hardly any that are none."""
     disputed = sum(word.decode(WESTERN, "replace") != word.decode(codec, "replace") for word in words)
     gain = len(found.fitting) - len(western.fitting)
-    return gain >= max(_FEWEST_WORDS, _LEAST_GAIN * disputed) and len(found.fitting) >= _LEAST_FIT * len(
-        words
-    )
+    is_by_chance = gain < max(_FEWEST_WORDS, _LEAST_GAIN * disputed)
+    leaves_few = len(found.fitting) >= _LEAST_FIT * len(words)
+    return not is_by_chance and leaves_few and not _are_signs(found.fitting - western.fitting, codec)
+
+
+def _are_signs(mended: set[bytes], codec: str) -> bool:
+    """Return whether the bytes of words that a codec takes for other characters are all signs in Western texts."""
+    bytes_of = {bytes((byte,)) for byte in set(b"".join(mended))}
+    other = {one for one in bytes_of if one.decode(WESTERN, "replace") != one.decode(codec, "replace")}
+    return bool(other) and other <= _SIGNS
 
 
 def _read(words: set[bytes], codec: str, languages: tuple[str, ...]) -> _Reading:
