@@ -91,12 +91,16 @@ FROM {FORMER} AS f WHERE f.batch_id = %(batch_id)s AND t.id = f.target_id
 """Their time is not the former one: who reads what has changed since it last looked has seen the undone values."""
 
 _DELETE = f"DELETE FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s"  # noqa: S608
+_NOT_LEFT = (
+    f"SELECT count(*) FROM heirs JOIN {_TARGET} AS t USING (id) WHERE t.upload_batch_id = %(batch_id)s"  # noqa: S608
+)
 _NOT_DELETED = f"SELECT count(*) FROM {_TARGET} WHERE upload_batch_id = %(batch_id)s"  # noqa: S608
 _NOT_RESTORED = f"""
 SELECT count(*) FROM {FORMER} AS f JOIN {_TARGET} AS t ON t.id = f.target_id
 WHERE f.batch_id = %(batch_id)s AND t.upload_batch_id = %(batch_id)s
 """  # noqa: S608
-"""A trigger may keep a row as it is without a word. One that is not restored would be deleted with the others."""
+"""A trigger may keep a row as it is without a word. One that is not restored, nor left to another batch that says it,
+would be deleted with the others."""
 
 _FORGET = (
     f"DELETE FROM {FORMER} WHERE batch_id = %(batch_id)s",  # noqa: S608
@@ -197,9 +201,10 @@ def _undo(cursor: Cursor, batch_id: str) -> RevertResult:
     restored = cursor.rowcount
     _require_none(cursor, _NOT_RESTORED, named)
     cursor.execute(FALL, named | {"undone": batch_id})
-    fallen_to, fallen, not_restored = (
-        zip(*cursor.fetchall(), strict=True) if cursor.rowcount else ((), (), ())
+    fallen_to, fallen, not_restored, kept = (
+        zip(*cursor.fetchall(), strict=True) if cursor.rowcount else ((), (), (), ())
     )
+    _require_no_kept(batch_id, sum(kept))
     # The rows that were restored belong to others again, so that those that it inserted are left.
     cursor.execute(_DELETE, named)
     deleted = cursor.rowcount
@@ -216,9 +221,13 @@ def _require_none(cursor: Cursor, query: str, named: dict[str, str]) -> None:
     """Refuse to go on where there are rows that are not as they were to become."""
     cursor.execute(query, named)
     found = cursor.fetchone()
-    if found is not None and found[0]:
-        cause = f"a trigger or rule leaves {counted(found[0], 'row')} unchanged"
-        raise RevertForbiddenError(named["batch_id"], cause)
+    _require_no_kept(named["batch_id"], found[0] if found else 0)
+
+
+def _require_no_kept(batch_id: str, rows: int) -> None:
+    if rows:
+        cause = f"a trigger or rule leaves {counted(rows, 'row')} unchanged"
+        raise RevertForbiddenError(batch_id, cause)
 
 
 def _leave_to_heirs(cursor: Cursor, named: dict[str, str]) -> tuple[int, tuple[str, ...]]:
@@ -227,6 +236,7 @@ def _leave_to_heirs(cursor: Cursor, named: dict[str, str]) -> tuple[int, tuple[s
     if cursor.rowcount:
         for statement in _INHERIT:
             cursor.execute(statement, named)
+        _require_none(cursor, _NOT_LEFT, named)
     cursor.execute("SELECT batch_id, count(*) FROM heirs GROUP BY 1 ORDER BY 1")
     given = cursor.fetchall()
     return sum(count for _, count in given), tuple(batch_id for batch_id, _ in given)

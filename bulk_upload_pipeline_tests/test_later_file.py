@@ -10,6 +10,7 @@ import pytest
 
 from bulk_upload_pipeline import evidence
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.exceptions import RevertForbiddenError
 from bulk_upload_pipeline.inspection import control_totals
 from bulk_upload_pipeline.model import Overrides
 from bulk_upload_pipeline.trace import in_words, trace
@@ -77,6 +78,37 @@ def test_a_line_that_a_later_file_says_too_stays_when_the_first_load_is_undone_a
     ]
     stages.revert(line, later)
     assert prices(line) == {}
+
+
+def keep_rows_as_they_are(line):
+    """Let a trigger of somebody's drop each change of a row without a word."""
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; "
+            "CREATE TRIGGER keep BEFORE UPDATE ON public.mangalam_invoices FOR EACH ROW EXECUTE FUNCTION public.keep()"
+        )
+
+
+def test_a_line_that_is_left_to_a_later_file_is_not_lost_to_a_trigger_that_keeps_it_as_it_is(line):
+    first = drop(line, "first.csv", priced(10, 1, 2))
+    stages.take(line, first)
+    stages.take(line, drop(line, "later.csv", priced(10, 3, 2)))
+    keep_rows_as_they_are(line)
+    with pytest.raises(RevertForbiddenError, match="leaves 1 row unchanged"):
+        stages.revert(line, first)
+    assert prices(line) == {1: 10, 2: 10, 3: 10}
+
+
+def test_a_line_that_falls_to_an_earlier_file_is_not_lost_to_a_trigger_that_keeps_it_as_it_is(line):
+    first = drop(line, "first.csv", priced(10, 1))
+    stages.fail(line, first, "The power went.")
+    later = drop(line, "later.csv", priced(12, 1, 2))
+    stages.take(line, later)
+    assert stages.take(line, first).rows_unchanged == 1
+    keep_rows_as_they_are(line)
+    with pytest.raises(RevertForbiddenError, match="leaves 1 row unchanged"):
+        stages.revert(line, later)
+    assert prices(line) == {1: 12, 2: 12}
 
 
 def test_undoing_the_later_file_then_brings_back_what_was_before_the_first(line):
