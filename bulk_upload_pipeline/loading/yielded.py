@@ -90,7 +90,9 @@ WITH going AS MATERIALIZED (
 ), changed AS (
     UPDATE {_TARGET} AS t SET ({", ".join(_SAID)}, updated_at) = (
         SELECT {", ".join(_SAID)}, now() FROM jsonb_populate_record(NULL::{_TARGET}, falling.says)
-    ) FROM falling WHERE t.id = falling.id RETURNING t.id, t.upload_batch_id
+    ) FROM falling WHERE t.id = falling.id RETURNING t.upload_batch_id
+), done AS (
+    SELECT upload_batch_id AS batch_id, count(*) AS n FROM changed GROUP BY 1
 ), forgotten AS (
     DELETE FROM bulk_upload.yielded_rows AS y USING falling
     WHERE (y.target_id, y.batch_id) = (falling.id, falling.batch_id)
@@ -98,9 +100,9 @@ WITH going AS MATERIALIZED (
     {TOUCH} SELECT invoice_date FROM falling WHERE invoice_date IS NOT NULL
     UNION SELECT (says ->> 'invoice_date')::date FROM falling WHERE says ->> 'invoice_date' IS NOT NULL
 ), chunks AS ({count_on_chunks(_CHANGED)}), receipts AS ({count_on_receipts(_CHANGED)})
-SELECT falling.batch_id, count(*), count(f.batch_id), count(*) - count(changed.id)
+SELECT falling.batch_id, count(*), count(f.batch_id),
+    count(*) - coalesce((SELECT n FROM done WHERE done.batch_id = falling.batch_id), 0)
 FROM falling LEFT JOIN {FORMER} AS f ON f.batch_id = %(undone)s AND f.target_id = falling.id
-    LEFT JOIN changed ON changed.id = falling.id AND changed.upload_batch_id = falling.batch_id
 GROUP BY 1 ORDER BY 1
 """  # noqa: S608 - names of our own tables only
 """Lets rows fall to the latest batch that still says them, where that is one that has yielded them.
