@@ -118,6 +118,16 @@ def test_signs_next_to_letters_are_not_taken_for_letters_of_another_encoding(ite
     assert as_utf8(content, detect(io.BytesIO(content)).codec).decode() == content.decode("cp1252")
 
 
+@pytest.mark.parametrize(
+    "cell",
+    ["Café", "Søn & Co", "Salmon, Noël", "MÜLLER", "£5.00", "¥100", "½ kg", "25 °C", "A – B", "5±1 ×3"],
+)
+def test_one_cell_beyond_ascii_among_many_is_not_of_another_script(cell):
+    lines = "".join(f"INV-{n};{'Smith Ltd' if n < 90 else cell};{n}\n" for n in range(91))
+    content = ("Invoice Number;Customer Name;Quantity\n" + lines).encode("cp1252")
+    assert detect(io.BytesIO(content)).codec == "cp1252"
+
+
 def test_a_few_words_that_fit_nothing_stay_western_and_are_not_called_sure():
     found = detect(io.BytesIO("INV-1;Dvořák, Příbram;4\n".encode("cp1250")))
     assert found.codec == "cp1252"

@@ -15,10 +15,10 @@ WESTERN = "cp1252"
 _WORD = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*")
 _BETWEEN_LETTERS = re.compile("[’‘–—…·×µ\xa0\xad]+|õ(?=es?\\b)|Õ(?=ES?\\b)")
 """What may stand within a word of any language, or a measure, and the only place of an õ in Portuguese."""
-_SIGNS = frozenset(sign.encode(WESTERN) for sign in "™®•¢§±°")
+_SIGNS = frozenset(sign.encode(WESTERN) for sign in "™®•¢§±°¶†")
 """What Western texts write next to letters. As the only bytes that another encoding makes letters of, `Tea•Set` say,
 they are what they are."""
-_BEFORE_LETTERS, _BEHIND_LETTERS = "¿¡£¥€½«»“„‚‹›•", "®™©°ºª¹²³½¼¾€£¥»«”“‹›´"
+_BEFORE_LETTERS, _BEHIND_LETTERS = "¿¡£¥€½«»“„‚‹›•§°±", "®™©°ºª¹²³½¼¾€£¥»«”“‹›´"
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
 _OF_THE_WEST = (
@@ -55,6 +55,7 @@ _OTHERS = (
 _FEWEST_WORDS, _MOST_WORDS = 3, 500
 _LEAST_GAIN = 0.25
 _LEAST_FIT = 0.9
+_MOST_BEYOND_ASCII = 0.35
 
 
 class Told(NamedTuple):
@@ -63,7 +64,7 @@ class Told(NamedTuple):
     Attributes:
         codec: Which encoding they speak for.
         fit: Share of the words beyond ASCII that it makes words of some language.
-        is_sure: Whether these are so many that it cannot be by chance.
+        is_sure: Whether these are so many that it cannot be by chance, or each is Latin by all but a letter or sign.
     """
 
     codec: str
@@ -92,7 +93,14 @@ def told_by(sample: bytes) -> Told:
         if found.worth > best.worth and _mends(words, western, found, other):
             best, codec = found, other
     fit = len(best.fitting) / len(words) if words else 1.0
-    return Told(codec, round(fit, 2), len(best.fitting) >= _FEWEST_WORDS and fit >= _LEAST_FIT)
+    are_many = len(best.fitting) >= _FEWEST_WORDS and fit >= _LEAST_FIT
+    return Told(codec, round(fit, 2), are_many or (western.fitting == words and all(map(_is_latin, words))))
+
+
+def _is_latin(word: bytes) -> bool:
+    """Return whether hardly a letter of a word is beyond ASCII, so that it is of no other script; or it is a sign."""
+    bare = _BETWEEN_LETTERS.sub("", _bare(word.decode(WESTERN, "replace")))
+    return len(_BEYOND_ASCII.findall(bare)) <= _MOST_BEYOND_ASCII * len(bare)
 
 
 def _western(sample: bytes) -> tuple[str, ...]:
@@ -124,10 +132,14 @@ def _read(words: set[bytes], codec: str, languages: tuple[str, ...]) -> _Reading
 
 def _fits(word: str, alphabet: frozenset[str]) -> bool:
     """Return whether a word, or each of two that a sign joins, has the letters of a language only."""
-    bare = word.lstrip(_BEFORE_LETTERS).rstrip(_BEHIND_LETTERS)
+    bare = _bare(word)
     return not _turns(bare) and all(
         alphabet.issuperset(_BEYOND_ASCII.findall(part.lower())) for part in _BETWEEN_LETTERS.split(bare)
     )
+
+
+def _bare(word: str) -> str:
+    return word.lstrip(_BEFORE_LETTERS).rstrip(_BEHIND_LETTERS)
 
 
 def _turns(word: str) -> bool:
