@@ -26,7 +26,7 @@ _KEPT = sa.text(
     "SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass(:target) AND i.indisunique "
     "AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnullsnotdistinct "
     "AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute AS a "
-    "WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) = :identity)"
+    "WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])) = :identity)"
 )
 _TWICE = sa.text(
     f"SELECT count(*) FROM (SELECT FROM {_TARGET} WHERE invoice_number IN ({_OF_BATCH}) "  # noqa: S608

@@ -510,9 +510,20 @@ def test_a_new_database_fits(database_url):
     assert misfits.find(database_url) == []
 
 
+def test_a_key_whose_index_holds_more_columns_than_it_keeps_unique_fits(engine, database_url):
+    tell(engine, f"{OF_INVOICES} DROP CONSTRAINT mangalam_invoices_identity")
+    key = ", ".join(contract.IDENTITY)
+    tell(engine, f"{OF_INVOICES} ADD UNIQUE NULLS NOT DISTINCT ({key}) INCLUDE (quantity)")
+    assert misfits.find(database_url) == []
+
+
 TAKEN_AWAY = {
     "the table": (f"{OF_INVOICES} RENAME TO lines", "public.mangalam_invoices is not there"),
     "a column": (f"{OF_INVOICES} RENAME brand TO make", "public.mangalam_invoices has no column brand"),
+    "a column of the key": (
+        f"{OF_INVOICES} RENAME sku TO article",
+        "public.mangalam_invoices has no column sku",
+    ),
     "one of the loader": (f"{OF_INVOICES} DROP extra", "public.mangalam_invoices has no column extra"),
     "a table of ours": ("DROP TABLE bulk_upload.former_rows", "bulk_upload.former_rows is not there"),
     "days": ("DROP TABLE public.daily_sales", "public.daily_sales is not there"),

@@ -73,7 +73,8 @@ def _find(connection: sa.Connection) -> Iterator[Misfit]:
     there = adoption.columns(connection, _TARGET)
     if not there:
         return
-    yield from _key(connection)
+    if set(contract.IDENTITY) <= set(there):  # the key goes with a column that is called otherwise
+        yield from _key(connection)
     usable = set(there) - {obstacle.column for obstacle in found}
     known = [column for column in contract.COLUMNS if column.name in usable]
     yield from _types(there, known)
