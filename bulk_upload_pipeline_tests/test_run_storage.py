@@ -176,7 +176,6 @@ def test_a_server_that_restarts_is_waited_for_and_found_again(own_server):
         ask(storage)
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has it")
 def test_a_server_whose_machine_vanished_is_given_up_even_when_something_was_sent_to_it(own_server):
     with (
         HeldStorage(own_server[0]).run_storage.connect() as connection,

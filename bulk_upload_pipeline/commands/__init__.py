@@ -1,1 +1,1 @@
-"""What `bulk-upload` can do, one room a subject; `frame` holds what every command shares."""
+"""What `bulk-upload` can do, one room a subject; `frame` holds what all share, `streams` output that nobody takes."""
