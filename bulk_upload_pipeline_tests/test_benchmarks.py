@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bulk_upload_pipeline_tests.benchmarks import __main__ as benchmarks
-from bulk_upload_pipeline_tests.benchmarks import peers
+from bulk_upload_pipeline_tests.benchmarks import ceiling, peers
 from bulk_upload_pipeline_tests.benchmarks.measures import SMOKE
 from bulk_upload_pipeline_tests.benchmarks.outcome import Outcome
 
@@ -45,6 +46,13 @@ def test_other_tools_load_the_same_rows(tmp_path):
     figures = peers.compare(500, 1, (), tmp_path)
     assert [row["tool"] for row in figures][:2] == ["bulk-upload load", r"psql \copy"]
     assert "pandas" in {row["tool"] for row in figures if not row.get("failed")}
+
+
+@pytest.mark.scale
+def test_loads_at_once_are_measured_beside_one_and_a_bare_copy():
+    result = CliRunner().invoke(ceiling.main, ["--rows", "500", "--at-once", "2", "--repeat", "1"])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"bare COPY \d.* one load \d.* 2 at once \d", result.output)
 
 
 @pytest.mark.scale
