@@ -38,7 +38,8 @@ def a_file(number):
 
 
 def connections(line):
-    return rows(line, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")[0][0]
+    of_clients = "datname = current_database() AND backend_type = 'client backend'"
+    return rows(line, f"SELECT count(*) FROM pg_stat_activity WHERE {of_clients}")[0][0]
 
 
 def test_eight_files_with_the_same_invoices_at_once_equal_a_serial_order(tmp_path, database_url):

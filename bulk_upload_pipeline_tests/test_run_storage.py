@@ -54,7 +54,10 @@ def servers(administer):
 
     def found(url, *, end=False):
         what = "pg_terminate_backend(pid, 5000)" if end else "true"
-        query = f"SELECT pid, {what} FROM pg_stat_activity WHERE datname = '{sa.make_url(url).database}'"
+        query = (
+            f"SELECT pid, {what} FROM pg_stat_activity "
+            f"WHERE datname = '{sa.make_url(url).database}' AND backend_type = 'client backend'"
+        )
         return {pid for pid, _ in administer(query)}
 
     return found
