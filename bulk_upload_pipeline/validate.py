@@ -57,7 +57,8 @@ def judge(chunk: TypedChunk, layout: Layout, profile: Profile, today: date) -> C
             chunk.findings,
             *_damage(chunk.text.damaged),
             *_rule_findings(broken, chunk, layout, profile),
-        ]
+        ],
+        layout,
     )
     rejected = _rejected_rows(findings)
     loads = pc.invert(pc.is_in(chunk.rows["row_number"].cast(pa.int64()), value_set=rejected))
@@ -206,9 +207,15 @@ def _damage(damaged: tuple[DamagedRow, ...]) -> list[pa.Table]:
     ]
 
 
-def _in_file_order(tables: list[pa.Table]) -> pa.Table:
-    found = [table for table in tables if len(table)]
-    return pa.concat_tables(found).sort_by("row_number") if found else SCHEMA.empty_table()
+def _in_file_order(tables: list[pa.Table], layout: Layout) -> pa.Table:
+    """Return findings in the order of the rows, and those of a row in the order of its cells."""
+    if not (found := [table for table in tables if len(table)]):
+        return SCHEMA.empty_table()
+    findings = pa.concat_tables(found)
+    columns = pa.array(layout.header, pa.string())
+    cell = pc.fill_null(pc.index_in(findings["column_name"], value_set=columns), len(columns))
+    place = pc.add(pc.multiply(findings["row_number"], len(columns) + 1), cell.cast(pa.int64()))
+    return findings.take(pc.sort_indices(place))
 
 
 def _rejected_rows(findings: pa.Table) -> pa.Array:

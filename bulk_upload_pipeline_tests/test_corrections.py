@@ -134,7 +134,7 @@ def test_formulas_come_back_as_they_were(line):
 
 
 def test_no_cell_of_a_report_is_run_as_a_formula_by_a_spreadsheet(line):
-    header = ["=Quantity" if name == "Quantity" else name for name in HEADER]
+    header = ["=Quantity", *(name for name in HEADER if name != "Quantity")]
     bad = good_row(90) | {
         "=Quantity": '=HYPERLINK("http://evil","x")',
         "Item Price": "-x",

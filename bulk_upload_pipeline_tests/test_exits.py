@@ -34,6 +34,7 @@ from bulk_upload_pipeline_tests.world import (
     receipt,
     rows,
     run,
+    through,
 )
 from bulk_upload_pipeline_tests.writers import as_xlsx, zip_of
 
@@ -80,6 +81,16 @@ def test_a_good_file_is_loaded_whole(line, instance):
     for asset in ("upload", "validated_invoices", "processing_errors", TARGET, "upload_receipts"):
         assert materialized(instance, asset) == {batch_id}
     assert files_of(line, batch_id) == ["summary.html", "summary.json"]
+
+
+def test_what_is_wrong_with_a_row_stands_in_the_order_of_its_cells(line):
+    bad = {"Invoice Date": "31-Feb-2024", "Customer Name": "", "Quantity": "x", "Item Price": "y"}
+    batch_id = through(line, "bad.csv", [good_row(1), good_row(2), good_row(3, **bad)])
+    (row,) = rejected_rows(line, batch_id)
+    assert row["_errors"] == (
+        "Invoice Date is 31-Feb-2024, which is not a date. | Customer Name is empty, but required. | "
+        "Quantity is x, which is not a number. | Item Price is y, which is not a number."
+    )
 
 
 def lineage(instance, asset, batch_id):
