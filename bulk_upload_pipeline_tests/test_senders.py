@@ -236,6 +236,19 @@ def test_a_near_miss_is_suggested_and_never_applied(line):
     assert loaded(line) == []
 
 
+@pytest.mark.parametrize(
+    ("strange", "said"),
+    [
+        (["Qnty"], "nothing is known of the column `Qnty`."),
+        ([*"ABCDEFG"], "nothing is known of the columns `A`, `B`, `C`, `D`, `E` and 2 more."),
+    ],
+)
+def test_a_missing_column_is_told_with_those_of_which_nothing_is_known(line, strange, said):
+    header = [name for name in HEADER if name != "Quantity"] + strange
+    got = through(line, drop(line, "a.csv", csv_of([dict.fromkeys(header, "4")], header)))
+    assert got.reason.startswith(f"Required column missing: `Quantity`; {said}")
+
+
 def test_a_folder_that_nobody_is_named_after_is_told_with_the_names_that_there_are(line):
     for number in range(7):
         (line.home.inbox / f"zoho{number}").mkdir()

@@ -29,6 +29,8 @@ MOST_COLUMNS = 500
 _LONGEST_NAME = 200
 _NEAR = 0.8
 """Share of a name that must agree for it to be suggested."""
+_MOST_NAMED, _LONGEST_SHOWN = 5, 40
+"""Columns that nothing is known of, and characters of each, in a finding."""
 
 
 class Header(NamedTuple):
@@ -128,7 +130,10 @@ class HeaderFinder:
         looks = "".join(
             f"; `{cell}` looks like `{_written(match.profile, column)}`" for column, cell in near.items()
         )
-        return file_finding("MISSING_COLUMN", titles + looks)
+        used = {*near.values(), *(names[at] for at in match.mapping.values())}
+        return file_finding(
+            "MISSING_COLUMN", titles + looks + _strange([n for n in names if n and n not in used])
+        )
 
     def near_misses(self, match: HeaderMatch, names: Sequence[str], columns: Iterable[str]) -> dict[str, str]:
         """Return which of `columns` have a header cell that looks like one of their names, and that cell."""
@@ -155,6 +160,15 @@ def header_names(row: Sequence[str]) -> tuple[str, ...]:
 def _with_names(profile: Profile, profiles: Profiles) -> Profile:
     """Return the profile; one that states no names takes those that anybody uses."""
     return profile if profile.columns else replace(profile, columns=profiles.generic.columns)
+
+
+def _strange(names: Sequence[str]) -> str:
+    """Return which columns nothing is known of: one of them may be the missing one under another name."""
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    shown = ", ".join(f"`{name[:_LONGEST_SHOWN]}`" for name in names[:_MOST_NAMED])
+    return f"; nothing is known of {'the column' if len(names) == 1 else 'the columns'} {shown}{more}"
 
 
 def _twice(match: HeaderMatch) -> str:
