@@ -47,7 +47,8 @@ def lay_over(written: Layout, parent: Layout) -> Layout:
     gone = [name for name in wanted if name not in names]
     if gone:
         listed = ", ".join(f"`{name}`" for name in gone)
-        raise UnreadableError(file_finding("CORRECTION_COLUMNS", listed))
+        column = "the column" if len(gone) == 1 else "the columns"
+        raise UnreadableError(file_finding("CORRECTION_COLUMNS", f"{column} {listed}"))
     added = tuple(name for name in names if name not in (*wanted, *OWN_COLUMNS, ""))
     return replace(parent, header=(*parent.header, *added), written_as=written)
 

@@ -1,6 +1,6 @@
 """The catalogue of findings: every reason for which a row or a file can be refused or remarked on.
 
-`bulk-upload explain CODE` prints an entry, and the README's reference is generated from them.
+`bulk-upload explain CODE` prints an entry, and `reference/findings.md` is generated from them.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ _ENTRIES = (
     _file(
         "CORRECTION_COLUMNS",
         "Correction without all columns",
-        "The file is a correction, but lacks the columns {value}.",
+        "The file is a correction, but lacks {value}.",
         "A correction needs every column of the file that it corrects, and those that say which row is which. "
         "Their order does not matter.",
         "A rejected_rows.csv of which a column was removed.",
@@ -362,7 +362,8 @@ _ENTRIES = (
         "Digits, one decimal point, and thousands in Western or Indian grouping are read; anything that "
         "could mean two things is not.",
         "12abc, 1O.50, 4 5, 1,23",
-        "Type the number with digits and the decimal mark of its sender, such as 1234.50.",
+        "Type the number with digits and the decimal mark of its sender, such as 1234.50. Where all of a sender's "
+        "numbers have a decimal comma, let its profile say so (`bulk-upload profiles suggest FILE`).",
     ),
     _error(
         "NUMBER_TOO_PRECISE",
@@ -418,7 +419,7 @@ _ENTRIES = (
         "{column} is zero.",
         "A line that sells nothing cannot be booked.",
         "0",
-        "Fill in the quantity, or delete the line.",
+        "Fill in the quantity. A row that is right so can be left: it is not loaded.",
     ),
     _error(
         "TOTAL_MISMATCH",
@@ -443,7 +444,8 @@ _ENTRIES = (
         "The invoice line exists already with other values, and this sender's lines may not be changed.",
         "The profile says `on_conflict = reject`.",
         "The same invoice number and SKU as in an earlier file.",
-        "Remove the line, or ask the operator to allow updates for this sender and to retry the batch.",
+        "Nothing, if the line in the table is right; else ask the operator to allow updates for this sender and to "
+        "retry the batch.",
     ),
     # Warnings: the row loads
     _warning(

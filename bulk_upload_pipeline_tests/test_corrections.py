@@ -394,11 +394,15 @@ UNPLACEABLE = {
     "no batch": (lambda row: row | {"_batch_id": ""}, "no row of it names a batch"),
     "a column removed": (
         lambda row: {n: c for n, c in row.items() if n != "Customer Name"},
-        "`Customer Name`",
+        "lacks the column `Customer Name`.",
+    ),
+    "two columns removed": (
+        lambda row: {n: c for n, c in row.items() if n not in ("Customer Name", "SKU")},
+        "lacks the columns `Customer Name`, `SKU`.",
     ),
     "the row number removed": (
         lambda row: {n: c for n, c in row.items() if n != "_row_number"},
-        "`_row_number`",
+        "lacks the column `_row_number`.",
     ),
 }
 
