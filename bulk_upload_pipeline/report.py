@@ -138,7 +138,7 @@ def in_words(receipt: Receipt, codes: Iterable[CodeCount]) -> str:
         lines += [
             "",
             f"{entry.title} ({code.code}, {code.severity}): {code.count:,}",
-            f"  for example {code.where + ': ' if code.where else ''}{code.example}",
+            f"  {'for example ' if code.count > 1 else ''}{code.where + ': ' if code.where else ''}{code.example}",
             f"  {entry.fix}",
         ]
     return "\n".join(map(on_one_line, lines)) + "\n"
@@ -262,7 +262,8 @@ def why_rejected(verdict: Verdict, file_format: str = "csv") -> str:
     return (
         f"{verdict.rows_open:,} of {rows} ({verdict.error_rate:.0%}) {have} "
         f"errors{since}{_most_frequent(verdict.findings_by_code)}, and at {verdict.max_error_rate:.0%} nothing of a "
-        f"file is loaded. Is it the right file? If so, correct {_them(verdict.rows_open)} in {to_correct}."
+        f"file is loaded. Is it the right file? If so, correct {_them(verdict.rows_open)} in {to_correct} and drop "
+        f"that file in the inbox."
     )
 
 
@@ -273,4 +274,5 @@ def _most_frequent(codes: dict[str, int]) -> str:
     code = max(errors, key=lambda code: errors[code])
     if sum(errors.values()) == 1:
         return f', for "{CATALOGUE[code].title}"'
-    return f', most often for "{CATALOGUE[code].title}" ({errors[code]:,})'
+    often = "most often" if list(errors.values()).count(errors[code]) == 1 else "among others"
+    return f', {often} for "{CATALOGUE[code].title}" ({errors[code]:,})'

@@ -225,6 +225,13 @@ def test_what_is_counted_is_said_as_a_person_would(line, rows):
     assert sentences(line, *rows).startswith(COUNTED[rows])
 
 
+def test_no_fault_is_called_the_most_frequent_that_is_not():
+    assert 'rejected, among others for "Not a number" (1).' in report.why_loaded(
+        4, 2, 0, {"INVALID_NUMBER": 1, "ZERO_QUANTITY": 1}
+    )
+    assert f"rejected, {MORE} (2)." in report.why_loaded(4, 3, 0, {"INVALID_NUMBER": 2, "ZERO_QUANTITY": 1})
+
+
 def test_an_undone_load_counts_as_a_person_would():
     one = RevertResult(1, 1, 1, ("later",)).in_words
     assert "1 row is gone, and 1 has its former values again. 1 stays: it stands in a later file" in one
@@ -240,3 +247,25 @@ def test_the_page_counts_the_rows_to_correct(rows, said):
     receipt = replace(ACCOUNT, rows_rejected=rows)
     page = Page(summary.page(receipt, [NOT_A_NUMBER], report.files(receipt)))
     assert said in page.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"file_format": "csv"}, "Row 1 is the first below the header."),
+        ({"file_format": "csv", "parent_batch_id": "a"}, "Row numbers are those of the column _row_number."),
+    ],
+)
+def test_the_page_says_how_its_rows_are_counted(changed, said):
+    assert said in Page(page(replace(ACCOUNT, **changed))).text
+    assert "Row 1 is" not in Page(page(replace(ACCOUNT, file_format="xlsx"))).text
+    missing = CodeCount("MISSING_COLUMN", "error", 1, None, None, "Required column missing: `Quantity`.")
+    assert said not in Page(page(replace(ACCOUNT, **changed), [missing])).text
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [(1, "the good row of the file is"), (3, "the 3 good rows of the file are")]
+)
+def test_the_page_of_a_rejected_file_says_when_its_good_rows_load(rows, said):
+    account = replace(ACCOUNT, state=State.REJECTED, rows_unprocessed=rows)
+    assert f"With enough of them right, {said} loaded, too." in Page(page(account)).text
