@@ -25,17 +25,15 @@ if TYPE_CHECKING:
 @as_json
 def sample(file: Path, rows: int, profile: str, dirty: float, seed: int, as_json: bool) -> None:
     """Write a realistic FILE (CSV) of invoice lines, clean or with faults."""
-    from collections import Counter
-
     from bulk_upload_pipeline.sample import write_sample
 
     with writing(file):
         manifest = write_sample(file, rows=rows, profile=profile, dirty=dirty, seed=seed)
-    faults = Counter(code for code, _ in manifest.faults.values())
+    faults = manifest.faults_by_code
     if as_json:
-        terminal.print_json({"file": str(file), "rows": manifest.rows, "faults": dict(faults.most_common())})
+        terminal.print_json({"file": str(file), "rows": manifest.rows, "faults": faults})
     else:
-        told = ", ".join(f"{count:,} {code}" for code, count in faults.most_common())
+        told = ", ".join(f"{count:,} {code}" for code, count in faults.items())
         terminal.say(
             f"{file}: {counted(manifest.rows, 'row')}" + (f", of which faulty: {told}" if told else "")
         )
