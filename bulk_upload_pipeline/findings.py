@@ -414,6 +414,16 @@ _ENTRIES = (
         "Shorten the text.",
     ),
     _error(
+        "ROUNDED_IDENTIFIER",
+        "Number without its last digits",
+        "{column} is {value}, of which a spreadsheet has left out the last digits.",
+        "A spreadsheet shows a long number as 4.00638E+12, and saves it so. Many numbers become this one, and the line "
+        "would take the place of another.",
+        "4.00638E+12",
+        "Drop the file as its sender made it, unopened; or type the number into a cell that is formatted as text. "
+        "`bulk-upload errors BATCH --xlsx FILE` writes a sheet of such cells.",
+    ),
+    _error(
         "ZERO_QUANTITY",
         "Quantity of zero",
         "{column} is zero.",

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bulk_upload_pipeline import contract
+from bulk_upload_pipeline.parsing.cells import bytes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,9 @@ HUNDREDTH = pa.scalar(Decimal("0.01"), pa.decimal256(3, 2))
 ROUNDING_A_UNIT = pa.scalar(Decimal("0.005"), pa.decimal128(4, 4))
 """A unit price rounded to cents is off by at most half a cent, so a total by that times the quantity."""
 
+
+_ROUNDED = r"^[1-9]([.,][0-9]+)?[eE]\+[0-9]{2,3}$"
+"""How a spreadsheet shows a long number in a narrow cell, `4.00638E+12`, and saves it: its last digits are gone."""
 
 Rule = Callable[[pa.ChunkedArray], pa.ChunkedArray]
 """Says of each value of a column whether it keeps a rule; null where there is no value to judge."""
@@ -51,6 +55,8 @@ def rules_of(names: frozenset[str], required: tuple[str, ...], today: date) -> d
 
 def _rules_of_one(column: contract.Column, today: date, required: bool) -> dict[str, Rule]:
     rules: dict[str, Rule] = {"MISSING_VALUE": pc.is_valid} if required else {}
+    if column.identifier:
+        rules["ROUNDED_IDENTIFIER"] = _is_whole
     if column.limit is not None:
         return rules | {"TEXT_TOO_LONG": _at_most(column.limit)}
     return rules | _ranges(today).get(column.name, {})
@@ -58,6 +64,10 @@ def _rules_of_one(column: contract.Column, today: date, required: bool) -> dict[
 
 def _as_it_is(agrees: pa.ChunkedArray) -> pa.ChunkedArray:
     return agrees
+
+
+def _is_whole(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.invert(pc.match_substring_regex(texts, _ROUNDED))
 
 
 def _at_most(limit: int) -> Rule:
@@ -91,6 +101,8 @@ def may_break(column: contract.Column, values: pa.ChunkedArray, *, required: boo
         return True
     if column.limit is None or values.null_count == len(values):
         return False
+    if column.identifier and (bytes_of(_whole(values))[0] == ord("+")).any():
+        return True
     # No text has more characters than bytes.
     return pc.max(pc.binary_length(values)).as_py() > column.limit
 

@@ -26,6 +26,7 @@ from bulk_upload_pipeline_tests.world import (
     through,
 )
 
+OF_TODAY = contract.RULES_VERSION
 NIGHT = datetime(2026, 11, 25, 2, tzinfo=UTC)
 LENIENT = 'total_mismatch = "warning"\n'
 
@@ -102,7 +103,7 @@ def test_a_batch_with_unresolved_errors_is_due_when_the_rules_are_newer(line, mo
     assert due(line) == ([], [])
     newer_rules(monkeypatch, line)
     assert due(line) == ([batch_id], [])
-    assert again.due(line).taken[0].why == "judged by rules 1, and today's are 2"
+    assert again.due(line).taken[0].why == f"judged by rules {OF_TODAY}, and today's are {OF_TODAY + 1}"
     execute(line, "UPDATE bulk_upload.processing_errors SET is_resolved = true")
     assert due(line) == ([], [])
 

@@ -119,6 +119,18 @@ def test_a_clerk_may_drop_the_same_file_again_with_more_rows_corrected(line):
     assert count(line, TARGET) == 22
 
 
+def test_an_invoice_number_without_its_last_digits_takes_no_other_lines_place(line):
+    rounded = {"Invoice Number": "4.00638E+12"}
+    parents = [with_bad(line, good_row(at, **rounded)) for at in (90, 91)]
+    assert [parent.findings_by_code for parent in parents] == [{"ROUNDED_IDENTIFIER": 1}] * 2
+    for parent, number in zip(parents, ("4006381333931", "4006381333948"), strict=True):
+        (row,) = rejected(line, parent.batch_id)
+        assert load(line, "saved again.csv", as_csv([row])).state is State.REJECTED
+        assert load(line, "typed.csv", as_csv([row | {"Invoice Number": number}])).state is State.LOADED
+    standing = rows(line, f"SELECT invoice_number FROM {TARGET} WHERE invoice_number LIKE '4%' ORDER BY 1")
+    assert standing == [("4006381333931",), ("4006381333948",)]
+
+
 def test_formulas_come_back_as_they_were(line):
     hostile = {"Item Name": "=SUM(A1)", "Customer Name": "'quoted", "SKU": "-x"}
     header = (*HEADER, "=Note", "Memo")
