@@ -135,14 +135,24 @@ class Profiles:
 
     def match(self, header: Sequence[str]) -> HeaderMatch:
         """Return the best match: a profile whose own names fit and cover most columns, else the generic one."""
-        fitting = [match for match in (_own_names(header, profile) for profile in self) if match.fits]
+        own = [_own_names(header, profile) for profile in self]
+        fitting = [match for match in own if match.fits]
         generic = _own_names(header, self.generic)
         if not fitting:
-            return generic
+            return _lacking_least(own, generic)
         best = lay_over(header, max(fitting, key=lambda match: len(match.mapping)).profile)
         # A sender who never needs a customer's name may lack it; a file that has one is not that sender's.
         needed = set(contract.REQUIRED) & set(generic.mapping) - set(best.mapping)
         return generic if generic.fits and needed else best
+
+
+def _lacking_least(own: Iterable[HeaderMatch], generic: HeaderMatch) -> HeaderMatch:
+    """Return the match of a sender whose names a header has and no others, and who needs less than the contract does.
+
+    So what the header lacks is told without what this sender never sends.
+    """
+    whole = [match for match in own if match.mapping == generic.mapping]
+    return min([generic, *whole], key=lambda match: len(match.missing))
 
 
 def lay_over(header: Sequence[str], profile: Profile) -> HeaderMatch:

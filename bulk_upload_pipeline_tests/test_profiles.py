@@ -49,6 +49,12 @@ def test_what_a_header_lacks_is_named():
     assert {"invoice_date", "item_price", "customer_name"} <= set(match.missing)
 
 
+def test_what_a_sender_never_sends_is_not_told_as_missing_beside_what_he_has_renamed():
+    header = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "Price each", "Country"]
+    assert load_profiles().match(header).missing == ("item_price",)
+    assert load_profiles().match(["Invoice Number", *header[1:]]).missing == ("customer_name", "item_price")
+
+
 def test_two_cells_that_mean_the_same_are_named():
     match = load_profiles().match([*ZOHO, "item_price"])
     assert match.twice == {"item_price": ("Item Price", "item_price")}
