@@ -110,6 +110,13 @@ def look(inbox: Place, is_profile: Callable[[str], bool], seen: Mapping[str, str
     return Look(tuple(settled), tuple(restless), left_out, tuple(sorted(strangers)))
 
 
+def strangers(inbox: Path, is_profile: Callable[[str], bool]) -> list[str]:
+    """Return the folders of an inbox that are no profile, without a look at any file."""
+    with os.scandir(inbox) as entries:
+        folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return sorted(name for name in folders if not is_profile(name))
+
+
 def name_in_inbox(file: FoundFile) -> str:
     """Return 12 hex digits for the file's place, so that a cursor stays short whatever the name is."""
     return hashlib.sha256(os.fsencode(str(file.path))).hexdigest()[:12]

@@ -167,7 +167,7 @@ def survey(line: Line, seen: Mapping[str, str], has_run: Callable[[str], bool]) 
         requests=(*repeated, *(_request(b.batch_id, b.file_name, 1, b.file_size) for b in new)),
         seen=_remembered(look),
         in_words=_in_words(look, len(again) - len(repeated), len(unknown) - len(new))
-        + _of_strangers(look.strangers, [profile.name for profile in profiles]),
+        + of_strangers(look.strangers, [profile.name for profile in profiles]),
     )
 
 
@@ -222,13 +222,14 @@ def _remembered(look: inbox.Look) -> dict[str, str]:
     return {inbox.name_in_inbox(file): file.fingerprint for file in files}
 
 
-def _of_strangers(folders: Sequence[str], profiles: Sequence[str]) -> str:
-    """Return which folders no file is taken from: who misspells his own hears of it nowhere else."""
+def of_strangers(folders: Sequence[str], profiles: Sequence[str]) -> str:
+    """Return which folders no file is taken from, for who misspells his own."""
     if not folders:
         return ""
     named = ", ".join(ascii(name[:LONGEST_NAME]) for name in folders[:MOST_NAMED])
     more = " and others" if len(folders) > MOST_NAMED else ""
-    return f" No profile is named as the folders {named}{more}. Known are {', '.join(profiles)}."
+    folder = "folder" if len(folders) == 1 else "folders"
+    return f" No profile is named as the {folder} {named}{more}. Known are {', '.join(profiles)}."
 
 
 def _in_words(look: inbox.Look, queued: int, later: int) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
 from bulk_upload_pipeline import intake, scratch, storage, terminal, whereabouts
 from bulk_upload_pipeline.database import address, make_engine
-from bulk_upload_pipeline.inbox import drop
+from bulk_upload_pipeline.inbox import drop, strangers
 from bulk_upload_pipeline.model import FINAL_STATES, State
-from bulk_upload_pipeline.profile_files import home_profiles
+from bulk_upload_pipeline.profile_files import home_profiles, usable_profiles
 from bulk_upload_pipeline.serving import services
 from bulk_upload_pipeline.settings import unguarded
 from bulk_upload_pipeline.upgrading.schema import migrate
@@ -153,12 +154,30 @@ def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
 
 
 def new_faults(home: Home, told: set[str]) -> list[str]:
-    """Return why profiles of a home in a folder cannot be used, as far as it is not told: it stops the inbox."""
-    found = {str(file.problem) for file in home_profiles(home.profiles) if file.problem is not None}
+    """Return why files in the inbox of a home in a folder are not taken, as far as it is not told."""
+    found = _unusable(home) or _strangers(home)
     untold = sorted(found - told)
     told.clear()
     told.update(found)
-    return [f"{fault} No file of any sender is taken until then." for fault in untold]
+    return untold
+
+
+def _unusable(home: Home) -> set[str]:
+    """Return why profiles cannot be used: that stops the inbox."""
+    problems = [file.problem for file in home_profiles(home.profiles) if file.problem is not None]
+    return {f"{problem} No file of any sender is taken until then." for problem in problems}
+
+
+def _strangers(home: Home) -> set[str]:
+    """Return which folders of the inbox are no profile: a file in one would wait without a word."""
+    if not isinstance(home.inbox, Path):
+        return set()
+    profiles = usable_profiles(home.profiles)
+    with suppress(OSError):  # a share that is away; the sensor says so
+        if folders := strangers(home.inbox, profiles.__contains__):
+            said = intake.of_strangers(folders, [profile.name for profile in profiles])
+            return {f"{said.strip()} No file in the inbox is taken from there."}
+    return set()
 
 
 def news(engine: sa.Engine, told: dict[str, State], now: str) -> list[str]:

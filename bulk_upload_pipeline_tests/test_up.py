@@ -162,6 +162,19 @@ def test_a_profile_that_cannot_be_used_is_told_once_and_again_when_it_comes_back
     assert new_faults(home, told) == [fault]
 
 
+def test_a_folder_that_is_no_profile_is_told_once_and_what_is_dropped_in_it_is_not_taken(tmp_path):
+    home, told = Home(tmp_path), set()
+    home.make()
+    (home.inbox / "zoho").mkdir()
+    assert new_faults(home, told) == []
+    (home.inbox / "May").mkdir()
+    assert new_faults(home, told) == [
+        "No profile is named as the folder 'May'. Known are distributor, online_retail, zoho. "
+        "No file in the inbox is taken from there."
+    ]
+    assert new_faults(home, told) == []
+
+
 def test_the_ui_shows_of_each_batch_what_its_exit_says(up):
     """The table of exits: which assets are materialized for the batch, and what the checks say."""
     loaded = dict.fromkeys(ASSETS, True)
