@@ -269,3 +269,9 @@ def test_the_page_says_how_its_rows_are_counted(changed, said):
 def test_the_page_of_a_rejected_file_says_when_its_good_rows_load(rows, said):
     account = replace(ACCOUNT, state=State.REJECTED, rows_unprocessed=rows)
     assert f"With enough of them right, {said} loaded, too." in Page(page(account)).text
+
+
+def test_the_page_does_not_forbid_what_a_row_of_unknown_origin_needs():
+    assert "begin with an underscore as they are." in Page(page()).text
+    stray = CodeCount("NO_ORIGIN", "error", 1, None, 24, "The row cannot be laid over a rejected row.")
+    assert "underscore as they are, but in rows of unknown origin." in Page(page(codes=[stray])).text
