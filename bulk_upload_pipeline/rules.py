@@ -31,8 +31,7 @@ HUNDREDTH = pa.scalar(Decimal("0.01"), pa.decimal256(3, 2))
 ROUNDING_A_UNIT = pa.scalar(Decimal("0.005"), pa.decimal128(4, 4))
 """A unit price rounded to cents is off by at most half a cent, so a total by that times the quantity."""
 
-
-_ROUNDED = r"^[1-9]([.,][0-9]+)?[eE]\+[0-9]{2,3}$"
+ROUNDED = r"^[1-9]([.,][0-9]+)?[eE]\+[0-9]{2,3}$"
 """How a spreadsheet shows a long number in a narrow cell, `4.00638E+12`, and saves it: its last digits are gone."""
 
 Rule = Callable[[pa.ChunkedArray], pa.ChunkedArray]
@@ -67,7 +66,7 @@ def _as_it_is(agrees: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _is_whole(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.invert(pc.match_substring_regex(texts, _ROUNDED))
+    return pc.invert(pc.match_substring_regex(texts, ROUNDED))
 
 
 def _at_most(limit: int) -> Rule:

@@ -485,6 +485,7 @@ def test_the_check_lists_the_rows_that_do_not_fit_before_and_after(old, old_url,
     tell(old, "ALTER TABLE public.mangalam_invoices ALTER COLUMN sku TYPE text")
     tell(old, "UPDATE public.mangalam_invoices SET invoice_date = NULL, sku = repeat('9', 101) WHERE id = 7")
     tell(old, "UPDATE public.mangalam_invoices SET item_total = 1.00 WHERE id = 8")
+    tell(old, "UPDATE public.mangalam_invoices SET customer_id = '4.6E+18' WHERE id = 9")
     monkeypatch.setenv("BULK_UPLOAD_HOME", str(tmp_path))
     monkeypatch.setenv("BULK_UPLOAD_DATABASE_URL", old_url)
     before = CliRunner().invoke(main, ["db", "check", "--json"])
@@ -499,6 +500,7 @@ def test_the_check_lists_the_rows_that_do_not_fit_before_and_after(old, old_url,
         assert found[place]["rows"] == 1
         assert found[place]["examples"] == ["id 7"]
     assert found["TOTAL_MISMATCH", "item_total"]["examples"] == ["id 8"]
+    assert found["ROUNDED_IDENTIFIER", "customer_id"]["examples"] == ["id 9"]
     assert found["OTHER_TYPE", "sku"]["rows"] == 0
     assert ("OLD_TABLE", None) in found
     assert [e for e in json.loads(after.stdout) if e["code"] != "OTHER_TYPE"] == [

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline import contract, database, target
 from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
-from bulk_upload_pipeline.rules import EARLIEST_INVOICE, LATEST_INVOICE
+from bulk_upload_pipeline.rules import EARLIEST_INVOICE, LATEST_INVOICE, ROUNDED
 from bulk_upload_pipeline.upgrading import adoption, lost, obstacles, schema
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def _rules_of(column: contract.Column) -> Iterator[_Rule]:
     if column.limit is not None:
         long = f"length({name}::text) > {column.limit}"
         yield _Rule("TEXT_TOO_LONG", name, long, f"it is longer than {column.limit:,} characters")
+    if column.identifier:
+        yield _Rule("ROUNDED_IDENTIFIER", name, f"{name} ~ '{ROUNDED}'", "its last digits are gone")
     if column.kind is contract.Kind.AMOUNT:
         odd = f"{name}::text IN ('NaN', 'Infinity', '-Infinity')"
         yield _Rule("NOT_A_NUMBER", name, odd, "it is no figure that a file could state")
