@@ -119,6 +119,7 @@ class CodeCount:
         example_row: Position of the example among the records; None for a finding about the whole file.
         sheet: In a spreadsheet, the sheet where the example stands.
         sheet_row: In a spreadsheet, the row as it shows it.
+        own_row: In a correction, of an example that is no row of the first file: where it stands in its own.
     """
 
     code: str
@@ -129,10 +130,13 @@ class CodeCount:
     example: str
     sheet: str | None = None
     sheet_row: int | None = None
+    own_row: int | None = None
 
     @property
     def where(self) -> str:
         """Return where the example stands, in words; empty for a finding about the whole file."""
+        if self.own_row is not None:
+            return f"row {self.own_row:,} of this file"
         return (
             "" if self.example_row is None else where_in_words(self.example_row, self.sheet, self.sheet_row)
         )

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.kept import sheets_of
-from bulk_upload_pipeline.model import CodeCount, Severity, place_in
+from bulk_upload_pipeline.model import CodeCount, Severity, numbers_of, place_in
 from bulk_upload_pipeline.overlap import ahead
 from bulk_upload_pipeline.tables import load_chunks, processing_errors, upload_batches
 from bulk_upload_pipeline.verbatim import row_data
@@ -145,16 +145,39 @@ def by_code(engine: sa.Engine, batch_id: str) -> list[CodeCount]:
         found: list[Any] = list(connection.execute(_BY_CODE, {"batch_id": batch_id}))
         if not found:
             return []
-        sheets = _sheets(connection, batch_id)
+        layout = _layout(connection, batch_id)
+        rows = _rows_of_first(connection, batch_id, layout)
     codes = (CodeCount(*row) for row in found)
-    return [replace(code, **_placed(sheets, code.example_row)) for code in codes]
+    return [_where_it_stands(code, sheets_of(layout), rows) for code in codes]
 
 
-def _sheets(connection: sa.Connection, batch_id: str) -> list[Sheet]:
-    layout = connection.scalar(
-        sa.select(upload_batches.c.layout).where(upload_batches.c.batch_id == batch_id)
-    )
-    return sheets_of(layout or {})
+def _layout(connection: sa.Connection, batch_id: str) -> dict[str, Any]:
+    columns = upload_batches.c
+    return connection.scalar(sa.select(columns.layout).where(columns.batch_id == batch_id)) or {}
+
+
+_ROWS_OF_FIRST = sa.text("""
+    WITH RECURSIVE up AS (
+        SELECT batch_id, parent_batch_id, rows_read FROM bulk_upload.upload_batches WHERE batch_id = :batch_id
+        UNION SELECT b.batch_id, b.parent_batch_id, b.rows_read
+        FROM bulk_upload.upload_batches AS b JOIN up ON b.batch_id = up.parent_batch_id
+    ) SELECT rows_read FROM up WHERE parent_batch_id IS NULL
+""")
+
+
+def _rows_of_first(connection: sa.Connection, batch_id: str, layout: dict[str, Any]) -> int | None:
+    """Return how many row numbers the file has that a correction corrects; None for any other file."""
+    if not layout.get("written_as"):
+        return None
+    rows = connection.scalar(_ROWS_OF_FIRST, {"batch_id": batch_id})
+    return None if rows is None else numbers_of(rows, sheets_of(layout))
+
+
+def _where_it_stands(code: CodeCount, sheets: Sequence[Sheet], rows_of_first: int | None) -> CodeCount:
+    row = code.example_row
+    if row is not None and rows_of_first is not None and row > rows_of_first:
+        return replace(code, own_row=row - rows_of_first)
+    return replace(code, **_placed(sheets, row))
 
 
 def _placed(sheets: Sequence[Sheet], row_number: int | None) -> dict[str, Any]:
@@ -217,7 +240,7 @@ def first(engine: sa.Engine, batch_id: str, limit: int) -> list[dict[str, Any]]:
         .limit(limit)
     )
     with engine.connect() as connection:
-        sheets = _sheets(connection, batch_id)
+        sheets = sheets_of(_layout(connection, batch_id))
         found = [dict(row._mapping) for row in connection.execute(query)]
     return [finding | _placed(sheets, finding["row_number"]) for finding in found]
 

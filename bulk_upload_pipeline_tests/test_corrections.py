@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline import rejects
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline_tests.correcting import (
     BAD,
@@ -312,6 +313,19 @@ def test_rows_that_cannot_be_laid_over_rejected_ones_are_findings(line):
     assert resolutions(line, parent.batch_id) == {21: child.batch_id, 22: None, 23: None}
     assert len(rejected(line, child.batch_id)) == 8
     assert receipt(line, other.batch_id).rows_corrected == 0
+
+
+@pytest.mark.parametrize("is_sheet", [False, True])
+def test_a_row_that_corrects_none_is_told_by_its_place_in_the_correction(line, is_sheet):
+    content = [*(good_row(n) for n in range(20)), good_row(90, Quantity="x")]
+    name = "parent.xlsx" if is_sheet else "parent.csv"
+    parent = load(line, name, as_sheet(content) if is_sheet else csv_of(content))
+    (row,) = rejected(line, parent.batch_id)
+    stray = {**row, "_batch_id": "", "_row_number": "", "Quantity": "4"}
+    child = load(line, "edited.csv", as_csv([row, stray]))
+    where = {code.code: code.where for code in rejects.by_code(line.engine, child.batch_id)}
+    there = "row 22 of the sheet 'rejected_rows'" if is_sheet else "row 21"
+    assert where == {"INVALID_NUMBER": there, "NO_ORIGIN": "row 2 of this file"}
 
 
 @pytest.mark.parametrize("is_sheet", [False, True])
