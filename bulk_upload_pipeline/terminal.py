@@ -146,7 +146,8 @@ def _rate(receipt: Receipt) -> float:
 
 def print_receipts(receipts: Sequence[Receipt]) -> None:
     """Print one line a batch, however narrow the terminal is: a batch id must be whole to be copied."""
-    table = Table("received (UTC)", "state", "read", "loaded", "rejected", "batch", "file", box=None)
+    counts = ("read", "loaded", "corrected", "rejected")
+    table = Table("received (UTC)", "state", *counts, "batch", "file", box=None)
     for receipt in receipts:
         loaded = receipt.rows_inserted + receipt.rows_updated + receipt.rows_unchanged
         table.add_row(
@@ -154,7 +155,8 @@ def print_receipts(receipts: Sequence[Receipt]) -> None:
             f"[{COLOURS.get(receipt.state, 'white')}]{receipt.state}[/]",
             f"{receipt.rows_read:,}",
             f"{loaded:,}",
-            f"{receipt.rows_rejected:,}",
+            f"{receipt.rows_corrected:,}",
+            f"{receipt.rows_open:,}",
             receipt.batch_id,
             escape(on_one_line(receipt.file_name)[:60]),
         )

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline import report
+from bulk_upload_pipeline import report, terminal
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import CodeCount, Receipt, State
 from bulk_upload_pipeline.reporting import summary
@@ -275,3 +275,10 @@ def test_the_page_does_not_forbid_what_a_row_of_unknown_origin_needs():
     assert "begin with an underscore as they are." in Page(page()).text
     stray = CodeCount("NO_ORIGIN", "error", 1, None, 24, "The row cannot be laid over a rejected row.")
     assert "underscore as they are, but in rows of unknown origin." in Page(page(codes=[stray])).text
+
+
+def test_the_listing_calls_no_row_rejected_that_is_corrected(capsys):
+    terminal.print_receipts([replace(ACCOUNT, state=State.LOADED, rows_corrected=100)])
+    header, row = capsys.readouterr().out.splitlines()
+    assert "read   loaded  corrected  rejected" in header
+    assert row.split()[2:7] == ["loaded", "2,000", "1,900", "100", "0"]
