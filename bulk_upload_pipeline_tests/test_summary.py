@@ -89,6 +89,7 @@ def test_the_page_says_what_came_in_what_loaded_what_did_not_and_how_to_go_on():
         "Quantity 8,000.00 7,600.00 400.00",
         "Invoice No invoice_number",
         "<b>Batch</b> extra",
+        "Unknown columns <b>Batch</b>: kept in extra",
         "Received 23 Nov 2026, 09:30:00 UTC",
     ):
         assert words in found.text
