@@ -177,7 +177,7 @@ def spelled(number: Decimal, notation: Notation) -> str:
     return format(number, "f").replace(".", "." if notation is Notation.POINT else ",")
 
 
-_FIGURES = re.compile(r"0[0-9]+|\+[0-9]+|[0-9]{16,}|[0-9]+(\.[0-9]*0|[eE][+-]?[0-9]{1,2})")
+_FIGURES = re.compile(r"0[0-9]+|\+[0-9]+|[0-9]{12,}|[0-9]+(\.[0-9]*0|[eE][+-]?[0-9]{1,2})")
 """Texts of figures that a spreadsheet takes for numbers and does not write as they were."""
 _WRITTEN = re.compile(r"(?P<digits>(0|[1-9][0-9]*)([.,][0-9]+)?)(?P<exponent>[eE][+-]?[0-9]{1,3})?")
 _DIGITS_OF_SPREADSHEETS = 15
