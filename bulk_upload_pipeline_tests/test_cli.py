@@ -79,6 +79,20 @@ def test_check_tells_the_same_and_leaves_no_trace(at_terminal, home, tmp_path, d
     assert facts["state"] == state
 
 
+def test_check_says_what_to_do_with_a_file_that_it_cannot_read_and_how_many_findings_it_does_not_show(
+    at_terminal, tmp_path
+):
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    told = at_terminal("check", empty).stdout
+    assert told == "empty.csv  unreadable  The file is empty. Export it again, and drop the new file.\n"
+    many = a_file(tmp_path, [good_row(n, Quantity="x") for n in range(23)])
+    assert at_terminal("check", many).stdout.splitlines()[-1] == (
+        "  and 3 findings more, which a load lists in its report."
+    )
+    assert "more" not in at_terminal("check", a_file(tmp_path, BAD)).stdout
+
+
 def test_check_names_the_sheets_and_rows_that_a_load_would_not_read(at_terminal, tmp_path):
     book = tmp_path / "book.xlsx"
     book.write_bytes(

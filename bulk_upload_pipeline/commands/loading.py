@@ -122,8 +122,10 @@ def _check_all(path: Path, stated: Overrides, *, as_json: bool) -> list[tuple[di
 def _unreadable(name: str, error: UnreadableError, *, as_json: bool) -> tuple[dict[str, Any], int]:
     import dataclasses
 
+    from bulk_upload_pipeline.closing import why_unreadable
+
     if not as_json:
-        terminal.say(f"{name}  unreadable  {error}")
+        terminal.say(f"{name}  unreadable  {why_unreadable(error.finding)}")
     return {"file": name, "state": "unreadable", "finding": dataclasses.asdict(error.finding)}, 2
 
 
@@ -163,6 +165,8 @@ def _tell(name: str, state: State, checked: Checked) -> None:
     if checked.beside:
         terminal.say(checked.beside)
     terminal.print_findings(checked.findings)
+    if more := sum(verdict.findings_by_code.values()) - len(checked.findings):
+        terminal.say(f"  and {counted(more, 'finding')} more, which a load lists in its report.")
 
 
 def _state_of(rejected: int, *, tripped: bool) -> State:
