@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -33,6 +34,12 @@ LONGEST = (
     *("test_cli", "test_hostile_files", "test_benchmarks", "test_formats"),
 )
 """Rooms that take longest, since they wait for other processes: the last of several workers must not start with one."""
+
+
+def pytest_configure():
+    """Hear Ctrl-C, also where a script has started the tests in the background, for which its shell ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
