@@ -282,8 +282,9 @@ def _derive_item_total(
     # Half a unit of the last decimal counts up, for credits away from zero, too.
     rounded = pc.round(gross, contract.AMOUNT_DECIMALS, round_mode="half_towards_infinity")
     limit = pa.scalar(10 ** (contract.AMOUNT_DIGITS - contract.AMOUNT_DECIMALS)).cast(pa.decimal128(19, 0))
-    too_large = pc.and_(missing, pc.fill_null(pc.greater_equal(pc.abs(rounded), limit), False))
-    derived = pc.if_else(too_large, pa.scalar(None, rounded.type), rounded).cast(Kind.AMOUNT.value)
+    beyond = pc.fill_null(pc.greater_equal(pc.abs(rounded), limit), False)
+    too_large = pc.and_(missing, beyond)
+    derived = pc.if_else(beyond, pa.scalar(None, rounded.type), rounded).cast(Kind.AMOUNT.value)
     columns["item_total"] = pc.if_else(missing, derived, totals)
     if not pc.any(too_large).as_py():
         return []

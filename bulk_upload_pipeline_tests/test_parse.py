@@ -191,6 +191,13 @@ def test_a_total_that_no_amount_can_hold_is_a_finding():
     assert found == {("item_total", 1): "NUMBER_TOO_LARGE"}
 
 
+def test_a_stated_total_beside_a_product_that_no_amount_can_hold_stays_while_others_are_worked_out():
+    typed, found = parsed(
+        {"quantity": ["99999999999", "4"], "item_price": ["2", "2.5"], "item_total": ["5", None]}
+    )
+    assert (typed.rows["item_total"].to_pylist(), found) == ([Decimal(5), Decimal(10)], {})
+
+
 def test_columns_that_nobody_knows_are_kept_as_they_stand_and_twins_get_a_number():
     typed, _ = parsed({"sku": ["1", "2"], "Zone": [" N\0 ", None]})
     assert [json.loads(e) if e else e for e in typed.rows["extra"].to_pylist()] == [
