@@ -133,6 +133,11 @@ def test_a_year_or_another_small_number_in_a_sheet_is_no_day(number, fraction):
     assert read_date(f"{number}{fraction}", None, excel_serials=True) == INVALID
 
 
+@given(st.integers(0, 99_999))
+def test_figures_that_begin_with_a_zero_are_no_serial(number):
+    assert read_date(f"{number:06}", None, excel_serials=True) == INVALID
+
+
 WRONG = {
     "no such day": (
         "31-Feb-2024",

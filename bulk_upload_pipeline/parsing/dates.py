@@ -72,8 +72,10 @@ _NAMED = (
     _form(r"(?P<m>[a-z]{3,9})\.?[ -](?P<d>[0-9]{1,2})(?:st|nd|rd|th)?(?:,[ ]?|[ -])(?P<y>[0-9]{4})"),
     _form(r"(?P<y>[0-9]{4})(?P<sep>[- /])(?P<m>[a-z]{3,9})(?P=sep)(?P<d>[0-9]{1,2})"),
 )
-_SERIAL = re.compile(r"(?P<days>[0-9]{5,6})(?:\.[0-9]*)?")
-"""Those of fewer digits are days before 1928. No invoice is so old: it is a year, or some other number."""
+_SERIAL = re.compile(r"(?P<days>[1-9][0-9]{4,5})(?:\.[0-9]*)?")
+"""Those of fewer digits are days before 1928. No invoice is so old: it is a year, or some other number.
+
+Nor does a number begin with a zero: `040124` in a sheet is a day that somebody typed, and not one of 2009."""
 
 
 def read_date(text: str, order: DateOrder | None, *, excel_serials: bool = False) -> date | str | None:
