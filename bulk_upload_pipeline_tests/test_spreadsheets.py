@@ -361,6 +361,34 @@ def test_words_stay_apart_at_tabs_and_line_breaks_in_ods(tmp_path):
     assert (valid["item_name"].to_pylist(), findings) == (["Kaju\tKatli\n500 g"], [])
 
 
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ('table:formula="of:=A1" office:value-type="float" office:value="0"><text:p>#N/A</text:p>', "#N/A"),
+        ('office:value-type="string" office:string-value=""><text:p>#REF!</text:p>', "#REF!"),
+        (
+            'office:value-type="percentage" office:value="0" calcext:value-type="error"><text:p>Err:502</text:p>',
+            "#VALUE!",
+        ),
+        ('table:formula="of:=1+1">', "#CALC!"),
+        ('office:value="12345678901234567" office:value-type="float">', "12345678901234567"),
+    ],
+)
+def test_what_a_float_cannot_hold_is_read_from_the_xml_of_ods(tmp_path, cell, shown):
+    path = tmp_path / "x.ods"
+    table = [HEADER, *([*good_row(at).values()] for at in range(3))]
+    table[2][HEADER.index("SKU")] = "here"
+    with zipfile.ZipFile(io.BytesIO(writers.as_ods(table))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    content = parts["content.xml"].replace(
+        b'<table:table-cell office:value-type="string"><text:p>here</text:p>',
+        f"<table:table-cell {cell}".encode(),
+    )
+    path.write_bytes(writers.zip_of(parts | {"content.xml": content}))
+    rows, _ = cells(path, recognise(path, PROFILES))
+    assert [row[HEADER.index("SKU")] for row in rows.values()] == ["KK-000", shown, "KK-002"]
+
+
 def test_each_cell_of_a_run_in_xls_is_shown_in_its_own_style(tmp_path):
     path = tmp_path / "x.xls"
     first = [*good_row(1).values(), Formatted(0.5, "0%"), Formatted(1.0, "0000"), "", ""]

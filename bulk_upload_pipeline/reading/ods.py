@@ -7,6 +7,8 @@ import zipfile
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from bulk_upload_pipeline.parsing.cells import SPREADSHEET_ERRORS
+from bulk_upload_pipeline.reading.beside_values import NEVER_CALCULATED
 from bulk_upload_pipeline.reading.figures import percentage
 from bulk_upload_pipeline.reading.sheet_cutter import refuse_entities
 from bulk_upload_pipeline.reading.whole_sheets import (
@@ -32,10 +34,23 @@ _ROW_TIMES = re.compile(rb"""<table:table-row\b[^>]*number-rows-repeated=["'](\d
 _CELL_TIMES = re.compile(
     rb"""<table:(?:covered-)?table-cell\b[^>]*number-columns-repeated=["'](\d{1,9})["']"""
 )
-_ERROR = re.compile(rb"""<table:table-cell\b[^>]*\bcalcext:value-type=["']error["'][^>]*>""")
-_NO_TEXT = re.compile(rb"""\soffice:string-value=["'][^"']*["']""")
+_ERRORS = b"|".join(
+    [*(re.escape(name.upper().encode()) for name in sorted(SPREADSHEET_ERRORS)), rb"Err:[0-9]{3}"]
+)
+_ERROR = re.compile(
+    rb"""<table:table-cell\b(?:[^>]*\bcalcext:value-type=["']error["'][^>]*>(?:(?=<text:p>([^<]*)<))?"""
+    rb"""|[^>]*>(?=<text:p>(%b)</text:p>))""" % _ERRORS
+)
+_NO_VALUE = re.compile(
+    rb"""<table:table-cell\b(?=[^>]*\btable:formula=)(?![^>]*\boffice:value-type=)[^>]*(?:/>|>(?=</table:table-cell>))"""
+)
+_VALUE = re.compile(
+    rb"""\s(?:office|calcext):(?:value-type|(?:[a-z]+-)?value|currency)=(?:"[^"]*"|'[^']*')"""
+)
+_LONG_NUMBER = re.compile(
+    rb"""<table:table-cell\b(?=[^>]*\boffice:value-type=["']float["'])[^>]*\boffice:value=["']([1-9][0-9]{15,})["'][^>]*>"""
+)
 _SHARE = re.compile(rb"""<table:table-cell\b[^>]*\boffice:value-type=["']percentage["'][^>]*>""")
-_SHARE_KIND = re.compile(rb"""(office|calcext):value-type=["']percentage["']""")
 _NUMBER = re.compile(rb"""\boffice:value=["']([^"']*)["']""")
 _FORMAT = re.compile(
     rb"""<number:number-style\b[^>]*>(?:<number:text>([^<]*)</number:text>)?<number:number\b([^>]*)/>"""
@@ -51,15 +66,27 @@ _STATED = re.compile(rb"""\soffice:value=["']([^"']*)["']""")
 _GAP = re.compile(rb"""<text:(tab|line-break)\b[^>]*(?:/>|></text:(?:tab|line-break)>)""")
 _TO_REWRITE = re.compile(
     rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']|<text:(?:tab|line-break)\b"""
+    rb"""|<text:p>(?:%b)</text:p>|%b""" % (_ERRORS, _NO_VALUE.pattern)
 )
+_HINTS = (
+    b"error",
+    b"percentage",
+    b"<text:tab",
+    b"<text:line-break",
+    b"<text:p>#",
+    b"<text:p>Err:",
+    b"formula=",
+)
+"""One of them is in whatever `_TO_REWRITE` finds, and found in less time."""
+_LONG_VALUE = re.compile(rb"""office:value=["'][1-9][0-9]{15}""")
 _BLOCK = 1 << 20
 
 
 def ods_as_shown(path: Path, target: Path) -> Path:
     """Return an ODS file in which errors, percentages and codes of figures are the texts that their cells show.
 
-    So are tabs and line breaks within a paragraph, at which calamine would join the words. It is `path` itself if
-    there is none of all that.
+    So are numbers with more figures than a float holds, and tabs and line breaks within a paragraph, at which calamine
+    would join the words. It is `path` itself if there is none of all that.
 
     Args:
         path: The file.
@@ -91,7 +118,7 @@ def _surveyed(source: zipfile.ZipFile) -> tuple[bool, set[_Filled]]:
     extent, cells, row = Extent(), 0, 0
     for piece in _pieces(source):
         formats.update(_formats(piece))
-        as_it_is = as_it_is and not formats and _TO_REWRITE.search(piece) is None
+        as_it_is = as_it_is and not formats and not _is_to_rewrite(piece)
         if b"<table:table " in piece or b"<table:table>" in piece:
             cells, row, extent = cells + extent.cells, 0, Extent()
         times, width = _ods_row(piece)
@@ -103,6 +130,11 @@ def _surveyed(source: zipfile.ZipFile) -> tuple[bool, set[_Filled]]:
     return as_it_is, formats
 
 
+def _is_to_rewrite(piece: bytes) -> bool:
+    found = any(hint in piece for hint in _HINTS) and _TO_REWRITE.search(piece) is not None
+    return found or _LONG_VALUE.search(piece) is not None
+
+
 def _write_as_shown(source: zipfile.ZipFile, target: Path, formats: set[_Filled]) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
         for name in ("mimetype", "META-INF/manifest.xml", "styles.xml"):
@@ -110,9 +142,33 @@ def _write_as_shown(source: zipfile.ZipFile, target: Path, formats: set[_Filled]
                 copy.writestr(name, whole_part(source, name))
         with copy.open("content.xml", "w") as file:
             for piece in _pieces(source):
-                without_errors = _ERROR.sub(lambda tag: _NO_TEXT.sub(b"", tag[0]), piece)
-                shown = _FILLED.sub(partial(_as_code, formats), without_errors) if formats else without_errors
-                file.write(_GAP.sub(_as_blank, _SHARE.sub(_as_text, shown)))
+                file.write(_shown(piece, formats))
+
+
+def _shown(piece: bytes, formats: set[_Filled]) -> bytes:
+    """Return the XML of rows in which each cell is what it shows."""
+    shown = _ERROR.sub(_as_error, piece)
+    shown = _NO_VALUE.sub(lambda tag: _with_text(tag[0], NEVER_CALCULATED.encode()), shown)
+    shown = _LONG_NUMBER.sub(lambda tag: _with_text(tag[0], tag[1]), shown)
+    shown = _FILLED.sub(partial(_as_code, formats), shown) if formats else shown
+    return _GAP.sub(_as_blank, _SHARE.sub(_as_text, shown))
+
+
+def _as_error(tag: re.Match[bytes]) -> bytes:
+    """Return the tag of a cell whose formula failed as that of one with the error, of which it may keep 0 or nothing.
+
+    An error that no other kind of spreadsheet has, such as `Err:502`, is kept there as this one, too.
+    """
+    shown = tag[1] or tag[2] or b""
+    is_known = shown.startswith(b"#") and shown.decode("utf-8", "replace").casefold() in SPREADSHEET_ERRORS
+    return _with_text(tag[0], shown if is_known else b"#VALUE!")
+
+
+def _with_text(cell: bytes, text: bytes) -> bytes:
+    """Return the tag of a cell as that of one with this text."""
+    start = len(b"<table:table-cell")
+    value = b' office:value-type="string" office:string-value="%b"' % text
+    return cell[:start] + value + _VALUE.sub(b"", cell[start:])
 
 
 def _formats(piece: bytes) -> Iterator[_Filled]:
@@ -145,8 +201,7 @@ def _as_text(tag: re.Match[bytes]) -> bytes:
         text = None
     if stated is None or text is None:
         return tag[0]
-    kind = _SHARE_KIND.sub(rb'\1:value-type="string"', tag[0])
-    return kind.replace(stated[0], b'office:string-value="%b"' % text.encode())
+    return _with_text(tag[0], text.encode())
 
 
 def _pieces(source: zipfile.ZipFile) -> Iterator[bytes]:
