@@ -226,7 +226,10 @@ def test_a_percentage_is_read_only_where_one_may_stand():
     assert read_number("%", percent=True) == INVALID
 
 
-@pytest.mark.parametrize(("text", "code"), [("#N/A", "SPREADSHEET_ERROR"), ("1\ufffd2", "UNDECODABLE_TEXT")])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("#N/A", "SPREADSHEET_ERROR"), ("#NV", "SPREADSHEET_ERROR"), ("1\ufffd2", "UNDECODABLE_TEXT")],
+)
 def test_a_spoilt_cell_says_what_spoilt_it(text, code):
     assert read_number(text) == code
 

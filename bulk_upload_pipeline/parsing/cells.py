@@ -27,26 +27,23 @@ need are none of them, and the four separators below U+0020 are control characte
 ABSENT_WORDS = frozenset({"", "null", "n/a", "na", "nan", "none", "-"})
 """Trimmed, without case: what stands for no value in columns of numbers and dates."""
 
-SPREADSHEET_ERRORS = frozenset(
-    {
-        "#n/a",
-        "#ref!",
-        "#div/0!",
-        "#value!",
-        "#name?",
-        "#null!",
-        "#num!",
-        "#spill!",
-        "#calc!",
-        "#field!",
-        "#blocked!",
-        "#unknown!",
-        "#connect!",
-        "#busy!",
-        "#getting_data",
-    }
+_ERRORS = (
+    "#N/A #REF! #DIV/0! #VALUE! #NAME? #NULL! #NUM! "
+    "#SPILL! #CALC! #FIELD! #BLOCKED! #UNKNOWN! #CONNECT! #BUSY! #GETTING_DATA",
+    "#NV #BEZUG! #WERT! #ZAHL! #ÜBERLAUF!",  # German
+    "#VALEUR! #NOM? #NOMBRE! #NUL!",  # French
+    "#N/D #¡REF! #¡DIV/0! #¡VALOR! #¿NOMBRE? #¡NULO! #¡NUM!",  # Spanish
+    "#N/D #RIF! #VALORE! #NOME? #NULLO!",  # Italian
+    "#N/D #VALOR! #NOME? #NULO! #NÚM!",  # Portuguese
+    "#N/B #VERW! #DEEL/0! #WAARDE! #NAAM? #LEEG! #GETAL!",  # Dutch
+    "#N/D! #ADR! #DZIEL/0! #ARG! #NAZWA? #ZERO! #LICZBA!",  # Polish
+    "#NENÍ_K_DISPOZICI #ODKAZ! #DĚLENÍ_NULOU! #HODNOTA! #NÁZEV? #ČÍSLO!",  # Czech
+    "#Н/Д #ССЫЛКА! #ДЕЛ/0! #ЗНАЧ! #ИМЯ? #ПУСТО! #ЧИСЛО!",  # Russian
+    "#YOK #BAŞV! #SAYI/0! #DEĞER! #AD? #BOŞ! #SAYI!",  # Turkish
 )
-"""Trimmed, without case: what a spreadsheet shows where a formula failed."""
+
+SPREADSHEET_ERRORS = frozenset(" ".join(_ERRORS).casefold().split())
+"""Trimmed, without case: what a spreadsheet shows where a formula failed, in the language of whoever saved it."""
 
 REPLACEMENT = "\ufffd"
 """What a decoder puts where bytes are no text."""
