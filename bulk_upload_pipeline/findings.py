@@ -393,9 +393,11 @@ _ENTRIES = (
         "AMBIGUOUS_DATE",
         "Date that can be read two ways",
         "{column} is {value}, which can be read as two different days.",
-        "Nothing in the file says whether the day or the month stands first, and nothing is guessed.",
+        "Nothing in the file says whether the day or the month stands first, and nothing is guessed. Nor is it in a "
+        "correction: a spreadsheet of another country takes 03/04/2024 for the other day, and saves that.",
         "03/04/2024 in a file in which no date has a day above 12.",
-        "Write dates as 2024-04-03, or state `date_order` in the sender's profile.",
+        "Write dates as 2024-04-03, or state `date_order` in the sender's profile. In a correction write the name of "
+        "the month, such as 3-Apr-2024, in a cell that is formatted as text.",
     ),
     _error(
         "DATE_TOO_EARLY",

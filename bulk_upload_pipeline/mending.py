@@ -196,7 +196,7 @@ class Mending(Judging):
         if column.kind is Kind.TEXT:
             assert column.limit is not None
             return resaved.texts(cells, earlier(), column.limit) if resaved.may_be_made(cells) else None
-        if not resaved.has_ambiguous_day(cells) or self._order is None:
+        if not resaved.has_ambiguous_day(cells, before := earlier()) or self._order is None:
             return None
         meaning = partial(
             resaved.day_meant,
@@ -204,7 +204,7 @@ class Mending(Judging):
             is_in_doubt=self._is_in_doubt,
             excel_serials=self.layout.excel_serials,
         )
-        return resaved.days(cells, earlier(), meaning)
+        return resaved.days(cells, before, meaning, self._order)
 
     def _earlier(self, chunk: TextChunk, before: Before, name: str) -> list[list[Earlier]]:
         """Return what a column of each row of a chunk held before, the oldest first."""

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from datetime import date
 
 
-def has_ambiguous_day(cells: pa.StringArray) -> bool:
-    """Return whether some day of a column can be read two ways."""
-    return any(_is_ambiguous(cell) for cell in pc.unique(cells.drop_null()).to_pylist())
+def has_ambiguous_day(cells: pa.StringArray, earlier: Iterable[Iterable[Earlier]]) -> bool:
+    """Return whether some day of a column can be read two ways, or could before."""
+    texts = {*cells.to_pylist(), *(was.text for before in earlier for was in before)}
+    return any(_is_ambiguous(text) for text in texts if text)
 
 
 def day_meant(
@@ -75,13 +76,47 @@ class Reread:
 
 
 def days(
-    cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], meaning: Callable[[str, str | None], str]
+    cells: pa.StringArray,
+    earlier: Sequence[Sequence[Earlier]],
+    meaning: Callable[[str, str | None], str],
+    order: DateOrder,
 ) -> Reread:
-    """Return a column of days, each as `meaning` spells it, given the cell and what it was at first."""
+    """Return a column of days, each as `meaning` spells it, given the cell and what it was at first.
+
+    Of one that a spreadsheet may have taken for another day is said so.
+    """
     spell = cache(meaning)
-    firsts = (before[0].text if before else None for before in earlier)
-    pairs = zip(cells.to_pylist(), firsts, strict=True)
-    return Reread(_texts(None if cell is None else spell(cell, was) for cell, was in pairs))
+    found: list[str | None] = []
+    said = []
+    for at, (cell, before) in enumerate(zip(cells.to_pylist(), earlier, strict=True)):
+        known = tuple(was.text for was in before)
+        taken = None if cell is None else _taken_for_another(cell, known, order)
+        if taken is not None:
+            said.append((at, f"{cell} and was {taken}"))
+        found.append(None if cell is None or taken else spell(cell, known[0] if known else None))
+    return Reread(_texts(found), dates.AMBIGUOUS, tuple(said))
+
+
+@cache
+def _taken_for_another(cell: str, earlier: tuple[str | None, ...], order: DateOrder) -> str | None:
+    """Return what a cell was when a spreadsheet may have taken that for another day, None when it has not.
+
+    One of another country takes 03/04/2024 for the other of its two days, and keeps that as a day that can be no other.
+    Whoever writes the name of a month says what he means.
+    """
+    day = dates.read_date(cell, None)
+    told = (*earlier[:1], *filter(_names_month, (*earlier[1:], cell)))
+    if day is None or isinstance(day, str) or any(dates.read_date(was or "", None) == day for was in told):
+        return None
+    return next((was for was in earlier if was and _was_another(was, day, order)), None)
+
+
+def _was_another(before: str, day: date, order: DateOrder) -> bool:
+    return _is_ambiguous(before) and day in _days(before) and day != dates.read_date(before, order)
+
+
+def _names_month(text: str | None) -> bool:
+    return text is not None and re.search("[A-Za-z]{3}", text) is not None
 
 
 def amounts(cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], notation: Notation) -> Reread:

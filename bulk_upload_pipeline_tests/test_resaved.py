@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -190,6 +191,20 @@ def test_a_day_that_was_corrected_in_the_order_of_its_sender_is_read_so(line):
     found = sent(line, dated(90, "31/02/2024"), dated(91, "30/04/2024"), order="dmy")
     corrected_by(line, found, {"Invoice Date": "03/02/2024"}, {"Invoice Date": "04/05/2024"})
     assert days(line) == {"INV-000090": "2024-02-03", "INV-000091": "2024-05-04"}
+
+
+def test_a_day_that_a_spreadsheet_of_another_country_took_for_the_other_one_does_not_load(line):
+    found = sent(line, *(dated(90 + at, "03/04/2024") for at in range(3)), order="dmy")
+    taken = [date(2024, 3, 4), date(2024, 4, 3), date(2024, 3, 5)]
+    fixed = [row | {"Quantity": "4", "Invoice Date": day} for row, day in zip(found, taken, strict=True)]
+    child = load(line, "taken.xlsx", as_sheet(fixed))
+    assert found_codes(line, child.batch_id) == [(6, "AMBIGUOUS_DATE")]
+    # That it comes back untouched makes it no surer.
+    (back,) = rejected(line, child.batch_id)
+    assert back["Invoice Date"] == "2024-03-04"
+    assert load(line, "back.csv", as_csv([back])).findings_by_code == {"AMBIGUOUS_DATE": 1}
+    load(line, "named.csv", as_csv([back | {"Invoice Date": "4-Mar-2024"}]))
+    assert days(line) == {"INV-000090": "2024-03-04", "INV-000091": "2024-04-03", "INV-000092": "2024-03-05"}
 
 
 def test_amounts_that_a_spreadsheet_holds_as_numbers_are_no_thousands(line):
