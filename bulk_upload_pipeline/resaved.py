@@ -263,7 +263,13 @@ def _is_number_of(cell: str, text: str) -> bool:
     number, was = Decimal(written[0].replace(",", ".")), Decimal(text.strip(BLANKS))
     digits = len(re.sub("[^0-9]", "", written["digits"])) if written["exponent"] else _DIGITS_OF_SPREADSHEETS
     kept = (Context(digits, ROUND_HALF_UP).plus(was), Context(digits, ROUND_DOWN).plus(was))
-    return number in (was, *kept)
+    return number in (was, *kept, *_as_float(was))
+
+
+def _as_float(was: Decimal) -> set[Decimal]:
+    """Return how programs write the float of a number that keep more of its figures than a spreadsheet shows."""
+    kept = float(was)
+    return {Decimal(kept), Decimal(repr(kept)), Context(16).plus(was), Context(17).plus(Decimal(kept))}
 
 
 class _Day(NamedTuple):
