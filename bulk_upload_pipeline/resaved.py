@@ -241,8 +241,8 @@ def _figures(text: str, known: Sequence[tuple[str, str]], longest: int) -> str:
 
 
 _MAY_BE_MADE = (
-    r"^\s*([0-9][0-9.,]*([eE][+-]?[0-9]+)?|([0-9]{1,4}[-/. ]{1,2}){1,2}([0-9]{1,4}|[A-Za-z]{3,9})( 0?0:00(:00)?)?"
-    r"|([0-9]{1,2}[-/. ])?[A-Za-z]{3,9}[-/. ][0-9]{1,4})\s*$"
+    r"^\s*([0-9][0-9.,]*([eE][+-]?[0-9]+)?|([0-9]{1,4}[-/. ]{1,2}){1,2}([0-9]{1,4}|\p{L}{3,9}\.?)( 0?0:00(:00)?)?"
+    r"|([0-9]{1,2}[-/. ])?\p{L}{3,9}[-/. ]{1,2}[0-9]{1,4})\s*$"
 )
 
 
@@ -283,9 +283,22 @@ class _Day(NamedTuple):
 _TWO_FIGURES = re.compile(r"([0-9]{1,4})[-/.]([0-9]{1,4})")
 _THREE_FIGURES = re.compile(r"([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4}|[0-9]{2})")
 _MONTH_AND_FIGURES = (
-    re.compile(r"(?P<figures>[0-9]{1,4})[-/. ]{0,2}(?P<month>[a-z]{3,9})", re.IGNORECASE),
-    re.compile(r"(?P<month>[a-z]{3,9})[-/. ]{0,2}(?P<figures>[0-9]{1,4})", re.IGNORECASE),
+    re.compile(r"(?P<figures>[0-9]{1,4})[-/. ]{0,2}(?P<month>[^\W\d_]{3,9})\.?"),
+    re.compile(r"(?P<month>[^\W\d_]{3,9})[-/. ]{0,2}(?P<figures>[0-9]{1,4})"),
 )
+_MONTHS_ABROAD = (
+    "jan feb mrz apr mai jun jul aug sep okt nov dez",  # German
+    "jan feb mär apr mai jun jul aug sep okt nov dez",
+    "janv févr mars avr mai juin juil août sept oct nov déc",  # French
+    "ene feb mar abr may jun jul ago sep oct nov dic",  # Spanish
+    "gen feb mar apr mag giu lug ago set ott nov dic",  # Italian
+    "jan feb mrt apr mei jun jul aug sep okt nov dec",  # Dutch
+    "jan fev mar abr mai jun jul ago set out nov dez",  # Portuguese
+)
+_MONTHS = dates.MONTHS | {
+    name: number for names in _MONTHS_ABROAD for number, name in enumerate(names.split(), start=1)
+}
+"""The number of each month by the names that spreadsheets show in their countries."""
 
 
 def _is_day_of(cell: str, text: str) -> bool:
@@ -309,7 +322,7 @@ def _shown_days(text: str) -> frozenset[_Day]:
 
 def _days_of_a_month(text: str) -> set[_Day]:
     found = next((found for form in _MONTH_AND_FIGURES if (found := form.fullmatch(text))), None)
-    month = None if found is None else dates.MONTHS.get(found["month"].lower())
+    month = None if found is None else _MONTHS.get(found["month"].lower())
     return set() if found is None or month is None else _with_figures(month, found["figures"])
 
 
