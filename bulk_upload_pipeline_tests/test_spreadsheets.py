@@ -24,7 +24,7 @@ from bulk_upload_pipeline.exceptions import UnreadableError
 from bulk_upload_pipeline.model import Overrides, Sheet, State
 from bulk_upload_pipeline.profile_files import load_profiles
 from bulk_upload_pipeline.read import read_chunks
-from bulk_upload_pipeline.reading import sheet_cutter
+from bulk_upload_pipeline.reading import sheet_blocks, sheet_cutter
 from bulk_upload_pipeline.recognise import recognise
 from bulk_upload_pipeline_tests import writers
 from bulk_upload_pipeline_tests.test_formats import judged, recognise_loosely
@@ -101,6 +101,37 @@ def test_totals_are_found_below_any_number_of_rows_that_are_passed_over(book, mo
     assert (len(valid), findings) == (300, [])
     assert layout.sheets == (Sheet("May", 1, 301),)
     assert layout.left_out == ("May, row 303: Grand Total | 8 | 100",)
+
+
+@pytest.mark.parametrize(("notes", "read"), [(40, 4), (60, 14)])
+def test_below_more_notes_than_are_looked_at_the_rows_are_records_still(book, notes, read):
+    terms = [[f"{number}. These are our terms"] for number in range(notes)]
+    path = book(
+        {"May": [list(HEADER), *map(line_of, range(1, 4)), [], *terms], "June": [list(HEADER), line_of(9)]}
+    )
+    layout = recognise(path, PROFILES)
+    rows, _ = cells(path, layout)
+    assert (len(rows), len(layout.left_out)) == (read, min(notes, 50))
+    assert [layout.place(number) for number in list(rows)[:3]] == [("May", at) for at in (2, 3, 4)]
+
+
+def test_records_far_above_a_note_are_read(tmp_path):
+    path = tmp_path / "x.xlsx"
+    workbook = openpyxl.Workbook()
+    for row in (list(HEADER), line_of(1), line_of(2)):
+        workbook.active.append(row)
+    workbook.active.cell(1_048_576, 1, "End of the list")
+    workbook.save(path)
+    layout = recognise(path, PROFILES)
+    assert (layout.sheets, len(layout.left_out)) == ((Sheet("Sheet", 1, 3),), 1)
+
+
+def test_a_note_in_the_first_row_that_is_read_by_itself_is_no_end_of_all_rows_above_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sheet_blocks, "_ROWS_AT_ONCE", 4)
+    path = tmp_path / "x.ods"
+    note = ["Printed by Ravi", *[""] * (len(HEADER) - 1)]
+    path.write_bytes(writers.as_ods([HEADER, *(list(good_row(n).values()) for n in range(3)), note]))
+    assert len(judged(path)[0]) == 3
 
 
 def test_a_row_with_an_invoice_number_is_a_record_whatever_its_item_is_called(book):

@@ -61,10 +61,10 @@ class Block(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The first and the last rows of a sheet, None for one that is empty, and the cells merged in the first."""
+    """The first rows of a sheet, None for one that is empty, the last ones, and the cells merged in the first."""
 
     first: Block | None
-    last: Block | None
+    last: list[Block]
     merged: list[Merged]
 
 
@@ -155,10 +155,10 @@ class _PartedBook:
 
     def ends(self, name: str, rows: int) -> Ends:
         first, last, merged = self._parts.ends(self._sheets[name], rows)
-        if first is None or last is None:
-            return Ends(None, None, [])
-        top, bottom = self._read(self._laid([first, last]))
-        return Ends(top, bottom, merged)
+        if first is None:
+            return Ends(None, [], [])
+        top, *bottom = self._read(self._laid([first, *last[1 - PARTS_AT_ONCE :]]))
+        return Ends(top, [*filter(None, bottom)], merged)
 
     @property
     def serials_are_days(self) -> bool:
@@ -271,14 +271,16 @@ class _WholeBook:
 
     def ends(self, name: str, rows: int) -> Ends:
         sheet = self._sheet(name)
-        first = last = None
+        first = None
+        last: list[Block] = []
         for block in self._blocks(name, sheet):
             filled = [at for at, values in enumerate(block.rows) if any(value != "" for value in values)]
             if filled and first is None:
                 first = Block(block.row, block.left, block.rows[: filled[min(len(filled), rows) - 1] + 1])
             if filled:
                 start = filled[-min(len(filled), rows)]
-                last = Block(block.row + start, block.left, block.rows[start:])
+                # A few rows below the edge of a block may be totals and notes of those above it.
+                last = [*last[-1:], Block(block.row + start, block.left, block.rows[start:])]
         merged = [
             Merged(top + 1, left + 1, bottom + 1, right + 1)
             for (top, left), (bottom, right) in sheet.merged_cell_ranges or ()

@@ -81,10 +81,13 @@ class Merged(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The first and the last rows of a sheet, None for one that is empty, and the cells merged in the first."""
+    """The first rows of a sheet, None for one that is empty, the last ones, and the cells merged in the first.
+
+    The last are several parts where much blank room lies between them.
+    """
 
     first: Part | None
-    last: Part | None
+    last: list[Part]
     merged: list[Merged]
 
 
@@ -150,7 +153,7 @@ class Cutter:
         kept = max(0, len(starts) - rows)
         self._row = passed + kept + 1
         below = list(self._cut(bottom[starts[kept] :] if starts else b""))
-        return Ends(above[0] if above else None, below[-1] if below else None, merged)
+        return Ends(above[0] if above else None, below, merged)
 
     def _stretches(self) -> Iterator[bytes]:
         """Yield the rows, a block of them at a time, without those that hold no value."""

@@ -41,8 +41,6 @@ _TOTAL = re.compile(
 )
 _ONLY_TOTAL = re.compile(_TOTAL.pattern + r"\W*", re.IGNORECASE)
 _LONGEST_NOTE = 200
-_LAST_ROWS = 30
-"""Rows at the bottom among which totals and notes are looked for."""
 
 
 class Recognised(NamedTuple):
@@ -144,13 +142,13 @@ def _in_short(top: _Top, finder: HeaderFinder, how: str = "") -> str:
 
 def _top(book: Book, name: str, finder: HeaderFinder) -> _Top:
     first, last, merged = book.ends(name, TOP_RECORDS)
-    if first is None or last is None:
+    if first is None:
         return _Top(name, [], [], [], {})
     texts = first.texts()
     merged = [cell for cell in merged if cell.top <= max(texts, default=0)]
     numbers = sorted(texts)
     _lay_out(texts, merged, finder)
-    bottom = last.texts()
+    bottom = {number: row for block in last for number, row in block.texts().items()}
     return _Top(name, numbers, [texts[number] for number in numbers], merged, bottom)
 
 
@@ -184,7 +182,7 @@ def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]
     last, notes = max(top.bottom, default=header_row), []
     # What has a row number corrects that row, whatever its cells say.
     own = {ROW_NUMBER: header.names.index(ROW_NUMBER)} if ROW_NUMBER in header.names else {}
-    for number in sorted(top.bottom, reverse=True)[:_LAST_ROWS]:
+    for number in sorted(top.bottom, reverse=True):
         cells = top.bottom[number]
         if (
             number <= header_row
@@ -194,7 +192,8 @@ def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]
             last = number
             break
         notes.append(f"{top.name}, row {number:,}: " + " | ".join(filter(None, cells))[:_LONGEST_NOTE])
-        last = header_row
+        # Above the rows that are known here there may be more.
+        last = number - 1
     return Sheet(top.name, header_row, max(last, header_row)), notes[::-1]
 
 
