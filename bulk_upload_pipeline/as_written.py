@@ -19,7 +19,7 @@ from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, OWN_COLUMNS, 
 from bulk_upload_pipeline.parsing.cells import BLANKS, as_text, unique_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bulk_upload_pipeline.model import Layout, TextChunk
 
@@ -43,7 +43,7 @@ def lay_over(written: Layout, parent: Layout) -> Layout:
         UnreadableError: `CORRECTION_COLUMNS`: a column is gone.
     """
     names = names_of(written)
-    wanted = (*unique_names(parent.header), BATCH_ID, ROW_NUMBER)
+    wanted = (*trimmed_names(parent.header), BATCH_ID, ROW_NUMBER)
     gone = [name for name in wanted if name not in names]
     if gone:
         listed = ", ".join(f"`{name}`" for name in gone)
@@ -53,11 +53,16 @@ def lay_over(written: Layout, parent: Layout) -> Layout:
     return replace(parent, header=(*parent.header, *added), written_as=written)
 
 
+def trimmed_names(header: Sequence[str]) -> list[str]:
+    """Return names of columns as a header has them that is read: those in JSON and Parquet may end with a blank."""
+    return unique_names([name.strip(BLANKS) for name in header])
+
+
 def names_of(written: Layout) -> list[str]:
-    """Return the names of a correction's columns as the parent's header had them."""
+    """Return the names of a correction's columns as the parent's header had them, but trimmed."""
     whole = [name or "" for name in restored(pa.array(written.header, pa.string())).to_pylist()]
     own = [at for at, name in enumerate(written.header) if name in OWN_COLUMNS]
-    others = iter(unique_names([name for at, name in enumerate(whole) if at not in own]))
+    others = iter(trimmed_names([name for at, name in enumerate(whole) if at not in own]))
     return [written.header[at] if at in own else next(others) for at in range(len(whole))]
 
 

@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulk_upload_pipeline.as_written import Own, as_number, names_of
+from bulk_upload_pipeline.as_written import Own, as_number, names_of, trimmed_names
 from bulk_upload_pipeline.findings import message_of, row_findings
 from bulk_upload_pipeline.model import DamagedRow, TextChunk
 from bulk_upload_pipeline.origin import BATCH_ID, LINE_OCCURRENCE, ROW_NUMBER, TWICE, restored
-from bulk_upload_pipeline.parsing.cells import unique_names
 from bulk_upload_pipeline.reading.records import splitter
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Origins:
     @cached_property
     def _columns(self) -> list[int]:
         """Where each column of the parent stands in the correction."""
-        return [self._names.index(name) for name in unique_names(self.layout.header)]
+        return [self._names.index(name) for name in trimmed_names(self.layout.header)]
 
     def relaid(self, chunks: Iterable[TextChunk]) -> Iterator[TextChunk]:
         """Yield the rows of a correction as rows of the root."""

@@ -257,6 +257,21 @@ def test_a_damaged_record_of_a_json_file_is_asked_for_as_cells(line):
     assert receipt(line, parent.batch_id).state is State.LOADED
 
 
+def test_names_of_json_that_begin_or_end_with_a_blank_are_found_in_its_correction(line):
+    bad = [good_row(6, Quantity="x"), good_row(7, Quantity="x")]
+    records = [
+        {f"{name} ": cell for name, cell in row.items()} | {" Note": "n"} for row in (good_row(1), *bad)
+    ]
+    parent = load(line, "parent.json", json.dumps([*records, *records[:1] * 3]))
+    found = rejected(line, parent.batch_id)
+    wrong = load(line, "wrong.csv", as_csv([row | {"Quantity ": "y"} for row in found]))
+    child = load(
+        line, "fixed.csv", as_csv([row | {"Quantity ": "4"} for row in rejected(line, wrong.batch_id)])
+    )
+    assert (child.state, child.rows_inserted) == (State.LOADED, 2), child.reason
+    assert rows(line, f"SELECT DISTINCT extra, quantity FROM {TARGET}") == [({" Note": "n"}, 4)]
+
+
 def test_rows_of_two_batches_in_one_correction_do_not_count_as_one_row_twice(line):
     first, second = (
         load(line, f"{n}.csv", csv_of([good_row(n), good_row(n + 1), good_row(n + 2, Quantity="x")]))
