@@ -255,6 +255,18 @@ def test_merged_cells_of_a_header_give_each_column_its_name(tmp_path):
     assert row == {"billing_city": "Pune", "billing_state": "Maharashtra"}
 
 
+@pytest.mark.parametrize("text", ["Please check all prices", ""])
+def test_merged_cells_beside_a_table_cost_none_of_its_rows(tmp_path, text):
+    path = tmp_path / "x.xlsx"
+    with xlsxwriter.Workbook(path) as workbook:
+        sheet = workbook.add_worksheet("May")
+        sheet.merge_range("K1:M8", text)
+        for at, row in enumerate([HEADER, *(good_row(number).values() for number in range(5))], start=2):
+            sheet.write_row(at, 0, row)
+    layout = recognise(path, PROFILES)
+    assert (layout.sheets, len(cells(path, layout)[0])) == ((Sheet("May", 3, 8),), 5)
+
+
 def test_days_numbers_and_identifiers_mean_what_the_sheet_shows(tmp_path):
     path = tmp_path / "x.xlsx"
     with xlsxwriter.Workbook(path) as workbook:

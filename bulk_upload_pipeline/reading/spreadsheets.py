@@ -62,10 +62,16 @@ class _Top(NamedTuple):
     merged: list[Merged]
     bottom: dict[int, list[str]]
 
-    def header_row(self, at: int) -> int:
-        """Return the last row of the header of which row `at` of the first rows is a part."""
+    def header_row(self, at: int, finder: HeaderFinder) -> int:
+        """Return the last row of the header of which row `at` of the first rows is a part.
+
+        Merged cells beside a table, such as a note, may begin in its header and end among its records.
+        """
         number = self.numbers[at]
-        return max([number, *(m.bottom for m in self.merged if m.top <= number < m.bottom)])
+        bottom = max([number, *(m.bottom for m in self.merged if m.top <= number < m.bottom)])
+        below = zip(self.numbers[at + 1 :], self.rows[at + 1 :], strict=True)
+        others = (row - 1 for row, cells in below if finder.known(cells) < 2)
+        return min(bottom, next(others, bottom))
 
 
 def recognise_sheets(
@@ -97,7 +103,7 @@ def recognise_sheets(
         for top in tops:
             at = header.at if top is best else _same_header(top, header, finder)
             if at is not None:
-                sheet, notes = _sheet(top, top.header_row(at), header)
+                sheet, notes = _sheet(top, top.header_row(at, finder), header)
                 sheets.append(sheet)
                 left_out += notes
             elif top.rows:
@@ -135,7 +141,7 @@ def _hidden(book: Book, finder: HeaderFinder) -> Iterator[str]:
 def _in_short(top: _Top, finder: HeaderFinder, how: str = "") -> str:
     """Return the name of a sheet, and how many rows it has below its header."""
     best = max(range(len(top.rows)), key=lambda at: (finder.known(top.rows[at]), -at))
-    above = top.header_row(best) if finder.known(top.rows[best]) > 1 else top.numbers[0] - 1
+    above = top.header_row(best, finder) if finder.known(top.rows[best]) > 1 else top.numbers[0] - 1
     rows = max(top.bottom) - above
     return f"{top.name} ({how}{rows:,} {'row' if rows == 1 else 'rows'})"
 
