@@ -136,7 +136,7 @@ def amounts(cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], notatio
 
 
 def texts(cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], longest: int) -> Reread:
-    """Return a column of texts; figures that a spreadsheet took for a number are as they were, which is said."""
+    """Return a column of texts; what a spreadsheet took for a number or could not write is as it was, which is said."""
     found = cells.to_pylist()
     said = []
     for at, (cell, before) in enumerate(zip(found, earlier, strict=True)):
@@ -219,11 +219,13 @@ _DIGITS_OF_SPREADSHEETS = 15
 
 
 def text_meant(cell: str, earlier: Iterable[str], longest: int) -> str:
-    """Return a text of figures as it was before a spreadsheet took it for a number or a day; any other as it stands.
+    """Return a text as it was before a spreadsheet took it for a number or a day, or could not write it.
+
+    Any other stays as it stands.
 
     Args:
-        cell: As the correction has it, such as `123`, `1.23457E+15` or `04-Mar`.
-        earlier: What the row had before, such as `00123`, `1234567890123456` or `3-4`.
+        cell: As the correction has it, such as `123`, `1.23457E+15`, `04-Mar` or `???`.
+        earlier: What the row had before, such as `00123`, `1234567890123456`, `3-4` or `राम`.
         longest: How many characters the column takes: what is longer has to become shorter.
     """
     known: list[tuple[str, str]] = []
@@ -242,17 +244,33 @@ def _figures(text: str, known: Sequence[tuple[str, str]], longest: int) -> str:
 
 _MAY_BE_MADE = (
     r"^\s*([0-9][0-9.,]*([eE][+-]?[0-9]+)?|([0-9]{1,4}[-/. ]{1,2}){1,2}([0-9]{1,4}|\p{L}{3,9}\.?)( 0?0:00(:00)?)?"
-    r"|([0-9]{1,2}[-/. ])?\p{L}{3,9}[-/. ]{1,2}[0-9]{1,4})\s*$"
+    r"|([0-9]{1,2}[-/. ])?\p{L}{3,9}[-/. ]{1,2}[0-9]{1,4})\s*$|\?"
 )
 
 
 def may_be_made(cells: pa.StringArray) -> bool:
-    """Return whether some text of a column may be what a spreadsheet made of figures: a number, or a day."""
+    """Return whether some text of a column may be what a spreadsheet made of another: a number, a day, or marks."""
     return bool(pc.any(pc.match_substring_regex(cells, _MAY_BE_MADE)).as_py())
 
 
 def _is_made_of(cell: str, text: str) -> bool:
-    return _is_number_of(cell, text) or _is_day_of(cell, text)
+    return _is_number_of(cell, text) or _is_day_of(cell, text) or _is_text_in_marks(cell, text)
+
+
+def _is_text_in_marks(cell: str, text: str) -> bool:
+    """Return whether a cell is a text that was saved in an encoding that lacks some of its letters."""
+    if text.isascii() or "?" not in cell:
+        return False
+    return re.fullmatch("".join(map(_itself_or_marks, text.strip(BLANKS))), cell.strip(BLANKS)) is not None
+
+
+def _itself_or_marks(letter: str) -> str:
+    itself = re.escape(letter)
+    return itself if letter.isascii() else rf"(?:{itself}|\?{{1,{1 + (letter > _LAST_OF_ONE_UNIT)}}})"
+
+
+_LAST_OF_ONE_UNIT = "\uffff"
+"""A letter behind it is two for programs that count in UTF-16, and becomes two question marks."""
 
 
 def _is_number_of(cell: str, text: str) -> bool:

@@ -319,6 +319,18 @@ def test_an_article_that_a_spreadsheet_took_for_a_number_is_still_the_article(li
     )
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_name_in_letters_that_the_encoding_of_a_spreadsheet_lacks_is_as_it_was(line, encoding):
+    names = {"SKU": "КК-1", "Item Name": "काजू कतली 😀", "Customer Name": "Łódź Café"}
+    parent = with_bad(line, good_row(90, Quantity="x", **names), good_row(91, Quantity="x", SKU="Ж?"))
+    first, other = (row | {"Quantity": "4"} for row in rejected(line, parent.batch_id))
+    saved = as_csv([first, other | {"SKU": "What?"}]).replace("😀", "??").encode(encoding, "replace")
+    child = load(line, "saved.csv", saved)
+    assert (child.state, child.findings_by_code) == (State.LOADED, {"FIGURES_KEPT": 3})
+    query = f"SELECT sku, item_name, customer_name FROM {TARGET} WHERE row_number > 20 ORDER BY row_number"
+    assert rows(line, query) == [tuple(names.values()), ("What?", "Kaju Katli, 500 g", "Sharma Sweets")]
+
+
 def test_an_article_of_a_row_that_stood_twice_is_what_was_kept_of_it_before_a_spreadsheet_saved_it(line):
     parent = with_bad(line, good_row(90, SKU="x", Quantity="x"))
     (row,) = rejected(line, parent.batch_id)
