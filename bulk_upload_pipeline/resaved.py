@@ -150,7 +150,7 @@ def texts(cells: pa.StringArray, earlier: Sequence[Sequence[Earlier]], longest: 
 
 
 def _beside_before(cell: str, earlier: Sequence[Earlier]) -> str:
-    before = next((was.text for was in earlier if was.text and _two_ways(was.text)), cell)
+    before = next((was.text for was in earlier if was.text and _taken_for(was.text)), cell)
     return cell if _is_same(cell, before) else f"{cell} and was {before}"
 
 
@@ -188,7 +188,7 @@ def _amount(
             return IN_DOUBT if isinstance(meant, str) and _two_ways(text) else meant
     number = read_number(text, notation)
     is_plain = isinstance(number, Decimal) and _PLAIN.fullmatch(text.strip(BLANKS))
-    if is_plain and any(number in _two_ways(before) and number != meant for before, meant in known):
+    if is_plain and any(number in _taken_for(before) and number != meant for before, meant in known):
         return IN_DOUBT
     return number
 
@@ -205,6 +205,27 @@ def _two_ways(text: str) -> frozenset[Decimal]:
     read = {read_number(text, notation) for notation in (Notation.POINT, Notation.COMMA)}
     numbers = frozenset(number for number in read if isinstance(number, Decimal))
     return numbers if len(numbers) > 1 else frozenset()
+
+
+_LOOSE = (
+    re.compile(r"-?[0-9]+(,[0-9]+)*,[0-9]{3,}(\.[0-9]*)?"),
+    re.compile(r"-?[0-9]+(\.[0-9]+)*\.[0-9]{3,}(,[0-9]*)?"),
+)
+
+
+@cache
+def _taken_for(text: str) -> frozenset[Decimal]:
+    """Return the numbers for which spreadsheets take a cell, of different countries different ones.
+
+    They pass over marks of thousands wherever those stand, and take `0,125` for 125.
+    """
+    plain = text.strip(BLANKS)
+    loose = (
+        plain.replace(mark, "").replace(point, ".")
+        for form, mark, point in zip(_LOOSE, ",.", ".,", strict=True)
+        if form.fullmatch(plain)
+    )
+    return _two_ways(text) | frozenset(map(Decimal, loose))
 
 
 def spelled(number: Decimal, notation: Notation) -> str:

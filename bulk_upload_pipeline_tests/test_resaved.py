@@ -265,6 +265,19 @@ def test_a_price_that_a_spreadsheet_of_another_country_took_for_a_thousandth_or_
     assert " and was 1" in said[0]
 
 
+@pytest.mark.parametrize(("comma", "price"), [(True, "0,125"), (False, "0.125")])
+def test_a_price_below_one_that_a_spreadsheet_of_another_country_took_for_a_whole_number_does_not_load(
+    line, comma, price
+):
+    found = priced(line, price, comma=comma)
+    child = load(line, "taken.xlsx", as_sheet(with_prices(found, 125)))
+    assert child.findings_by_code == {"AMBIGUOUS_NUMBER": 1}
+    (said,) = rows(line, f"SELECT error_message FROM {ERRORS} WHERE batch_id = :b", b=child.batch_id)
+    assert f"125 and was {price}" in said[0]
+    load(line, "typed.csv", as_csv(with_prices(rejected(line, child.batch_id), price)))
+    assert prices(line) == [Decimal("0.125")]
+
+
 def test_a_number_that_was_in_doubt_in_a_sheet_is_not_taken_for_thousands_in_a_csv(line):
     found = priced(line, "1,5", comma=True)
     child = load(line, "sheet.xlsx", as_sheet(with_prices(found, 1.234)))
