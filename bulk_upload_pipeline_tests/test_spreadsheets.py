@@ -450,6 +450,19 @@ def test_what_a_cell_shows_is_known_where_it_does_not_say_its_place(tmp_path, na
     assert shown_in(path)[0][0] == Decimal("12.5")
 
 
+def test_texts_and_styles_are_found_by_whatever_name_a_workbook_gives_them(tmp_path):
+    path = tmp_path / "x.xlsx"
+    row = [*good_row(1).values(), Formatted(0.125, "0.0%"), "", "", ""]
+    with zipfile.ZipFile(io.BytesIO(writers.as_xlsx([[*HEADER, *SHOWN], row]))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    texts, styles = parts.pop("xl/sharedStrings.xml"), parts.pop("xl/styles.xml")
+    links = parts["xl/_rels/workbook.xml.rels"]
+    links = links.replace(b"sharedStrings.xml", b"/xl/own/texts.xml").replace(b"styles.xml", b"looks.xml")
+    own = {"xl/_rels/workbook.xml.rels": links, "xl/own/texts.xml": texts, "xl/looks.xml": styles}
+    path.write_bytes(writers.zip_of(parts | own))
+    assert shown_in(path) == [[Decimal("12.5"), None, None, None]]
+
+
 def test_long_figures_in_a_sheet_keep_every_digit(tmp_path):
     path = tmp_path / "x.xlsx"
     numbers = ["9876543210987655", "12345678901234567", "123456789012345678901234"]

@@ -110,12 +110,18 @@ class XlsxParts:
             base.writestr(
                 "xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{_PACKAGE}">{links}</Relationships>'
             )
-            if _STYLES in self._names:
-                base.writestr(_STYLES, self._small(_STYLES))
-            if _TEXTS in self._names:
-                texts = self._zip.open(self._names[_TEXTS])
+            if (styles := self._linked("styles", _STYLES)) in self._names:
+                base.writestr(_STYLES, self._small(styles))
+            if (texts_part := self._linked("sharedStrings", _TEXTS)) in self._names:
+                texts = self._zip.open(self._names[texts_part])
                 with texts as source, base.open("xl/sharedStrings.xml", "w") as target:
                     _copy_texts(source, target, self._texts)
+
+    def _linked(self, kind: str, usual: str) -> str:
+        """Return the name of a part that all sheets share, which may be called otherwise than it usually is."""
+        links = self._tree("xl/_rels/workbook.xml.rels") if usual not in self._names else ()
+        targets = (link.get("Target", "") for link in links if link.get("Type", "").endswith(f"/{kind}"))
+        return next((_plain(posixpath.join("xl", target)) for target in targets), usual)
 
     def _small(self, plain: str) -> bytes:
         name = self._names.get(plain)
@@ -158,9 +164,10 @@ class XlsxParts:
 
     def _find_styles_shown(self) -> dict[int, Shown]:
         """Return what the cell styles show that is not their number."""
-        if _STYLES not in self._names:
+        part = self._linked("styles", _STYLES)
+        if part not in self._names:
             return {}
-        styles = self._tree(_STYLES)
+        styles = self._tree(part)
         own = styles.iterfind("{*}numFmts/{*}numFmt")
         codes = {_number(one, "numFmtId"): one.get("formatCode", "") for one in own}
         formats = [_number(style, "numFmtId") for style in styles.iterfind("{*}cellXfs/{*}xf")]
