@@ -289,8 +289,8 @@ _ENTRIES = (
         "Figures or letters kept as they were",
         "{column} is {value}, which a spreadsheet makes of it: it loads as it was.",
         "A spreadsheet takes an article or invoice number of figures for an amount or a day: leading zeros go, "
-        "8901234567890 becomes 8.90123E+12, what is longer than 15 digits is rounded, and 3-4 becomes 04-Mar. A CSV that "
-        "is not saved as UTF-8 has question marks for the letters of other scripts.",
+        "8901234567890 becomes 8.90123E+12, what is longer than 15 digits is rounded, and 3-4 becomes 04-Mar. A CSV "
+        "that is not saved as UTF-8 has question marks for the letters of other scripts.",
         "123 in a row that had 00123 before.",
         "Nothing, unless it was meant to change: then revert the batch of the correction, or the line stands twice; "
         "correct it in the sender's whole file, and drop that.",

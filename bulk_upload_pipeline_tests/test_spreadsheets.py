@@ -204,6 +204,12 @@ def test_the_sheet_with_the_records_is_found_and_others_are_not_read(book):
     assert (len(valid), [sheet.name for sheet in layout.sheets]) == (1, ["Data"])
 
 
+def test_of_sheets_with_as_many_names_one_with_rows_is_read(book):
+    path = book({"May": [list(HEADER)], "June": [["", *HEADER], ["", *line_of(1)]]})
+    layout = recognise(path, PROFILES)
+    assert (layout.sheets, layout.unread_sheets) == ((Sheet("June", 1, 2),), ("May (0 rows)",))
+
+
 def test_all_sheets_that_are_laid_out_alike_are_read_and_each_row_names_its_sheet(book):
     sheets = {
         "Jan": [list(HEADER), line_of(1), line_of(2)],

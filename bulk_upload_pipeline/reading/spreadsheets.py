@@ -95,7 +95,7 @@ def recognise_sheets(
             what = "it has no sheet" if wanted is None else f"it has no sheet named {wanted!r}"
             raise UnreadableError(file_finding("NOT_A_TABLE", what))
         tops = [_top(book, name, finder) for name in names]
-        best = max(tops, key=lambda top: max(map(finder.known, top.rows), default=-1))
+        best = max(tops, key=lambda top: _names_and_rows(top, finder))
         header = finder.find(best.rows)
         sheets: list[Sheet] = []
         left_out: list[str] = []
@@ -113,6 +113,13 @@ def recognise_sheets(
         if wanted is None:
             unread += _hidden(book, finder)
         return Recognised(header, tuple(sheets), tuple(left_out), tuple(unread), book.serials_are_days)
+
+
+def _names_and_rows(top: _Top, finder: HeaderFinder) -> tuple[int, bool]:
+    """Return how many names of columns stand in the header of a sheet, and whether anything stands below it."""
+    known = [finder.known(row) for row in top.rows]
+    most = max(known, default=-1)
+    return most, bool(known) and max(top.bottom) > top.numbers[known.index(most)]
 
 
 def _same_header(top: _Top, header: Header, finder: HeaderFinder) -> int | None:
