@@ -43,7 +43,16 @@ PARTED = """
 def parted():
     return dg.MaterializeResult()
 
+@dg.schedule(job_name="quick_job", cron_schedule="0 0 1 1 *")
+def rare(context):
+    context.instance.add_dynamic_partitions("parts", ["tried"])
+    return dg.SkipReason("It did its work.")
+
 """
+TRY = """fragment Tried on DryRunInstigationTick { did: evaluationResult { skipReason } }
+{ scheduleOrError(scheduleSelector: {repositoryName: "__repository__", repositoryLocationName: "LOCATION",
+  scheduleName: "rare"}) { ... on Schedule { futureTick(tickTimestamp: 1) { ...Tried } } } }
+""".replace("LOCATION", LOCATION)
 
 
 class Visitor:
@@ -91,7 +100,7 @@ def house(tmp_path_factory):
     world = make_world(tmp_path_factory.mktemp("guarded"))
     definitions = Path(world.definitions)
     text = definitions.read_text().replace("defs = ", PARTED + "defs = ")
-    definitions.write_text(text.replace("assets=[", "assets=[parted, "))
+    definitions.write_text(text.replace("assets=[", "schedules=[rare], assets=[parted, "))
     settings = Settings(
         world.home, ui_password=PASSWORD, viewer_password=FOR_VIEWERS, ui_hosts=("ui.example",)
     )
@@ -261,6 +270,14 @@ def test_a_viewer_sees_everything_and_changes_nothing(operator, viewer):
     assert refused["__typename"] == "UnauthorizedError"
     assert launch(viewer, "quick_job")["__typename"] == "UnauthorizedError"
     assert "evil" not in parts(operator)["partitionKeys"]
+
+
+def test_a_viewer_tries_no_schedule_by_asking_what_a_tick_of_it_would_come_to(operator, viewer):
+    refused = viewer.ask("POST", "/graphql", json.dumps({"query": TRY}), **JSON)[2]
+    assert "it is for the UI of operators" in refused
+    assert "tried" not in parts(operator)["partitionKeys"]
+    tried = operator.query(TRY)["scheduleOrError"]["futureTick"]["did"]["skipReason"]
+    assert (tried, parts(operator)["partitionKeys"].count("tried")) == ("It did its work.", 1)
 
 
 def test_the_viewers_password_and_session_open_nothing_else(house, viewer):

@@ -4,10 +4,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from typing import Any, NoReturn
 
 import click
 import dagster as dg
 import uvicorn
+from graphql import GraphQLError, GraphQLSchema
 from starlette.types import ASGIApp
 
 from bulk_upload_pipeline.guard import Guard, Lock, by_port
@@ -61,19 +63,38 @@ def _dagster_app(instance: dg.DagsterInstance, workspace: str, *, read_only: boo
     What is imported here is semi-public: `test_upstream` watches it.
     """
     from dagster_shared.cli import WorkspaceOpts
-    from dagster_webserver.app import create_app_from_workspace_process_context
     from dagster_webserver.cli import (  # type: ignore[attr-defined]
         WorkspaceProcessContext,
         workspace_opts_to_load_target,
     )
+    from dagster_webserver.webserver import DagsterWebserver
+
+    class Webserver(DagsterWebserver[Any, Any]):
+        def build_graphql_schema(self) -> Any:
+            schema = super().build_graphql_schema()
+            if read_only:
+                _refuse_trials(schema.graphql_schema)
+            return schema
 
     target = workspace_opts_to_load_target(WorkspaceOpts(workspace=[workspace]))
     with WorkspaceProcessContext(
         instance, target, version=version("dagster-webserver"), read_only=read_only
     ) as process_context:
-        yield create_app_from_workspace_process_context(
-            process_context, live_data_poll_rate=LIVE_MILLISECONDS
-        )
+        yield Webserver(process_context, live_data_poll_rate=LIVE_MILLISECONDS).create_asgi_app()
+
+
+def _refuse_trials(schema: GraphQLSchema) -> None:
+    """Let nobody try a sensor or schedule by a query.
+
+    Dagster refuses readers the mutations that do so, but not the field of what a next tick would come to: to answer it
+    the sensor does its work. That of the inbox makes batches of files, for which nobody then asks a run.
+    """
+    tick: Any = schema.type_map["DryRunInstigationTick"]
+    tick.fields["evaluationResult"].resolve = _refuse_trial
+
+
+def _refuse_trial(_tick: object, _info: object) -> NoReturn:
+    raise GraphQLError("To try a sensor or a schedule changes something: it is for the UI of operators.")
 
 
 def _serve(host: str, apps: Mapping[int, ASGIApp]) -> None:
