@@ -180,12 +180,17 @@ class InvoiceNotFoundError(BulkUploadError):
 class NoVerdictError(BulkUploadError):
     """The loader found no verdict for a batch, so nothing says that its rows may load."""
 
-    def __init__(self, batch_id: str) -> None:
+    def __init__(self, batch_id: str, state: str, reason: str | None) -> None:
         self.batch_id = batch_id
-        super().__init__(
+        ended = (
+            f"Batch {batch_id} is {state}: no row of it was judged, so that there is nothing to load or to check. "
+            f"{reason}"
+        )
+        begin = (
             f"Batch {batch_id} has no verdict to load by. Materialize `validated_invoices` for it first, "
             f"or run `bulk-upload retry {batch_id}`."
         )
+        super().__init__(ended if reason else begin)
 
 
 class NothingToJudgeError(BulkUploadError):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from bulk_upload_pipeline import contract, history
 from bulk_upload_pipeline.evidence import Known
-from bulk_upload_pipeline.exceptions import NoVerdictError
+from bulk_upload_pipeline.exceptions import NothingToJudgeError
 from bulk_upload_pipeline.model import Judgement, counted, share_in_words
 from bulk_upload_pipeline.profiles import GENERIC
 
 if TYPE_CHECKING:
     from bulk_upload_pipeline.history import Past
-    from bulk_upload_pipeline.model import Layout, Verdict
+    from bulk_upload_pipeline.model import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,9 @@ class Inspection:
         return (self.judge.__doc__ or "").partition("\n")[0]
 
 
-def _verdict(known: Known) -> Verdict:
-    verdict = known.entry.verdict
-    if verdict is None:
-        raise NoVerdictError(known.batch_id)
-    return verdict
-
-
 def error_rate(known: Known) -> Judgement:
     """The gate: so many rejected rows mean the wrong file, and nothing of it is loaded."""
-    verdict = _verdict(known)
+    verdict = known.entry.judged()
     return Judgement(
         passed=verdict.rows_rejected == 0,
         severe=verdict.breaker_tripped,
@@ -71,7 +64,7 @@ def shape(known: Known) -> Judgement:
     batch = known.entry.batch
     layout = batch.layout
     if layout is None:
-        raise NoVerdictError(known.batch_id)
+        raise NothingToJudgeError(batch.batch_id, batch.state, known.entry.why_it_ended)
     unknown = [layout.header[position] for position in layout.extra_columns]
     numbers = {
         "columns": len(layout.header),
@@ -103,7 +96,7 @@ def _compared(layout: Layout, last: Past, numbers: dict[str, Any]) -> Judgement:
 
 def usual_counts(known: Known) -> Judgement:
     """The rows of the file, and the share of them that is rejected, are what its sender's files have."""
-    verdict = _verdict(known)
+    verdict = known.entry.judged()
     if known.entry.batch.parent_batch_id is not None:
         return Judgement(passed=True, words="Corrected rows that came back are compared with nothing.")
     usual = history.usual(known.past)

@@ -6,7 +6,18 @@ import dataclasses
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from bulk_upload_pipeline.model import Batch, Layout, Overrides, Receipt, Sheet, State, Totals, Verdict
+from bulk_upload_pipeline.exceptions import NoVerdictError
+from bulk_upload_pipeline.model import (
+    ENDED_STATES,
+    Batch,
+    Layout,
+    Overrides,
+    Receipt,
+    Sheet,
+    State,
+    Totals,
+    Verdict,
+)
 from bulk_upload_pipeline.places import place_of
 
 if TYPE_CHECKING:
@@ -36,6 +47,21 @@ class Entry:
     has_passed: bool
     has_findings: bool
     has_corrections: bool
+
+    def judged(self) -> Verdict:
+        """Return the verdict on the file.
+
+        Raises:
+            NoVerdictError: Nobody has judged it, or it has ended without a row that could be judged.
+        """
+        if self.verdict is None:
+            raise NoVerdictError(self.batch.batch_id, self.batch.state, self.why_it_ended)
+        return self.verdict
+
+    @property
+    def why_it_ended(self) -> str | None:
+        """Why the batch has ended; None when it has not."""
+        return self.receipt.reason if self.batch.state in ENDED_STATES else None
 
 
 def as_entry(row: sa.Row[Any]) -> Entry:

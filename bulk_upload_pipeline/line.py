@@ -34,7 +34,6 @@ from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
     BulkUploadError,
     NothingToRevertError,
-    NoVerdictError,
     RevertedMeanwhileError,
     RevertRefusedError,
     SeveralFilesError,
@@ -171,15 +170,12 @@ def _not_reverted(line: Line, batch_id: str) -> Entry:
 # The gate between validating and loading
 
 
-def pass_gate(verdict: Verdict | None, batch_id: str) -> Verdict:
+def pass_gate(verdict: Verdict, batch_id: str) -> Verdict:
     """Return the verdict under which a batch may load.
 
     Raises:
-        NoVerdictError: Nobody has judged the batch.
         BatchRejectedError: The circuit breaker tripped.
     """
-    if verdict is None:
-        raise NoVerdictError(batch_id)
     if verdict.breaker_tripped:
         raise BatchRejectedError(batch_id, verdict.rows_rejected, verdict.rows_read, verdict.max_error_rate)
     return verdict
@@ -205,7 +201,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
         RevertedMeanwhileError: Its own load was undone, and nobody has taken it again since.
     """
     entry = _not_reverted(line, batch_id)
-    batch, verdict = entry.batch, pass_gate(entry.verdict, batch_id)
+    batch, verdict = entry.batch, pass_gate(entry.judged(), batch_id)
     staged = _staged_at_hand(line, batch_id, verdict.plan)
     if not staged.exists or _may_be_overtaken(entry):
         verdict = pass_gate(validate(line, batch_id), batch_id)
@@ -305,7 +301,7 @@ def close(line: Line, batch_id: str) -> Receipt:
         return entry.receipt
     if settling.has_family(entry):  # whose findings are settled before the receipt is written
         done = counting.committed(line.engine, batch_id)
-        closing.make_sure_it_is_loaded(batch_id, pass_gate(entry.verdict, batch_id), done)
+        closing.make_sure_it_is_loaded(batch_id, pass_gate(entry.judged(), batch_id), done)
     if entry.has_findings:
         closing.complete_refusals(line, entry.batch)
     for relative in settling.settle(line, entry, loaded=batch_id):
@@ -315,7 +311,7 @@ def close(line: Line, batch_id: str) -> Receipt:
 
 
 def _close_loaded(line: Line, entry: Entry, *, again: bool = False, but: str = "") -> Receipt:
-    verdict = pass_gate(entry.verdict, entry.batch.batch_id)
+    verdict = pass_gate(entry.judged(), entry.batch.batch_id)
     return closing.loaded(line, entry, verdict, again=again, but=but)
 
 

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from bulk_upload_pipeline import archiving, intake, ledger
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
-from bulk_upload_pipeline.defs.assets import mangalam_invoices, upload_receipts
+from bulk_upload_pipeline.defs.assets import ASSETS, mangalam_invoices, upload_receipts
+from bulk_upload_pipeline.defs.checks import CHECKS
 from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
     NothingToJudgeError,
@@ -312,7 +313,29 @@ def test_what_has_no_rows_is_not_judged_and_why_is_said(line, instance, ending, 
     assert receipt(line, batch_id).state == ending
     with pytest.raises(NothingToJudgeError, match=re.escape(says)):
         stages.validate(line, batch_id)
+    first = "has no verdict" if ending == "waiting" else f"is {ending}: no row of it was judged"
+    with pytest.raises(NoVerdictError, match=first):
+        stages.load(line, batch_id)
+    assert (first if ending == "unpacked" else says) in why_checks_alone_fail(line, instance, batch_id)
     assert receipt(line, batch_id).state == ending
+
+
+def why_checks_alone_fail(line, instance, batch_id):
+    """Return what a person reads who launches the checks of a batch without its assets."""
+    result = dg.materialize(
+        [*ASSETS, *CHECKS],
+        instance=instance,
+        tags={} if batch_id is None else {"dagster/partition": batch_id},
+        resources={"line": line},
+        selection=dg.AssetSelection.checks_for_assets("validated_invoices"),
+        raise_on_error=False,
+    )
+    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
+    return failure.user_failure_data.description
+
+
+def test_checks_that_are_launched_for_no_batch_say_what_to_choose(line, instance):
+    assert "Launch it with a partition" in why_checks_alone_fail(line, instance, None)
 
 
 UNREADABLE = {

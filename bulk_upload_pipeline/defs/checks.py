@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import dagster as dg
 
 from bulk_upload_pipeline import evidence, inspection
-from bulk_upload_pipeline.defs.partitions import batches
+from bulk_upload_pipeline.defs.partitions import batch_of, batches
 from bulk_upload_pipeline.evidence import Known
+from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.inspection import Inspection
 from bulk_upload_pipeline.model import Judgement
 from bulk_upload_pipeline.workplace import Line
@@ -72,12 +74,22 @@ def _checks_of(asset: str) -> dg.AssetChecksDefinition:
     def check(
         context: dg.AssetCheckExecutionContext, line: dg.ResourceParam[Line]
     ) -> Iterator[dg.AssetCheckResult]:
-        known = evidence.of(line.engine, context.op_execution_context.partition_key)
+        known = evidence.of(line.engine, batch_of(context.op_execution_context))
         for each in inspected:
-            facts = as_facts(each.judge(known))
+            with _failing_in_words():
+                facts = as_facts(each.judge(known))
             yield dg.AssetCheckResult(asset_key=each.asset, check_name=each.name, **facts)
 
     return check
+
+
+@contextmanager
+def _failing_in_words() -> Iterator[None]:
+    """Let a person who inspects a batch that nobody has judged, say, read why in the first line."""
+    try:
+        yield
+    except BulkUploadError as error:
+        raise dg.Failure(in_one_line(error), allow_retries=False) from error
 
 
 CHECKS = [_checks_of(asset) for asset in dict.fromkeys(each.asset for each in inspection.INSPECTIONS)]

@@ -36,7 +36,7 @@ def first_free(runs: Iterable[dg.DagsterRun], key: str, number: int) -> int:
     return next(n for n in count(number) if f"{key}{n}" not in taken)
 
 
-def batch_of(context: dg.AssetExecutionContext) -> str:
+def batch_of(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> str:
     """Return the batch that a step is for.
 
     Raises:
