@@ -30,7 +30,8 @@ receipt counts, `whereabouts` where many batches stand. Where files are: `places
 
 Afterwards: `inspection` looks at every batch by the `evidence`, which `history` and `target` bring. `stale` notes
 the days that a change touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a
-night takes again, `trace` what made an invoice what it is. `silence` knows whose file is overdue. `alerts` is the
+night takes again, `trace` what made an invoice what it is. `silence` knows whose file is overdue, and
+`overlooked` for which nobody comes. `alerts` is the
 outbox of what somebody has to be told (`alerting/`). `metrics` counts for Prometheus. `retention` throws away, and
 `sweeping` what killed processes left.
 

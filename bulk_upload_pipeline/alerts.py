@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bulk_upload_pipeline import kept, rejects, silence, storage, whereabouts
+from bulk_upload_pipeline import kept, overlooked, rejects, silence, storage, whereabouts
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.profile_files import usable_profiles
 from bulk_upload_pipeline.tables import alerts, upload_batches
 
 if TYPE_CHECKING:
@@ -172,8 +173,16 @@ def _accounts(line: Line, receipts: Sequence[Receipt]) -> list[messages.Account]
 
 def notice_silence(line: Line, now: datetime) -> list[Alert]:
     """Return an alert for each sender whose file is overdue."""
-    overdue = silence.silent(line.engine, line.profiles(), now)
+    # A profile that cannot be used shall keep nobody from being told of other things.
+    profiles = usable_profiles(storage.profiles_at_hand(line.home))
+    overdue = silence.silent(line.engine, profiles, now)
     return [messages.of_silence(sender, now) for sender in overdue]
+
+
+def notice_overlooked(line: Line, now: datetime) -> list[Alert]:
+    """Return an alert when files lie in the inbox for which nobody comes."""
+    found = overlooked.overlooked(line, now)
+    return [] if found is None else [messages.of_overlooked(found, now)]
 
 
 def notice_untaken(line: Line, channels: Collection[Channel], now: datetime) -> int:

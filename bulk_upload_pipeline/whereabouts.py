@@ -51,6 +51,20 @@ def waiting(engine: sa.Engine, sources: Collection[Place]) -> dict[Place, Waitin
     return {entry.source: entry for entry in found}
 
 
+def told_of(engine: sa.Engine, sources: Collection[Place]) -> set[Place]:
+    """Return those of these files of which the ledger says why they wait."""
+    if not sources:
+        return set()
+    columns = upload_batches.c
+    query = sa.select(columns.source_path).where(
+        columns.state == State.WAITING,
+        columns.reason.is_not(None),
+        columns.source_path.in_([path_text(s) for s in sources]),
+    )
+    with engine.connect() as connection:
+        return {path_of(row.source_path) for row in connection.execute(query)}
+
+
 def waiting_elsewhere(engine: sa.Engine, inbox: Place) -> dict[str, Place]:
     """Return where the files lay of the batches that wait, but not in this inbox."""
     columns = upload_batches.c

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bulk_upload_pipeline.model import CodeCount, Receipt
+    from bulk_upload_pipeline.overlooked import Overlooked
     from bulk_upload_pipeline.places import Place
     from bulk_upload_pipeline.silence import Silent
 
@@ -143,6 +144,22 @@ def of_untaken(subject: str, receipts: Sequence[Receipt]) -> Alert:
                 "files from the folder in which they wait.",
             ]
         ),
+    )
+
+
+def of_overlooked(found: Overlooked, now: datetime) -> Alert:
+    """Return the message about files that nobody comes for: once a day, and when others have lain there for longest."""
+    names = ", ".join(shown(name) for name in found.names[:MOST_FILES])
+    more = f" and {len(found.names) - MOST_FILES:,} more" if len(found.names) > MOST_FILES else ""
+    look = (
+        "Look in Dagster's UI whether `inbox_sensor` is switched on and what its last ticks say, whether runs wait for "
+        "a place, and whether the pool `mangalam_invoices` has a limit above 0."
+    )
+    return Alert(
+        f"overlooked {now:%Y-%m-%d}, since {found.since:%Y-%m-%dT%H}",
+        f"{counted(len(found.names), 'file lies', 'files lie')} in the inbox, and nobody comes for "
+        f"{'it' if len(found.names) == 1 else 'them'}",
+        f"{names}{more}: since {found.since:%Y-%m-%d %H:%M} UTC. {found.hindrance or look}",
     )
 
 

@@ -32,7 +32,8 @@ class UndeliveredError(Exception):
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Notices what somebody has to be told: files rejected, unreadable, failed or loaded in part, those "
-    "that cannot be taken, lost workers, failed jobs, senders that are silent, a disk that fills.",
+    "that cannot be taken or that nobody comes for, lost workers, failed jobs, senders that are silent, a disk that "
+    "fills.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]) -> dg.SkipReason:
     """The cursor holds up to when failed runs were looked at, as ISO time."""
@@ -51,6 +52,7 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
     others = [
         *_failed_runs(context.instance, line, since, until),
         *alerts.notice_silence(line, now),
+        *alerts.notice_overlooked(line, now),
         *alerts.notice_full_disk(line, now),
     ]
     with line.engine.begin() as connection:
