@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException, retry_pg_connection_fn
 
-from bulk_upload_pipeline import holding, pace, whereabouts
+from bulk_upload_pipeline import holding, overlooked, pace, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings as variables
 from bulk_upload_pipeline.commands import frame
@@ -377,6 +378,17 @@ def test_status_lists_batches_with_ids_that_can_be_copied(at_terminal, tmp_path)
     assert json.loads(at_terminal("status", "--json").stdout) == [receipt]
     assert json.loads(at_terminal("status", "--json", receipt["batch_id"]).stdout) == receipt
     assert "All 20 rows are loaded." in at_terminal("status", receipt["batch_id"]).stdout
+
+
+def test_status_says_which_files_nobody_comes_for(at_terminal, home, monkeypatch):
+    (home / "inbox").mkdir(parents=True)
+    (home / "inbox" / "a\nb.csv").write_text(csv_of(GOOD))
+    assert at_terminal("status").stderr == ""
+    monkeypatch.setattr(overlooked, "AFTER", timedelta(0))
+    told = at_terminal("status").stderr
+    assert told.startswith("1 file lies in the inbox, and nobody comes for it: a b.csv: since ")
+    assert told.count("\n") == 1
+    assert at_terminal("status", "--json").stderr == ""
 
 
 def test_a_batch_that_has_not_ended_has_a_status_in_words(at_terminal, tmp_path, database_url):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bulk_upload_pipeline import scratch, terminal
 from bulk_upload_pipeline.commands.frame import FILE, TEXT, as_json, open_line, writing
+
+if TYPE_CHECKING:
+    from bulk_upload_pipeline.workplace import Line
 
 
 @click.command()
@@ -31,12 +35,26 @@ def status(batch: str | None, limit: int, as_json: bool) -> None:
                 terminal.print_json([report.as_json(receipt) for receipt in receipts])
             else:
                 terminal.print_receipts(receipts)
+                _complain_of_overlooked(line)
             return
         receipt = ledger.receipt(line.engine, batch)
         if as_json:
             terminal.print_json(report.as_json(receipt))
         else:
             terminal.print_account(receipt, rejects.by_code(line.engine, batch))
+
+
+def _complain_of_overlooked(line: Line) -> None:
+    """Say which files are in no list, since nobody comes for them."""
+    from datetime import UTC, datetime
+
+    from bulk_upload_pipeline.alerting import messages
+    from bulk_upload_pipeline.overlooked import overlooked
+
+    now = datetime.now(UTC)
+    if found := overlooked(line, now):
+        told = messages.of_overlooked(found, now)
+        terminal.complain(f"{told.title}: {told.body}")
 
 
 @click.command()
