@@ -50,7 +50,7 @@ def overlooked(line: Line, now: datetime) -> Overlooked | None:
     since = {
         file: came for file in _found(line, folders) if (came := _came(file)) is not None and came < before
     }
-    told = whereabouts.told_of(line.engine, [file.path for file in since])
+    told = whereabouts.untaken(line.engine) if since else set()
     left = sorted((file for file in since if file.path not in told), key=since.__getitem__)
     if not left:
         return None

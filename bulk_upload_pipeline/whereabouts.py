@@ -51,16 +51,10 @@ def waiting(engine: sa.Engine, sources: Collection[Place]) -> dict[Place, Waitin
     return {entry.source: entry for entry in found}
 
 
-def told_of(engine: sa.Engine, sources: Collection[Place]) -> set[Place]:
-    """Return those of these files of which the ledger says why they wait."""
-    if not sources:
-        return set()
+def untaken(engine: sa.Engine) -> set[Place]:
+    """Return where the files lie of which the ledger says why they wait."""
     columns = upload_batches.c
-    query = sa.select(columns.source_path).where(
-        columns.state == State.WAITING,
-        columns.reason.is_not(None),
-        columns.source_path.in_([path_text(s) for s in sources]),
-    )
+    query = sa.select(columns.source_path).where(columns.state == State.WAITING, columns.reason.is_not(None))
     with engine.connect() as connection:
         return {path_of(row.source_path) for row in connection.execute(query)}
 
