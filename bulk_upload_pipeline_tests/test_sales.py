@@ -351,6 +351,14 @@ def messages(instance, run_id):
     return [entry.user_message for entry in instance.all_logs(run_id)]
 
 
+def test_a_run_that_is_launched_for_no_day_says_what_to_choose(home, instance):
+    result = dg.materialize(
+        [daily_sales], instance=instance, resources={"line": home}, run_config=QUIET, raise_on_error=False
+    )
+    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
+    assert failure.user_failure_data.description.startswith("Choose the days that are to be counted")
+
+
 def test_the_hourly_run_counts_scattered_days_and_marks_exactly_those(home, instance, engine, stage):
     load(engine, stage([on(FIRST, "A"), on(THIRD, "B"), on(date(2026, 2, 28), "C")]))
     result = refresh(home, instance)

@@ -48,6 +48,11 @@ def daily_sales(
     context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult[None]:
     """What was sold on each day: lines, invoices, customers, quantity, sales, credits. Any range is one run."""
+    if not (context.has_partition_key or context.has_partition_key_range):
+        raise dg.Failure(
+            "Choose the days that are to be counted, or launch `refresh_daily_sales` for all that have changed.",
+            allow_retries=False,
+        )
     counted = sales.refresh(line.engine, [date.fromisoformat(key) for key in context.partition_keys])
     for day in counted:
         context.add_asset_metadata(metadata.of_day(day), partition_key=day.invoice_date.isoformat())
