@@ -179,9 +179,9 @@ def notice_silence(line: Line, now: datetime) -> list[Alert]:
     return [messages.of_silence(sender, now) for sender in overdue]
 
 
-def notice_overlooked(line: Line, now: datetime) -> list[Alert]:
-    """Return an alert when files lie in the inbox for which nobody comes."""
-    found = overlooked.overlooked(line, now)
+def notice_overlooked(line: Line, now: datetime, watched_since: datetime) -> list[Alert]:
+    """Return an alert when files lie in the inbox for which nobody comes, whoever began to at `watched_since`."""
+    found = overlooked.overlooked(line, now, watched_since)
     return [] if found is None else [messages.of_overlooked(found, now)]
 
 

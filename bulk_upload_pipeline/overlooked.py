@@ -38,15 +38,23 @@ class Overlooked:
     hindrance: str | None
 
 
-def overlooked(line: Line, now: datetime) -> Overlooked | None:
+def overlooked(line: Line, now: datetime, watched_since: datetime | None = None) -> Overlooked | None:
     """Return the files that have lain in the inbox for too long; None when there are none.
 
     Of those that cannot be taken the ledger says why, and somebody is told of that.
+
+    Args:
+        line: Whose inbox it is.
+        now: Until when they have lain there.
+        watched_since: When those began who come for files; None where nobody need have begun. What came before,
+            over a weekend say, has as long from then on.
     """
     folder = storage.profiles_at_hand(line.home)
     unusable = [file for file in home_profiles(folder) if file.problem is not None]
     folders = {profile.name for profile in usable_profiles(folder)} | {file.path.stem for file in unusable}
     before = now - (WHEN_HINDERED if unusable else AFTER)
+    if watched_since is not None and watched_since > before:
+        return None
     since = {
         file: came for file in _found(line, folders) if (came := _came(file)) is not None and came < before
     }

@@ -503,7 +503,7 @@ def test_a_file_that_was_put_back_since_it_changed_is_not_told_as_one_that_canno
 
 
 def test_files_that_nobody_comes_for_are_told_and_what_waits_for_another_reason_is_not(line, hook):
-    now = datetime.now(UTC)
+    now = began = datetime.now(UTC)
     names = ("left.csv", "zoho/as well.csv", "half.csv.part", "no profile/it.csv")
     for name in names:
         path = line.home.inbox / name
@@ -512,17 +512,19 @@ def test_files_that_nobody_comes_for_are_told_and_what_waits_for_another_reason_
         os.utime(path, (0, 0))  # an old file that was moved here
     full = drop(line, "full.csv", csv_of([good_row(2)]))
     ledger.could_not_be_taken(line.engine, full, "It waits, since the disk is full.")
-    assert alerts.notice_overlooked(line, now + timedelta(minutes=59)) == []
-    (told,) = alerts.notice_overlooked(line, now + timedelta(minutes=61))
+    assert alerts.notice_overlooked(line, now + timedelta(minutes=59), began) == []
+    # An `up` that begins after a weekend has an hour for what came meanwhile.
+    assert alerts.notice_overlooked(line, now + timedelta(days=2), now + timedelta(days=2)) == []
+    (told,) = alerts.notice_overlooked(line, now + timedelta(minutes=61), began)
     assert told.title == "2 files lie in the inbox, and nobody comes for them"
     assert told.body.startswith("left.csv, as well.csv: since ")
     assert "`inbox_sensor` is switched on" in told.body
-    (again,) = alerts.notice_overlooked(line, now + timedelta(minutes=62))
-    (tomorrow,) = alerts.notice_overlooked(line, now + timedelta(minutes=61, days=1))
+    (again,) = alerts.notice_overlooked(line, now + timedelta(minutes=62), began)
+    (tomorrow,) = alerts.notice_overlooked(line, now + timedelta(minutes=61, days=1), began)
     assert again.subject == told.subject != tomorrow.subject
     for request in settled(line):
         stages.take(line, request.batch_id)
-    assert alerts.notice_overlooked(line, now + timedelta(minutes=61)) == []
+    assert alerts.notice_overlooked(line, now + timedelta(minutes=61), began) == []
 
 
 def test_a_profile_that_holds_up_all_files_is_told_and_keeps_no_other_alert_back(line, hook, instance):
@@ -530,7 +532,8 @@ def test_a_profile_that_holds_up_all_files_is_told_and_keeps_no_other_alert_back
     (line.home.inbox / "shop").mkdir()
     (line.home.inbox / "shop" / "a.csv").write_text(csv_of([good_row(1)]))
     assert tick(sensors.alert_sensor, line, instance)[1]
-    (told,) = alerts.notice_overlooked(line, datetime.now(UTC) + timedelta(minutes=6))
+    now = datetime.now(UTC)
+    (told,) = alerts.notice_overlooked(line, now + timedelta(minutes=6), now)
     assert told.title == "1 file lies in the inbox, and nobody comes for it"
     assert "shop.toml" in told.body
     assert "No file of any sender is taken until then." in told.body

@@ -20,6 +20,8 @@ OWN_WORDS = frozenset({"STEP_FAILURE", "RUN_EXCEPTION", "JOB_INITIALIZATION_FAIL
 """Reasons of runs that could say themselves why they failed; those with others lost their worker."""
 SETTLED = timedelta(seconds=15)
 """So long after a run failed it is known whether it is started again."""
+BEGAN = datetime.now(UTC)
+"""When this code server did, and with it the sensors."""
 SENDING = timedelta(seconds=40)
 """Dagster gives a sensor 60 s."""
 
@@ -52,7 +54,7 @@ def alert_sensor(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Lin
     others = [
         *_failed_runs(context.instance, line, since, until),
         *alerts.notice_silence(line, now),
-        *alerts.notice_overlooked(line, now),
+        *alerts.notice_overlooked(line, now, BEGAN),
         *alerts.notice_full_disk(line, now),
     ]
     with line.engine.begin() as connection:
