@@ -353,6 +353,18 @@ class DatabaseUnavailableError(TransientError):
         )
 
 
+class LocksLostError(BulkUploadError):
+    """A pooler gives each transaction another session, so that no lock is held. `address` holds no password."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__(
+            f"A pooler at {address} gives each transaction another session of PostgreSQL, and with it the locks by "
+            "which no file is worked on twice. Let it pool sessions (PgBouncer: pool_mode = session), or name "
+            "PostgreSQL itself in BULK_UPLOAD_DATABASE_URL."
+        )
+
+
 class DatabaseNotMadeError(BulkUploadError):
     """A database does not exist, and this role may not create one. `address` holds no password."""
 

@@ -6,15 +6,16 @@ import time
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, ref
+from uuid import uuid4
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import psycopg2
 import psycopg2.errors
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from bulk_upload_pipeline.database import asking, look_before_use
-from bulk_upload_pipeline.exceptions import BatchBusyError
+from bulk_upload_pipeline.database import address, asking, look_before_use
+from bulk_upload_pipeline.exceptions import BatchBusyError, LocksLostError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -51,6 +52,10 @@ SET idle_session_timeout = 0;
 MOST_KEPT = 4
 """Connections that wait for the next load: those of one."""
 
+TRIES_OF_A_LOCK = 3
+"""A pooler that is busy may happen to give a session back to whom it took it from: not so often."""
+
+_sound: WeakSet[sa.Engine] = WeakSet()
 _kept: WeakKeyDictionary[sa.Engine, QueuePool] = WeakKeyDictionary()
 _keeping = Lock()
 
@@ -72,6 +77,39 @@ def connect_alone(engine: sa.Engine) -> Connection:
     with connection, connection.cursor() as cursor:
         cursor.execute(_FOR_MERGING)
     return connection
+
+
+def make_sure_that_locks_hold(engine: sa.Engine) -> None:
+    """Make sure, once for an engine, that a lock stays with the connection that took it.
+
+    Raises:
+        LocksLostError: A pooler gives each transaction another session: others would be given what we hold.
+    """
+    if engine in _sound:
+        return
+    with asking(engine) as connection:
+        if _is_pooled(connection) and any(_is_lost(engine, connection) for _ in range(TRIES_OF_A_LOCK)):
+            raise LocksLostError(address(engine.url))
+    _sound.add(engine)
+
+
+def _is_pooled(connection: sa.Connection) -> bool:
+    """Return whether somebody else answers than the session that does the work, as a pooler does for it."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    return bool(connection.scalar(sa.text("SELECT pg_backend_pid()")) != driver.info.backend_pid)
+
+
+def _is_lost(engine: sa.Engine, holder: sa.Connection) -> bool:
+    """Return whether a lock of `holder`, which rests now, is another's for the asking, or not to be given back."""
+    key = {"name": f"bulk_upload.probe.{uuid4()}"}
+    holder.execute(_TRY_LOCK, key)
+    with engine.begin() as other:
+        if other.scalar(_TRY_LOCK, key):
+            other.execute(_UNLOCK, key)
+            other.execute(_UNLOCK, key)
+            return True
+        return not holder.scalar(_UNLOCK, key)
 
 
 @contextmanager
@@ -108,6 +146,7 @@ def _empty(connection: Connection) -> None:
 
 
 def _connections(engine: sa.Engine) -> QueuePool:
+    make_sure_that_locks_hold(engine)
     with _keeping:
         if engine not in _kept:
             _kept[engine] = _pool(ref(engine))
@@ -142,6 +181,7 @@ def holding(engine: sa.Engine, batch_id: str) -> Generator[Connection]:
 
     Raises:
         BatchBusyError: Another worker holds it, and goes on doing so for `BUSY_AFTER_S`.
+        LocksLostError: A pooler would not let it be held.
     """
     key = (lock_name(batch_id),)
     with connected(engine) as connection:
@@ -165,9 +205,11 @@ def alone(engine: sa.Engine, batch_id: str, patience: float | None = None) -> Ge
 
     Raises:
         BatchBusyError: Another worker holds it, and goes on doing so.
+        LocksLostError: A pooler would not let it be held.
         sqlalchemy.exc.DBAPIError: The lock was lost on the way, so that another may have worked on the batch.
     """
     key = {"name": lock_name(batch_id)}
+    make_sure_that_locks_hold(engine)
     with asking(engine) as connection:
         deadline = time.monotonic() + (BUSY_AFTER_S if patience is None else patience)
         while not connection.scalar(_TRY_LOCK, key):

@@ -11,19 +11,21 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 
-from bulk_upload_pipeline import counting, database, family, patience, revert, sales, stale, trace
+from bulk_upload_pipeline import counting, database, family, holding, patience, revert, sales, stale, trace
 from bulk_upload_pipeline.exceptions import (
     BatchBusyError,
     DatabaseEncodingError,
     DatabaseTooNewError,
     DatabaseTooOldError,
     DatabaseUnavailableError,
+    LocksLostError,
     SettingInvalidError,
     UpgradeForbiddenError,
 )
 from bulk_upload_pipeline.loading import confirmed, former, yielded
 from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
 from bulk_upload_pipeline.upgrading import schema
+from bulk_upload_pipeline_tests.pooler import transactions_pooled
 
 
 @pytest.fixture
@@ -325,6 +327,23 @@ def test_a_server_that_does_not_answer_is_named_without_the_password():
         schema.migrate("postgresql://clerk:secret@127.0.0.1:1/bulk")
     assert "127.0.0.1:1/bulk" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_pooler_that_gives_each_transaction_another_session_is_refused_by_all_who_lock(database_url):
+    with transactions_pooled(database_url) as url:
+        with pytest.raises(
+            LocksLostError, match=r"A pooler at 127\.0\.0\.1:\d+/test_\d+ gives .* pool_mode = session"
+        ):
+            schema.migrate(url)
+        engine = database.make_engine(url)
+        for hold in (holding.holding, holding.alone, holding.queued):
+            with pytest.raises(LocksLostError), hold(engine, "a batch"):
+                pytest.fail("nobody holds it")
+        with engine.connect() as connection:
+            assert (
+                connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
+            )
+        engine.dispose()
 
 
 def test_a_database_that_does_not_exist_is_reported_and_can_be_created(postgres_url):

@@ -30,6 +30,7 @@ from bulk_upload_pipeline.exceptions import (
     OldDatabaseError,
     UpgradeForbiddenError,
 )
+from bulk_upload_pipeline.holding import make_sure_that_locks_hold
 from bulk_upload_pipeline.patience import patiently
 from bulk_upload_pipeline.tables import SCHEMA
 from bulk_upload_pipeline.upgrading import adoption, obstacles, rights
@@ -55,6 +56,7 @@ def migrate(url: str | sa.URL) -> None:
         DatabaseUnavailableError: The server does not answer, or refuses this user or database.
         DatabaseTooOldError: The server is older than PostgreSQL 15.
         DatabaseEncodingError: The database keeps text in another encoding than UTF-8.
+        LocksLostError: A pooler between gives each transaction another session.
         DatabaseTooNewError: A newer version of this package has migrated it already.
         OldDatabaseError: It is one of the old system; `upgrade.upgrade` moves it over.
         DatabaseBusyError: Somebody holds a table for longer than we wait.
@@ -65,8 +67,10 @@ def migrate(url: str | sa.URL) -> None:
     try:
         with engine.connect() as connection:
             check_server(connection, address(url))
-            if revision(connection) == head():
-                return
+            known = revision(connection)
+        make_sure_that_locks_hold(engine)
+        if known == head():
+            return
         reached = None
         while reached != head():
             reached = patiently(engine, address(url), lambda connection: _upgrade(connection, address(url)))
