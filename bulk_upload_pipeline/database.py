@@ -38,7 +38,13 @@ CONNECT_TIMEOUT_S = 10
 TRUSTED_S = 1.0
 """A connection that was used so lately is taken to be alive, unless the server has said otherwise."""
 SECONDS_BETWEEN_ASKING = 0.5
-_KNOWS_IDLE_SESSIONS = 14_00_00
+_LIMITS = {
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 14_00_00,
+    "transaction_timeout": 17_00_00,
+}
+"""What a role or a database may limit, and the version from which on a server knows it."""
 INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
 NOT_AS_IT_WAS_MADE = frozenset({"42P01", "42703", "3F000", "42809"})
 """No such table, column or schema, or something else in its place: somebody has dropped or renamed it."""
@@ -118,16 +124,16 @@ def make_engine(url: str | sa.URL) -> sa.Engine:
 
 
 def _set_up(connection: Connection, _record: ConnectionPoolEntry) -> None:
-    """Have times in UTC, as we tell them, wherever the server thinks that it stands, and let locks be held in peace.
+    """Have times in UTC, as we tell them, wherever the server thinks that it stands, and be given the time it takes.
 
-    One that holds the lock of a batch stays idle while the stage works on its file, for as long as that takes.
+    Limits of the role or the database are meant for questions that people ask. A chunk, a revert or a report of a huge
+    file takes longer, and one that holds the lock of a batch rests for as long as the stage works on its file.
     """
+    # An older server does not know all of them, and is to be told its age instead.
+    known = [limit for limit, since in _LIMITS.items() if connection.server_version >= since]
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("SET TimeZone = 'UTC'")
-        # An older server does not know it, and is to be told its age instead.
-        if connection.server_version >= _KNOWS_IDLE_SESSIONS:
-            cursor.execute("SET idle_session_timeout = 0")
+        cursor.execute("; ".join(("SET TimeZone = 'UTC'", *(f"SET {limit} = 0" for limit in known))))
     connection.autocommit = False
 
 

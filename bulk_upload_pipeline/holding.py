@@ -45,8 +45,6 @@ SET jit = off;
 -- order, so that the pages that they need are near each other.
 SET work_mem = '64MB';
 SET random_page_cost = 1.1;
--- One that holds a lock stays idle, but outside of a transaction, while the others work.
-SET idle_session_timeout = 0;
 """
 
 MOST_KEPT = 4

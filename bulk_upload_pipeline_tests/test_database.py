@@ -281,7 +281,7 @@ def test_limits_that_are_meant_for_questions_do_not_end_a_change_of_tables(engin
     for limit in LIMITS:
         administer(f"ALTER DATABASE {engine.url.database} SET {limit} = '5s'")
     shown = "SELECT " + ", ".join(f"current_setting('{limit}')" for limit in LIMITS)
-    limited = database.make_engine(engine.url)
+    limited = sa.create_engine(engine.url)
     found = patience.patiently(limited, "", lambda connection: connection.exec_driver_sql(shown).one())
     assert tuple(found) == ("0", "0", "0")
     with limited.connect() as connection:
@@ -289,12 +289,16 @@ def test_limits_that_are_meant_for_questions_do_not_end_a_change_of_tables(engin
     limited.dispose()
 
 
-def test_one_that_holds_a_batch_may_rest_for_as_long_as_a_stage_takes(engine, administer):
-    """A limit of the database would end its connection, and with it the lock: such a file would never load."""
-    administer(f"ALTER DATABASE {engine.url.database} SET idle_session_timeout = '1min'")
+@pytest.mark.parametrize("limit", [*LIMITS, "idle_session_timeout"])
+def test_limits_that_are_meant_for_questions_end_no_work_and_no_lock(engine, administer, limit):
+    """One for sessions would end that which holds the lock of a batch: such a file would never load."""
+    administer(f"ALTER DATABASE {engine.url.database} SET {limit} = '1min'")
     limited = database.make_engine(engine.url)
     with limited.connect() as connection:
-        assert connection.scalar(sa.text("SHOW idle_session_timeout")) == "0"
+        assert connection.scalar(sa.text(f"SHOW {limit}")) == "0"
+    with holding.connected(limited) as loading, loading.cursor() as cursor:
+        cursor.execute(f"SHOW {limit}")
+        assert cursor.fetchone() == ("0",)
     limited.dispose()
 
 
