@@ -70,6 +70,18 @@ def waiting_elsewhere(engine: sa.Engine, inbox: Place) -> dict[str, Place]:
         return {row.batch_id: path_of(row.source_path) for row in connection.execute(query)}
 
 
+def waiting_since(engine: sa.Engine, before: datetime, inbox: Place) -> dict[str, Place]:
+    """Return where the files of an inbox lay of the batches that wait and had a run asked for before a moment."""
+    columns = upload_batches.c
+    query = sa.select(columns.batch_id, columns.source_path).where(
+        columns.state == State.WAITING,
+        columns.source_path.startswith(f"{path_text(inbox)}/", autoescape=True),
+        columns.started_at < before,
+    )
+    with engine.connect() as connection:
+        return {row.batch_id: path_of(row.source_path) for row in connection.execute(query)}
+
+
 def receipts(
     engine: sa.Engine, *, limit: int = 50, states: Collection[State] = (), since: datetime | None = None
 ) -> list[Receipt]:

@@ -174,6 +174,60 @@ def test_a_batch_that_had_ended_before_a_part_of_its_way_was_taken_again_is_brou
     is_loaded_whole(line, batch_id)
 
 
+@contextmanager
+def restored_afterwards(line):
+    """The ledger is as it was before, which is all that a dump of that moment holds of a batch without rows."""
+    execute(line, "CREATE TABLE dumped AS TABLE bulk_upload.upload_batches")
+    yield
+    execute(
+        line,
+        "DELETE FROM bulk_upload.load_chunks",
+        f"DELETE FROM {TARGET}",
+        "DELETE FROM bulk_upload.upload_batches",
+        "INSERT INTO bulk_upload.upload_batches SELECT * FROM dumped",
+    )
+
+
+@pytest.mark.parametrize("stage", [stages.upload, stages.validate, left_loading])
+def test_a_batch_that_has_ended_for_dagster_but_not_in_a_restored_database_is_brought_to_its_end(
+    line, instance, batch_id, at_once, stage
+):
+    if stage is stages.validate:
+        stages.upload(line, batch_id)
+    stage(line, batch_id)
+    with restored_afterwards(line):
+        assert run(line, batch_id, instance).success
+    assert receipt(line, batch_id).state in ON_THE_WAY
+    assert followed(instance, line) == [(f"{batch_id}#left-1", batch_id, "a.csv")]
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
+@pytest.mark.parametrize("had_run", [True, False])
+def test_a_batch_that_waits_in_a_restored_database_loads_from_the_archive(
+    line, instance, batch_id, at_once, had_run
+):
+    assert "0 runs" in followed(instance, line)  # it is in the inbox, where it is seen
+    with restored_afterwards(line), dg.DagsterInstance.ephemeral() as other:
+        assert run(line, batch_id, instance if had_run else other).success
+    assert receipt(line, batch_id).state is State.WAITING
+    assert followed(instance, line) == [(f"{batch_id}#left-{int(had_run)}", batch_id, "a.csv")]
+    assert run(line, batch_id, instance).success
+    is_loaded_whole(line, batch_id)
+
+
+def test_a_batch_that_waits_for_a_file_that_nobody_has_is_told_to_have_failed(
+    line, instance, batch_id, at_once
+):
+    (line.home.inbox / "a.csv").rename(line.home.root / "a.csv")
+    line.home.inbox.rename(line.home.root / "share")
+    assert "0 runs" in followed(instance, line)  # a share that is away has lost no file
+    (line.home.root / "share").rename(line.home.inbox)
+    assert followed(instance, line) == [(f"{batch_id}#left-0", batch_id, "a.csv")]
+    assert not run(line, batch_id, instance).success
+    assert "There is no file at" in receipt(line, batch_id).reason
+
+
 def test_a_left_batch_of_which_a_person_deleted_a_run_is_started_again_all_the_same(
     line, instance, batch_id, at_once
 ):

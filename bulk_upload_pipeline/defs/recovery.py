@@ -10,6 +10,7 @@
 """
 
 import json
+import os.path
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from bulk_upload_pipeline import holding, ledger, storage, whereabouts
+from bulk_upload_pipeline import archiving, holding, ledger, storage, whereabouts
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.defs import account, cursors
 from bulk_upload_pipeline.defs.jobs import load_batch
@@ -27,6 +28,7 @@ from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
 from bulk_upload_pipeline.kept import Entry
 from bulk_upload_pipeline.liveness import without_worker
 from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State, counted
+from bulk_upload_pipeline.places import Key, Place
 from bulk_upload_pipeline.workplace import Line
 
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -87,20 +89,45 @@ def _answer(followed: list[dg.RunRequest | str], otherwise: str) -> dg.SensorRes
 def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
     """Return the batches on the way that nobody works on, and for which no run waits."""
     before = datetime.now(UTC) - timedelta(seconds=LEFT_AFTER_S)
+    waiting = whereabouts.waiting_since(line.engine, before, line.home.inbox)
     # A batch may also be worked on by the run of another one, which corrects it.
-    found = holding.unheld(line.engine, whereabouts.on_the_way(line.engine, before, line.home.inbox))
+    found = holding.unheld(
+        line.engine, [*whereabouts.on_the_way(line.engine, before, line.home.inbox), *waiting]
+    )
     under_way = batches_under_way(instance) if found else frozenset()
-    return [batch_id for batch_id in found if batch_id not in under_way]
+    left = [batch_id for batch_id in found if batch_id not in under_way]
+    return [
+        batch_id
+        for batch_id in left
+        if batch_id not in waiting or _is_gone(line, batch_id, waiting[batch_id])
+    ]
+
+
+def _is_gone(line: Line, batch_id: str, source: Place) -> bool:
+    """Return whether the file of a batch that waits is not in the inbox, where it would be seen.
+
+    So it is when the database was restored from before it was taken. A share that is away has lost no file.
+    """
+    if isinstance(source, Key):
+        return not storage.exists(source)
+    there = os.path.isdir(source.parent) or bool(storage.names(line.home.archive / batch_id))  # noqa: PTH112
+    return there and not os.path.lexists(source)  # neither raises where a share has gone stale
 
 
 def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunRequest | str:
     """Return the next run of a batch that was left on the way, or why there is none."""
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
-    if batch.state is State.WAITING:  # who stopped a command that early may not want it
+    if batch.state is State.WAITING and not archiving.is_ours(
+        line, batch
+    ):  # who stopped a command that early may not want it
         return _end(instance, line, batch_id, _untaken(batch_id))
     last = _last_run(instance, batch)
-    if last is not None and last.status is dg.DagsterRunStatus.SUCCESS and not _had_ended(line, entry):
+    if (
+        last is not None
+        and last.status is dg.DagsterRunStatus.SUCCESS
+        and not _had_ended(instance, line, entry)
+    ):
         return f"Batch {batch_id} was to be taken so far and no further."
     if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
         return _end(instance, line, batch_id, _cancelled(batch_id))
@@ -121,8 +148,14 @@ def _next_run(instance: dg.DagsterInstance, batch_id: str, why: str, tags: dict[
     return dg.RunRequest(run_key=f"{batch_id}#{why}", partition_key=batch_id, tags=tags)
 
 
-def _had_ended(line: Line, entry: Entry) -> bool:
-    """Return whether a batch had its receipt before a part of its way was done again, which would be out of date."""
+def _had_ended(instance: dg.DagsterInstance, line: Line, entry: Entry) -> bool:
+    """Return whether a batch had its receipt before a part of its way was done again, which would be out of date.
+
+    Dagster may be the only one who knows: the database was restored from before the batch was taken, or had ended.
+    """
+    told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
+    if entry.batch.state is State.WAITING or entry.batch.batch_id in told:
+        return True
     if (
         entry.batch.state is State.RECEIVED
     ):  # one that failed early, or could not be read, has no more than its report
