@@ -45,6 +45,9 @@ _LIMITS = {
     "transaction_timeout": 17_00_00,
 }
 """What a role or a database may limit, and the version from which on a server knows it."""
+_VANISHED = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+"""How the server notices that our machine has vanished, as `CONNECTION` says it for the other way: or it would hold
+the locks of a dead worker for two hours."""
 INSUFFICIENT_PRIVILEGE, READ_ONLY = "42501", "25006"
 NOT_AS_IT_WAS_MADE = frozenset({"42P01", "42703", "3F000", "42809"})
 """No such table, column or schema, or something else in its place: somebody has dropped or renamed it."""
@@ -130,10 +133,11 @@ def _set_up(connection: Connection, _record: ConnectionPoolEntry) -> None:
     file takes longer, and one that holds the lock of a batch rests for as long as the stage works on its file.
     """
     # An older server does not know all of them, and is to be told its age instead.
-    known = [limit for limit, since in _LIMITS.items() if connection.server_version >= since]
+    known = {limit: 0 for limit, since in _LIMITS.items() if connection.server_version >= since}
+    stated = {"TimeZone": "'UTC'", **known, **_VANISHED}
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("; ".join(("SET TimeZone = 'UTC'", *(f"SET {limit} = 0" for limit in known))))
+        cursor.execute("; ".join(f"SET {name} = {value}" for name, value in stated.items()))
     connection.autocommit = False
 
 

@@ -302,6 +302,16 @@ def test_limits_that_are_meant_for_questions_end_no_work_and_no_lock(engine, adm
     limited.dispose()
 
 
+def test_the_server_is_told_to_look_whether_our_machine_is_still_there(engine):
+    """It would hold the lock of a batch for two hours after a power cut. On a socket of files nothing is to be seen."""
+    told = (
+        "SELECT name FROM pg_settings WHERE name LIKE 'tcp_keepalives%' AND source = 'session' ORDER BY name"
+    )
+    with engine.connect() as connection:
+        told_by = [f"tcp_keepalives_{how}" for how in ("count", "idle", "interval")]
+        assert list(connection.scalars(sa.text(told))) == told_by
+
+
 class OfPostgres13(psycopg2.extensions.connection):
     server_version = 130_000
 
