@@ -538,6 +538,20 @@ class HomeInUseError(BulkUploadError):
         )
 
 
+class DatabaseInUseError(BulkUploadError):
+    """A second `bulk-upload up` on the same database, from another home. `address` holds no password."""
+
+    exit_code = 2
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__(
+            f"Another `bulk-upload up` works with PostgreSQL at {address} already, for another home or on another "
+            "machine, and each would take files of the other. Stop it, or name a database of its own in "
+            "BULK_UPLOAD_DATABASE_URL. Of a machine that has vanished PostgreSQL notices it within two minutes."
+        )
+
+
 class PortTakenError(BulkUploadError):
     """Another program listens where ours should, or the system does not let ours listen there."""
 

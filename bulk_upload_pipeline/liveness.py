@@ -14,6 +14,8 @@ import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from bulk_upload_pipeline.database import address
+from bulk_upload_pipeline.exceptions import DatabaseInUseError
 from bulk_upload_pipeline.holding import connect_alone, is_locked
 
 if TYPE_CHECKING:
@@ -26,21 +28,42 @@ FIRST_PATIENCE = 10.0
 SERVER_SETTLED = 30.0
 """So long after the server started, workers that live may still be taking their locks again."""
 
+UP = "up"
+"""What `bulk-upload up` holds, as a run does its id."""
+
 _NAME = "'bulk_upload.run.' || {run_id}"
 
 
 @contextmanager
-def alive(engine: sa.Engine, run_id: str) -> Generator[None]:
-    """Hold the lock of a run for the length of the block; taken again when the connection is lost."""
+def alive(engine: sa.Engine, run_id: str) -> Generator[bool]:
+    """Hold the lock of a run for the length of the block; taken again when the connection is lost.
+
+    Yields:
+        Whether it is held by now; who is kept from it longer than `FIRST_PATIENCE` begins without.
+    """
     taken, stop = Event(), Event()
     keeper = Thread(target=_keep, args=(engine, run_id, taken, stop), name="proof-of-life", daemon=True)
     keeper.start()
     try:
-        taken.wait(FIRST_PATIENCE)
-        yield
+        yield taken.wait(FIRST_PATIENCE)
     finally:
         stop.set()
         keeper.join(FIRST_PATIENCE)
+
+
+@contextmanager
+def only_up(engine: sa.Engine) -> Generator[None]:
+    """Be the only `up` that works with a database: a second one would take files of this home into its own archive.
+
+    Raises:
+        DatabaseInUseError: There is one already.
+    """
+    if not without_worker(engine, [UP], settled=0):
+        raise DatabaseInUseError(address(engine.url))
+    with alive(engine, UP) as held:
+        if not held:
+            raise DatabaseInUseError(address(engine.url))
+        yield
 
 
 def _keep(engine: sa.Engine, run_id: str, taken: Event, stop: Event) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import intake, scratch, storage, terminal, whereabouts
+from bulk_upload_pipeline import intake, liveness, scratch, storage, terminal, whereabouts
 from bulk_upload_pipeline.database import address, make_engine
 from bulk_upload_pipeline.inbox import drop, strangers
 from bulk_upload_pipeline.model import FINAL_STATES, State
@@ -51,16 +51,18 @@ def up(
 
     Raises:
         HomeInUseError: It runs on this home already.
+        DatabaseInUseError: It runs on another home with the same database.
         PortTakenError: Something else listens on one of the ports.
     """
     settings.home.make()
     try:
         with (
             _stopping_on_signals(),
+            ExitStack() as held,
             services.up(
                 settings,
                 port,
-                prepare=lambda urls: _prepare(urls, settings.home),
+                prepare=lambda urls: held.enter_context(_prepared(urls, settings)),
                 on_event=terminal.mention,
                 viewer_port=viewer_port,
             ) as running,
@@ -77,12 +79,21 @@ def up(
             terminal.mention("Stopped.")
 
 
-def _prepare(urls: Urls, home: Home) -> None:
-    """Bring the schema up to date, and the ledger to where the home is now: no run of a waiting file has begun yet."""
+@contextmanager
+def _prepared(urls: Urls, settings: Settings) -> Generator[None]:
+    """Bring the schema up to date, and the ledger to where the home is now: no run of a waiting file has begun yet.
+
+    A server of somebody else is kept from the `up` of any other home until all of this one has ended.
+
+    Raises:
+        DatabaseInUseError: Another home's works with it already.
+    """
     migrate(urls.invoices)
     engine = make_engine(urls.invoices)
     try:
-        intake.follow(engine, home.inbox)
+        with liveness.only_up(engine) if settings.database_url else nullcontext():
+            intake.follow(engine, settings.home.inbox)
+            yield
     finally:
         engine.dispose()
 

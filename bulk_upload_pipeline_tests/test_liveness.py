@@ -6,13 +6,16 @@ import os
 import signal
 
 import dagster as dg
+import pytest
 
 from bulk_upload_pipeline import line as stages
-from bulk_upload_pipeline import liveness
+from bulk_upload_pipeline import liveness, local, watch
 from bulk_upload_pipeline.defs import recovery
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.session import Session
+from bulk_upload_pipeline.exceptions import DatabaseInUseError
 from bulk_upload_pipeline.model import State
+from bulk_upload_pipeline.settings import Home, Settings
 from bulk_upload_pipeline_tests.disturbed import batch_id, settled, worker_of
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import rows
@@ -51,6 +54,24 @@ def test_a_worker_whose_connection_is_cut_takes_its_lock_again(line, settled, mo
         assert liveness.without_worker(line.engine, ["run-1"]) == set()
     # The server lets go of the lock when it has noticed that the connection is closed.
     wait_until(lambda: liveness.without_worker(line.engine, ["run-1"]) == {"run-1"})
+
+
+def test_a_second_up_is_refused_a_database_until_the_first_one_has_ended(
+    line, database_url, tmp_path, settled
+):
+    urls = local.Urls(database_url, database_url)
+    other = Settings(Home(tmp_path / "other"), database_url)
+    with watch._prepared(urls, line.settings):
+        with (
+            pytest.raises(DatabaseInUseError, match="BULK_UPLOAD_DATABASE_URL"),
+            watch._prepared(urls, other),
+        ):
+            pytest.fail("it would take the files of the first")
+        with watch._prepared(urls, Settings(Home(tmp_path / "other"))):
+            pass  # the embedded server is its home's alone
+    wait_until(lambda: liveness.without_worker(line.engine, [liveness.UP]))
+    with watch._prepared(urls, other):
+        assert liveness.without_worker(line.engine, [liveness.UP]) == set()
 
 
 def test_nobody_is_taken_for_dead_right_after_a_restart_of_the_server(line, monkeypatch):
