@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import OperationalError
 
 from bulk_upload_pipeline import intake, liveness, scratch, storage, terminal, whereabouts
-from bulk_upload_pipeline.database import address, make_engine
+from bulk_upload_pipeline.database import address, first_line, make_engine
+from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
 from bulk_upload_pipeline.inbox import drop, strangers
 from bulk_upload_pipeline.model import FINAL_STATES, State
 from bulk_upload_pipeline.profile_files import home_profiles, usable_profiles
@@ -73,7 +74,8 @@ def up(
             _greet(settings, running)
             if metrics_port:
                 terminal.mention(f"{'Metrics':<10} http://127.0.0.1:{metrics_port}/metrics")
-            _tell_until_stopped(make_engine(running.urls.invoices), settings.home)
+            engine = make_engine(running.urls.invoices)
+            _tell_until_stopped(engine, settings.home, is_named=settings.database_url is not None)
     except Stopped:
         with suppress(OSError):  # the terminal may be what went away
             terminal.mention("Stopped.")
@@ -149,19 +151,29 @@ def _greet(settings: Settings, running: services.Services) -> None:
     terminal.mention("Drop files in the inbox. Ctrl-C stops everything.")
 
 
-def _tell_until_stopped(engine: sa.Engine, home: Home) -> None:
+def _tell_until_stopped(engine: sa.Engine, home: Home, *, is_named: bool = False) -> None:
+    """Tell what happens; that a server is away only of one that is named: of our own its supervisor tells."""
     unusable: set[str] = set()
     told = whereabouts.latest(engine, MOST_WATCHED)
+    is_away = False
     while True:
+        now = time.strftime("%H:%M:%S")
         for fault in new_faults(home, unusable):
-            terminal.mention(f"{time.strftime('%H:%M:%S')} {fault}")
-        try:
-            for line in news(engine, told, time.strftime("%H:%M:%S")):
-                terminal.mention(line)
-        except OperationalError:
-            # PostgreSQL is away; the services' supervisor starts it again and says so.
-            engine.dispose()
+            terminal.mention(f"{now} {fault}")
+        lines, is_away = look(engine, told, now, was_away=is_away)
+        for line in lines if is_named or not is_away else ():
+            terminal.mention(line)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def look(engine: sa.Engine, told: dict[str, State], now: str, *, was_away: bool) -> tuple[list[str], bool]:
+    """Return what there is to tell since the look before, and whether PostgreSQL is away, which is told once."""
+    try:
+        return news(engine, told, now), False
+    except OperationalError as error:
+        engine.dispose()
+        away = DatabaseUnavailableError(address(engine.url), first_line(error))
+        return [] if was_away else [f"{now} {away} Files wait until it does."], True
 
 
 def new_faults(home: Home, told: set[str]) -> list[str]:

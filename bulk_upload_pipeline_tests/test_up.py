@@ -20,7 +20,7 @@ from bulk_upload_pipeline.defs import helping
 from bulk_upload_pipeline.local import dagster_environment, postgres
 from bulk_upload_pipeline.serving import cluster, processes
 from bulk_upload_pipeline.settings import Home, Settings
-from bulk_upload_pipeline.watch import new_faults, news
+from bulk_upload_pipeline.watch import look, new_faults, news
 from bulk_upload_pipeline_tests import real_files
 from bulk_upload_pipeline_tests.test_alerts import TOLD, hooked, posted
 from bulk_upload_pipeline_tests.test_metrics import scraped
@@ -130,6 +130,28 @@ def test_each_line_has_the_time_at_which_it_became_known(database_url, tmp_path)
             "09:00:02 a.csv  loaded  Its row is loaded.",
             "09:00:02 b.csv  waiting  its run is requested",
         ]
+
+
+def test_a_server_that_is_away_is_told_once_and_what_has_happened_when_it_is_back(
+    database_url, tmp_path, administer
+):
+    told = {}
+    name = sa.make_url(database_url).database
+    with line_at(tmp_path, database_url) as line:
+        drop(line, "a.csv", csv_of([good_row(1)]))
+        line.engine.dispose()
+        administer(f'ALTER DATABASE "{name}" RENAME TO "{name}_away"')
+        (away,), is_away = look(line.engine, told, "09:00:00", was_away=False)
+        assert is_away
+        assert away.startswith("09:00:00 PostgreSQL at ")
+        assert (
+            f'database "{name}" does not exist). Start it, or correct BULK_UPLOAD_DATABASE_URL. Files wait'
+            in away
+        )
+        assert look(line.engine, told, "09:00:01", was_away=True) == ([], True)
+        administer(f'ALTER DATABASE "{name}_away" RENAME TO "{name}"')
+        back = ["09:00:02 a.csv  waiting  its run is requested"]
+        assert look(line.engine, told, "09:00:02", was_away=True) == (back, False)
 
 
 def test_a_look_reads_the_receipts_of_what_has_changed_and_of_nothing_else(database_url, tmp_path):
