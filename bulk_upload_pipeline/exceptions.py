@@ -193,6 +193,17 @@ class NoVerdictError(BulkUploadError):
         super().__init__(ended if reason else begin)
 
 
+class TargetUnfitError(BulkUploadError):
+    """Somebody has changed the table of the invoices so that it would hold other than what a file says."""
+
+    def __init__(self, batch_id: str, obstacle: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"Nothing of batch {batch_id} is loaded, since {obstacle}. `bulk-upload db check` lists all that does not "
+            f"fit; when it does, run `bulk-upload retry {batch_id}`."
+        )
+
+
 class NothingToJudgeError(BulkUploadError):
     """A batch was to be judged of which nobody knows where its rows are."""
 

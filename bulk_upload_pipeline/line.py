@@ -30,6 +30,7 @@ from bulk_upload_pipeline import (
     terms,
     whereabouts,
 )
+from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
     BulkUploadError,
@@ -38,6 +39,7 @@ from bulk_upload_pipeline.exceptions import (
     RevertRefusedError,
     SeveralFilesError,
     StorageUnavailableError,
+    TargetUnfitError,
     UnreadableError,
     in_one_line,
 )
@@ -54,6 +56,7 @@ from bulk_upload_pipeline.model import (
 from bulk_upload_pipeline.origin import CORRECTION
 from bulk_upload_pipeline.pace import Pace
 from bulk_upload_pipeline.profiles import GENERIC
+from bulk_upload_pipeline.upgrading import obstacles
 from bulk_upload_pipeline.workplace import alone
 
 if TYPE_CHECKING:
@@ -199,6 +202,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
         BatchRejectedError: The circuit breaker tripped.
         UnreadableError: It corrects a batch that was reverted meanwhile; the receipt is written.
         RevertedMeanwhileError: Its own load was undone, and nobody has taken it again since.
+        TargetUnfitError: The table would hold other than what the file says.
     """
     entry = _not_reverted(line, batch_id)
     batch, verdict = entry.batch, pass_gate(entry.judged(), batch_id)
@@ -211,6 +215,7 @@ def load(line: Line, batch_id: str) -> LoadResult:
         if earlier is not None:
             closing.duplicate(line, batch_id, earlier)
             return LoadResult()
+        _make_sure_that_the_target_fits(line, batch_id)
         _begin_loading(line, batch)
         return _loaded(line, batch, staged, verdict)
 
@@ -218,6 +223,13 @@ def load(line: Line, batch_id: str) -> LoadResult:
 def _may_be_overtaken(entry: Entry) -> bool:
     """Return whether others may have loaded rows of a batch since it was judged: none waits for one that has failed."""
     return entry.batch.state is State.FAILED and settling.has_family(entry)
+
+
+def _make_sure_that_the_target_fits(line: Line, batch_id: str) -> None:
+    """Refuse a table that was changed since it was upgraded: PostgreSQL rounds to fewer decimals without a word."""
+    with asking(line.engine) as connection:
+        for obstacle in obstacles.find(connection):
+            raise TargetUnfitError(batch_id, obstacle.message)
 
 
 def _begin_loading(line: Line, batch: Batch) -> None:

@@ -467,6 +467,36 @@ def test_a_database_that_fails_leaves_a_failed_receipt_and_a_second_run_goes_on(
     assert count(line, TARGET) == 20
 
 
+@pytest.mark.parametrize(
+    ("changed", "back", "said"),
+    [
+        (
+            "DROP VIEW invoice_summary; ALTER TABLE mangalam_invoices ALTER item_price TYPE numeric(15,1)",
+            "ALTER TABLE mangalam_invoices ALTER item_price TYPE numeric(15,4)",
+            "item_price is numeric(15,1), which does not hold exactly what files say",
+        ),
+        (
+            "ALTER TABLE mangalam_invoices RENAME TO moved; CREATE VIEW mangalam_invoices AS SELECT * FROM moved",
+            "DROP VIEW mangalam_invoices; ALTER TABLE moved RENAME TO mangalam_invoices",
+            "public.mangalam_invoices is a view",
+        ),
+    ],
+)
+def test_a_table_that_would_hold_other_than_the_file_says_gets_nothing_until_it_is_as_it_was(
+    line, instance, changed, back, said
+):
+    batch_id = drop(line, "a.csv", csv_of([good_row(1, **{"Item Price": "12.3456", "Item Total": "49.38"})]))
+    with line.engine.begin() as connection:
+        connection.execute(sa.text(changed))
+    assert not run(line, batch_id, instance).success
+    assert (receipt(line, batch_id).state, count(line, TARGET)) == (State.FAILED, 0)
+    assert said in receipt(line, batch_id).reason
+    with line.engine.begin() as connection:
+        connection.execute(sa.text(back))
+    assert run(line, batch_id, instance).success
+    assert str(rows(line, f"SELECT item_price FROM {TARGET}")[0][0]) == "12.3456"
+
+
 def test_running_a_loaded_batch_again_changes_nothing(line, instance):
     batch_id = drop(line, "a.csv", csv_of(good_row(n) for n in range(20)))
     run(line, batch_id, instance)

@@ -55,12 +55,14 @@ def find(connection: sa.Connection) -> list[Obstacle]:
 
 
 def _no_tables(connection: sa.Connection) -> Iterator[Obstacle]:
-    query = sa.text("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:name)")
-    for name in _TABLES:
-        kind = connection.scalar(query, {"name": name})
-        if kind not in (None, "r"):
-            said = _KINDS.get(kind, "no table")
-            yield Obstacle(None, f"{name} is {said}, and rows can be loaded into an ordinary table only")
+    query = sa.text(
+        "SELECT name, relkind::text FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS named (name, at) "
+        "JOIN pg_class AS c ON c.oid = to_regclass(name) WHERE relkind <> 'r' ORDER BY at"
+    )
+    found: list[Any] = list(connection.execute(query, {"names": list(_TABLES)}))
+    for name, kind in found:
+        said = _KINDS.get(kind, "no table")
+        yield Obstacle(None, f"{name} is {said}, and rows can be loaded into an ordinary table only")
 
 
 def _columns_of(connection: sa.Connection) -> dict[str, _Found]:
