@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,16 @@ from bulk_upload_pipeline import holding, inbox, part_ledger, storage, whereabou
 from bulk_upload_pipeline.exceptions import BatchBusyError
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from bulk_upload_pipeline.settings import Home
     from bulk_upload_pipeline.workplace import Line
 
 SWEPT_AFTER_S = 3600.0
 """An unfinished copy of ours that nobody has written to for so long was left by a killed process."""
+
+
+_OF_A_BATCH = re.compile(r"\d{8}T\d{6}-")
 
 
 def sweep(line: Line) -> list[str]:
@@ -25,6 +32,16 @@ def sweep(line: Line) -> list[str]:
     left = storage.folders(line.home.staging)
     ended = [batch_id for batch_id in whereabouts.ended(line.engine, left) if _unstage(line, batch_id)]
     return sorted(ended)
+
+
+def strangers(engine: sa.Engine, home: Home) -> list[str]:
+    """Return the folders of the archive that are of no batch, the oldest first.
+
+    A batch is in the ledger before its file is taken: so the database was restored from before then, or another server
+    took over that had not heard of it yet, and nobody else knows any more that these files were received.
+    """
+    there = [name for name in storage.folders(home.archive) if _OF_A_BATCH.match(name)]
+    return whereabouts.unknown(engine, there)
 
 
 def _unstage(line: Line, batch_id: str) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from bulk_upload_pipeline import intake, liveness, scratch, storage, terminal, whereabouts
+from bulk_upload_pipeline import intake, liveness, scratch, storage, sweeping, terminal, whereabouts
+from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.database import address, first_line, make_engine
 from bulk_upload_pipeline.exceptions import DatabaseUnavailableError
 from bulk_upload_pipeline.inbox import drop, strangers
@@ -95,9 +96,16 @@ def _prepared(urls: Urls, settings: Settings) -> Generator[None]:
     try:
         with liveness.only_up(engine) if settings.database_url else nullcontext():
             intake.follow(engine, settings.home.inbox)
+            _tell_strangers(engine, settings.home)
             yield
     finally:
         engine.dispose()
+
+
+def _tell_strangers(engine: sa.Engine, home: Home) -> None:
+    """Tell of files that the database does not know; those of a bucket are told at night, to list it takes long."""
+    if isinstance(home.archive, Path) and (unknown := sweeping.strangers(engine, home)):
+        terminal.mention(messages.of_strangers(unknown, home.archive).body)
 
 
 @contextmanager

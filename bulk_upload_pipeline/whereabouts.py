@@ -153,6 +153,14 @@ def on_the_way(engine: sa.Engine, before: datetime, inbox: Place) -> list[str]:
         return list(connection.scalars(query))
 
 
+def unknown(engine: sa.Engine, names: Collection[str]) -> list[str]:
+    """Return those of some names that no batch has, in their order."""
+    named = sa.func.unnest(sa.cast(list(names), sa.ARRAY(sa.Text))).column_valued("name")
+    is_known = sa.exists().where(upload_batches.c.batch_id == named)
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.select(named).where(~is_known)))
+
+
 def ended(engine: sa.Engine, batch_ids: Collection[str]) -> list[str]:
     """Return those of the batches that have ended for good: a failed one goes on from what it has staged."""
     if not batch_ids:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,12 +15,12 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from bulk_upload_pipeline import ledger, report, retention, sweeping
+from bulk_upload_pipeline import ledger, report, retention, sweeping, watch
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.definitions import defs
 from bulk_upload_pipeline.defs import retention as nightly
 from bulk_upload_pipeline.exceptions import DiskFullError
-from bulk_upload_pipeline.local import dagster_environment, postgres
+from bulk_upload_pipeline.local import Urls, dagster_environment, postgres
 from bulk_upload_pipeline.settings import Keeping
 from bulk_upload_pipeline_tests.world import QUIET, csv_of, drop, good_row, line_at, run
 
@@ -212,6 +213,32 @@ def test_reports_and_archive_are_kept_unless_the_policy_says_otherwise(line, ins
         assert retention.remove_folders(line.engine, line.home, folder, before) == 1
         assert [path.name for path in folder.iterdir()] == [new]
     assert ledger.receipt(line.engine, old).rows_inserted == 1
+
+
+def test_a_file_of_the_archive_that_a_restored_database_does_not_know_is_told_at_night_and_by_up(
+    line, instance, database_url, capsys
+):
+    line = replace(line, settings=replace(line.settings, alert_urls=("json://127.0.0.1:9/",)))
+    known, lost = (drop(line, name, csv_of([good_row(1)])) for name in ("known.csv", "lost.csv"))
+    for batch_id in (known, lost):
+        stages.take(line, batch_id)
+    assert clean_up(line, instance)["unknown_files"] == 0
+    told = "SELECT title, body FROM bulk_upload.alerts"
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text("DELETE FROM bulk_upload.upload_batches WHERE batch_id = :lost"), {"lost": lost}
+        )
+        assert connection.execute(sa.text(told)).all() == []
+    assert [clean_up(line, instance)["unknown_files"] for _ in range(2)] == [1, 1]
+    with line.engine.connect() as connection:
+        ((title, body),) = connection.execute(sa.text(told))
+    assert title == "The database does not know 1 file of the archive"
+    assert body.endswith(
+        f"Drop the file from each of these folders in the inbox again, and remove the folder then: {lost}."
+    )
+    with watch._prepared(Urls(database_url, database_url), line.settings):
+        said = capsys.readouterr()
+    assert " ".join((said.out + said.err).split()) == body
 
 
 def test_a_report_for_which_a_full_disk_had_no_room_is_written_at_night(line, instance):

@@ -194,6 +194,19 @@ def of_many_files(home: Path, free: int, day: str) -> Alert:
     )
 
 
+def of_strangers(folders: Sequence[str], archive: Place) -> Alert:
+    """Return the message about files in the archive that are of no batch, once until there is a later one."""
+    named = ", ".join(folders[-MOST_FILES:]) + (", ..." if len(folders) > MOST_FILES else "")
+    files = counted(len(folders), "file")
+    return Alert(
+        f"strangers in the archive up to {folders[-1]}",
+        f"The database does not know {files} of the archive",
+        f"{files} in {archive} {'is' if len(folders) == 1 else 'are'} of no batch that the database knows: it was "
+        "restored from before they were taken, or is another one. Drop the file from each of these folders in the "
+        f"inbox again, and remove the folder then: {named}.",
+    )
+
+
 TEST = Alert(
     "test", "Bulk upload: a test", "Alerts of the bulk upload reach this channel. There is nothing to do."
 )

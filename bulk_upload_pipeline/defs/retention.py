@@ -8,9 +8,11 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
+from bulk_upload_pipeline import alerts, sweeping
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import retention as rules
-from bulk_upload_pipeline import sweeping
+from bulk_upload_pipeline.alerting import messages
+from bulk_upload_pipeline.alerting.channels import channels_of
 from bulk_upload_pipeline.defs.partitions import batches
 from bulk_upload_pipeline.places import Place
 from bulk_upload_pipeline.settings import Keeping
@@ -40,10 +42,22 @@ def clean_up(context: dg.OpExecutionContext, line: dg.ResourceParam[Line]) -> No
         "alerts": rules.forget_alerts(line.engine, now - timedelta(days=rules.KEPT_ALERTS_DAYS)),
     }
     context.log.info("Removed: " + ", ".join(f"{count:,} {name}" for name, count in removed.items()))
+    strangers = _tell_strangers(context, line)
     late = stages.publish_missing(line, now - timedelta(days=min(LATE_DAYS, policy.reports or LATE_DAYS)))
     if late:
         context.log.warning(f"Reports that could not be written before are written: {', '.join(late)}.")
-    context.add_output_metadata(removed | {"late_reports": len(late)})
+    context.add_output_metadata(removed | {"late_reports": len(late), "unknown_files": strangers})
+
+
+def _tell_strangers(context: dg.OpExecutionContext, line: Line) -> int:
+    """Tell of files in the archive that no batch has; return how many they are."""
+    found = sweeping.strangers(line.engine, line.home)
+    if found:
+        told = messages.of_strangers(found, line.home.archive)
+        context.log.warning(told.body)
+        with line.engine.begin() as connection:
+            alerts.queue(connection, [told], channels_of(line.settings.alert_urls))
+    return len(found)
 
 
 def _of_dagster(instance: dg.DagsterInstance, line: Line, policy: Keeping, now: datetime) -> dict[str, int]:
