@@ -30,7 +30,6 @@ from bulk_upload_pipeline import (
     terms,
     whereabouts,
 )
-from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.exceptions import (
     BatchRejectedError,
     BulkUploadError,
@@ -227,9 +226,8 @@ def _may_be_overtaken(entry: Entry) -> bool:
 
 def _make_sure_that_the_target_fits(line: Line, batch_id: str) -> None:
     """Refuse a table that was changed since it was upgraded: PostgreSQL rounds to fewer decimals without a word."""
-    with asking(line.engine) as connection:
-        for obstacle in obstacles.find(connection):
-            raise TargetUnfitError(batch_id, obstacle.message)
+    if obstacle := obstacles.in_the_way(line.engine):
+        raise TargetUnfitError(batch_id, obstacle.message)
 
 
 def _begin_loading(line: Line, batch: Batch) -> None:
