@@ -1,4 +1,4 @@
-"""What killed processes left lying is removed."""
+"""What killed processes left lying is removed, and files that only the archive knows of are found."""
 
 from __future__ import annotations
 
