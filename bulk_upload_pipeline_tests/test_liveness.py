@@ -61,13 +61,14 @@ def test_a_second_up_is_refused_a_database_until_the_first_one_has_ended(
 ):
     urls = local.Urls(database_url, database_url)
     other = Settings(Home(tmp_path / "other"), database_url)
+    other.home.make()
     with watch._prepared(urls, line.settings):
         with (
             pytest.raises(DatabaseInUseError, match="BULK_UPLOAD_DATABASE_URL"),
             watch._prepared(urls, other),
         ):
             pytest.fail("it would take the files of the first")
-        with watch._prepared(urls, Settings(Home(tmp_path / "other"))):
+        with watch._prepared(urls, Settings(other.home)):
             pass  # the embedded server is its home's alone
     wait_until(lambda: liveness.without_worker(line.engine, [liveness.UP]))
     with watch._prepared(urls, other):

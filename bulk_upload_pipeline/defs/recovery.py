@@ -10,10 +10,10 @@
 """
 
 import json
-import os.path
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -24,11 +24,11 @@ from bulk_upload_pipeline.defs import account, cursors
 from bulk_upload_pipeline.defs.jobs import load_batch
 from bulk_upload_pipeline.defs.partitions import PARTITION_TAG, UNDER_WAY, batches, first_free
 from bulk_upload_pipeline.defs.small_files import batch_ids_in, load_small_files
-from bulk_upload_pipeline.exceptions import BulkUploadError, in_one_line
+from bulk_upload_pipeline.exceptions import BulkUploadError, StorageUnavailableError, in_one_line
 from bulk_upload_pipeline.kept import Entry
 from bulk_upload_pipeline.liveness import without_worker
 from bulk_upload_pipeline.model import FINAL_STATES, LOADED_STATES, Batch, State, counted
-from bulk_upload_pipeline.places import Key, Place
+from bulk_upload_pipeline.places import Place
 from bulk_upload_pipeline.workplace import Line
 
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -89,45 +89,50 @@ def _answer(followed: list[dg.RunRequest | str], otherwise: str) -> dg.SensorRes
 def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
     """Return the batches on the way that nobody works on, and for which no run waits."""
     before = datetime.now(UTC) - timedelta(seconds=LEFT_AFTER_S)
-    waiting = whereabouts.waiting_since(line.engine, before, line.home.inbox)
+    left = [*whereabouts.on_the_way(line.engine, before, line.home.inbox), *_without_file(line, before)]
     # A batch may also be worked on by the run of another one, which corrects it.
-    found = holding.unheld(
-        line.engine, [*whereabouts.on_the_way(line.engine, before, line.home.inbox), *waiting]
-    )
+    found = holding.unheld(line.engine, left)
     under_way = batches_under_way(instance) if found else frozenset()
-    left = [batch_id for batch_id in found if batch_id not in under_way]
+    return [batch_id for batch_id in found if batch_id not in under_way]
+
+
+def _without_file(line: Line, before: datetime) -> list[str]:
+    """Return the batches that wait and whose file is not in the inbox, where it would be seen.
+
+    So it is when the database was restored from before they were taken.
+    """
+    waiting = whereabouts.waiting_since(line.engine, before, line.home.inbox)
+    there = {folder: _names(folder) for folder in {source.parent for source in waiting.values()}}
     return [
         batch_id
-        for batch_id in left
-        if batch_id not in waiting or _is_gone(line, batch_id, waiting[batch_id])
+        for batch_id, source in waiting.items()
+        if _is_gone(source, there[source.parent], line.home.archive / batch_id)
     ]
 
 
-def _is_gone(line: Line, batch_id: str, source: Place) -> bool:
-    """Return whether the file of a batch that waits is not in the inbox, where it would be seen.
+def _is_gone(source: Place, there: Collection[str] | None, archive: Place) -> bool:
+    """Return whether a file is not in its folder; a share that is away has lost none that is not archived."""
+    return bool(storage.names(archive)) if there is None else source.name not in there
 
-    So it is when the database was restored from before it was taken. A share that is away has lost no file.
-    """
-    if isinstance(source, Key):
-        return not storage.exists(source)
-    there = os.path.isdir(source.parent) or bool(storage.names(line.home.archive / batch_id))  # noqa: PTH112
-    return there and not os.path.lexists(source)  # neither raises where a share has gone stale
+
+def _names(folder: Place) -> Collection[str] | None:
+    """Return the names of what lies in a folder, None where nobody can say."""
+    try:
+        return [path.name for path in folder.iterdir()] if isinstance(folder, Path) else storage.names(folder)
+    except (OSError, StorageUnavailableError):
+        return None
 
 
 def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunRequest | str:
     """Return the next run of a batch that was left on the way, or why there is none."""
     entry = ledger.entry(line.engine, batch_id)
     batch = entry.batch
-    if batch.state is State.WAITING and not archiving.is_ours(
-        line, batch
-    ):  # who stopped a command that early may not want it
+    if batch.state is State.WAITING and not archiving.is_ours(line, batch):
+        # Who stopped a command that early may not want it.
         return _end(instance, line, batch_id, _untaken(batch_id))
     last = _last_run(instance, batch)
-    if (
-        last is not None
-        and last.status is dg.DagsterRunStatus.SUCCESS
-        and not _had_ended(instance, line, entry)
-    ):
+    succeeded = last is not None and last.status is dg.DagsterRunStatus.SUCCESS
+    if succeeded and not _had_ended(instance, line, entry):
         return f"Batch {batch_id} was to be taken so far and no further."
     if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
         return _end(instance, line, batch_id, _cancelled(batch_id))
@@ -153,14 +158,16 @@ def _had_ended(instance: dg.DagsterInstance, line: Line, entry: Entry) -> bool:
 
     Dagster may be the only one who knows: the database was restored from before the batch was taken, or had ended.
     """
-    told = instance.get_materialized_partitions(dg.AssetKey("upload_receipts"))
-    if entry.batch.state is State.WAITING or entry.batch.batch_id in told:
+    batch = entry.batch
+    if batch.state is State.WAITING:
         return True
-    if (
-        entry.batch.state is State.RECEIVED
-    ):  # one that failed early, or could not be read, has no more than its report
-        return entry.verdict is not None or bool(storage.names(line.reports(entry.batch.batch_id)))
-    return entry.has_passed or entry.receipt.finished_at is not None
+    if batch.state is State.RECEIVED:
+        # One that failed early, or could not be read, has no more than its report.
+        had_ended = entry.verdict is not None or bool(storage.names(line.reports(batch.batch_id)))
+    else:
+        had_ended = entry.has_passed or entry.receipt.finished_at is not None
+    receipts = dg.AssetKey("upload_receipts")
+    return had_ended or batch.batch_id in instance.get_materialized_partitions(receipts)
 
 
 def _last_run(instance: dg.DagsterInstance, batch: Batch) -> dg.DagsterRun | None:
