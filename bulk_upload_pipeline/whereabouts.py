@@ -71,12 +71,13 @@ def waiting_elsewhere(engine: sa.Engine, inbox: Place) -> dict[str, Place]:
 
 
 def waiting_since(engine: sa.Engine, before: datetime, inbox: Place) -> dict[str, Place]:
-    """Return where the files of an inbox lay of the batches that wait and had a run asked for before a moment."""
+    """Return where files of an inbox lay that wait and had a run asked for before a moment, the oldest batch first."""
     columns = upload_batches.c
-    query = sa.select(columns.batch_id, columns.source_path).where(
-        columns.state == State.WAITING,
-        columns.source_path.startswith(f"{path_text(inbox)}/", autoescape=True),
-        columns.started_at < before,
+    in_it = columns.source_path.startswith(f"{path_text(inbox)}/", autoescape=True)
+    query = (
+        sa.select(columns.batch_id, columns.source_path)
+        .where(columns.state == State.WAITING, in_it, columns.started_at < before)
+        .order_by(columns.received_at, columns.batch_id)
     )
     with engine.connect() as connection:
         return {row.batch_id: path_of(row.source_path) for row in connection.execute(query)}

@@ -17,7 +17,9 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import dagster as dg
 import pytest
+import sqlalchemy as sa
 from s3fs import S3FileSystem
 
 from bulk_upload_pipeline import (
@@ -38,6 +40,7 @@ from bulk_upload_pipeline import (
 )
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import settings as variables
+from bulk_upload_pipeline.defs import recovery
 from bulk_upload_pipeline.exceptions import (
     FileMissingError,
     FileStillChangingError,
@@ -440,6 +443,18 @@ def test_a_bucket_that_is_not_there_is_said_in_a_sentence(store):
         inbox.look(home.inbox, bool, {})
     with pytest.raises(StorageUnavailableError, match="s3://elsewhere/home/inbox/"):
         inbox.drop(Path(__file__), home.inbox)
+
+
+def test_a_bucket_that_is_away_has_lost_no_file_and_keeps_the_reaper_from_nothing(line):
+    drop(line, "a.csv", csv_of([good_row(1)]))
+    away = replace(line, settings=replace(line.settings, home=Home(place_of("s3://elsewhere/home"))))
+    with line.engine.begin() as connection:
+        moved = "UPDATE bulk_upload.upload_batches SET source_path = 's3://elsewhere/home/inbox/a.csv'"
+        connection.execute(sa.text(f"{moved}, started_at = now() - interval '1 hour'"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, resources={"line": away})
+        assert "0 runs are under way" in recovery.reaper(context).skip_message
+        assert context.cursor == "{}"
 
 
 @pytest.mark.parametrize("stated", ["gs://bucket/x", "s3://", "s3:///", "https://bucket/x"])

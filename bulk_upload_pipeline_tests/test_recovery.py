@@ -228,6 +228,19 @@ def test_a_batch_that_waits_for_a_file_that_nobody_has_is_told_to_have_failed(
     assert "There is no file at" in receipt(line, batch_id).reason
 
 
+def test_of_many_batches_that_wait_for_files_that_are_gone_the_oldest_are_started_and_the_others_follow(
+    line, instance, at_once, monkeypatch
+):
+    monkeypatch.setattr(recovery, "MOST_LEFT", 2)
+    made = [drop(line, f"{name}.csv", csv_of([good_row(n)])) for n, name in enumerate("cab")]
+    for path in line.home.inbox.iterdir():
+        path.unlink()
+    assert [asked for _, asked, _ in followed(instance, line)] == made[:2]
+    for oldest in made[:2]:
+        run(line, oldest, instance)
+    assert [asked for _, asked, _ in followed(instance, line)] == made[2:]
+
+
 def test_a_left_batch_of_which_a_person_deleted_a_run_is_started_again_all_the_same(
     line, instance, batch_id, at_once
 ):

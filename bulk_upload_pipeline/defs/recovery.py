@@ -10,8 +10,9 @@
 """
 
 import json
+import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ LOST_AFTER_S = 20.0
 LEFT_AFTER_S = 120.0
 """A batch on the way that nobody has worked on for so long is left: longer than Dagster, or a sensor, takes to start
 its next run."""
+
+MOST_LEFT = 2 * whereabouts.MOST_ON_THE_WAY
+"""So many of them are looked after at once: thousands may wait in a restored database, and a tick has a minute."""
 
 MOST_RUNS = 8
 """Runs of a batch, all told, after which one that was cut off is not started again by itself."""
@@ -93,7 +97,7 @@ def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
     # A batch may also be worked on by the run of another one, which corrects it.
     found = holding.unheld(line.engine, left)
     under_way = batches_under_way(instance) if found else frozenset()
-    return [batch_id for batch_id in found if batch_id not in under_way]
+    return [batch_id for batch_id in found if batch_id not in under_way][:MOST_LEFT]
 
 
 def _without_file(line: Line, before: datetime) -> list[str]:
@@ -110,15 +114,20 @@ def _without_file(line: Line, before: datetime) -> list[str]:
     ]
 
 
-def _is_gone(source: Place, there: Collection[str] | None, archive: Place) -> bool:
-    """Return whether a file is not in its folder; a share that is away has lost none that is not archived."""
-    return bool(storage.names(archive)) if there is None else source.name not in there
+def _is_gone(source: Place, there: set[str] | None, archive: Place) -> bool:
+    """Return whether a file is not in its folder; a share that is away has lost none that is not archived.
+
+    A store that is away has the archive, too, and each question to it takes long.
+    """
+    if there is None:
+        return isinstance(archive, Path) and bool(_names(archive))
+    return source.name not in there
 
 
-def _names(folder: Place) -> Collection[str] | None:
+def _names(folder: Place) -> set[str] | None:
     """Return the names of what lies in a folder, None where nobody can say."""
     try:
-        return [path.name for path in folder.iterdir()] if isinstance(folder, Path) else storage.names(folder)
+        return set(os.listdir(folder)) if isinstance(folder, Path) else storage.names(folder)  # noqa: PTH208
     except (OSError, StorageUnavailableError):
         return None
 
@@ -166,8 +175,8 @@ def _had_ended(instance: dg.DagsterInstance, line: Line, entry: Entry) -> bool:
         had_ended = entry.verdict is not None or bool(storage.names(line.reports(batch.batch_id)))
     else:
         had_ended = entry.has_passed or entry.receipt.finished_at is not None
-    receipts = dg.AssetKey("upload_receipts")
-    return had_ended or batch.batch_id in instance.get_materialized_partitions(receipts)
+    told = dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[batch.batch_id])
+    return had_ended or bool(instance.fetch_materializations(told, limit=1).records)
 
 
 def _last_run(instance: dg.DagsterInstance, batch: Batch) -> dg.DagsterRun | None:
