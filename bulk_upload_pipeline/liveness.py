@@ -89,11 +89,12 @@ def without_worker(engine: sa.Engine, run_ids: Collection[str], settled: float |
     Args:
         engine: Of the invoices' database.
         run_ids: The runs.
-        settled: Seconds for which the server must have been up, `SERVER_SETTLED` if None.
+        settled: Seconds for which the server must have been up, `SERVER_SETTLED` if None. For 0 its clock, which may
+            have been set back since then, is not asked.
     """
     query = sa.text(
         f"SELECT run_id FROM unnest(CAST(:run_ids AS text[])) AS run_id "  # noqa: S608 - a constant
-        f"WHERE now() - pg_postmaster_start_time() > make_interval(secs => :settled) "
+        f"WHERE (:settled = 0 OR now() - pg_postmaster_start_time() > make_interval(secs => :settled)) "
         f"AND NOT {is_locked(_NAME.format(run_id='run_id'))}"
     )
     with engine.connect() as connection:

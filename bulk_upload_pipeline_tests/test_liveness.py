@@ -10,13 +10,14 @@ import pytest
 
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline import liveness, local, watch
+from bulk_upload_pipeline.database import make_engine
 from bulk_upload_pipeline.defs import recovery
 from bulk_upload_pipeline.defs.resources import line_resource
 from bulk_upload_pipeline.defs.session import Session
 from bulk_upload_pipeline.exceptions import DatabaseInUseError
 from bulk_upload_pipeline.model import State
 from bulk_upload_pipeline.settings import Home, Settings
-from bulk_upload_pipeline_tests.disturbed import batch_id, settled, worker_of
+from bulk_upload_pipeline_tests.disturbed import batch_id, execute, settled, worker_of
 from bulk_upload_pipeline_tests.upped import wait_until
 from bulk_upload_pipeline_tests.world import rows
 
@@ -73,6 +74,21 @@ def test_a_second_up_is_refused_a_database_until_the_first_one_has_ended(
     wait_until(lambda: liveness.without_worker(line.engine, [liveness.UP]))
     with watch._prepared(urls, other):
         assert liveness.without_worker(line.engine, [liveness.UP]) == set()
+
+
+def test_an_up_begins_though_the_clock_was_set_back_since_the_server_started(line, database_url, administer):
+    execute(
+        line,
+        "CREATE SCHEMA later",
+        "CREATE FUNCTION later.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql "
+        "RETURN now() + interval '2 hours'",
+    )
+    administer(f"ALTER DATABASE {line.engine.url.database} SET search_path = later, pg_catalog, public")
+    engine = make_engine(database_url)
+    assert liveness.without_worker(engine, ["run-1"]) == set()
+    with liveness.only_up(engine):
+        assert liveness.without_worker(engine, [liveness.UP], settled=0) == set()
+    engine.dispose()
 
 
 def test_nobody_is_taken_for_dead_right_after_a_restart_of_the_server(line, monkeypatch):
