@@ -497,6 +497,13 @@ def test_a_table_that_would_hold_other_than_the_file_says_gets_nothing_until_it_
     assert str(rows(line, f"SELECT item_price FROM {TARGET}")[0][0]) == "12.3456"
 
 
+def test_rows_load_whatever_somebody_has_made_of_a_table_beside_theirs(line):
+    with line.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE daily_sales RENAME TO of_days")
+        connection.exec_driver_sql("CREATE VIEW daily_sales AS SELECT * FROM of_days")
+    assert stages.take(line, drop(line, "a.csv", csv_of([good_row(1)]))).state is State.LOADED
+
+
 def test_running_a_loaded_batch_again_changes_nothing(line, instance):
     batch_id = drop(line, "a.csv", csv_of(good_row(n) for n in range(20)))
     run(line, batch_id, instance)

@@ -56,11 +56,14 @@ class _Found:
 
 
 def in_the_way(engine: sa.Engine) -> Obstacle | None:
-    """Return something that keeps rows out now, None where nothing does or did moments ago."""
+    """Return something that keeps rows out of the target now, None where nothing does or did moments ago.
+
+    What somebody has made of another table, a view of `daily_sales` say, is for the next upgrade to tell.
+    """
     if time.monotonic() - _fitted.get(engine, -math.inf) < FRESH_S:
         return None
     with asking(engine) as connection:
-        found = next(iter(find(connection)), None)
+        found = next((each for each in find(connection) if each.column or _TARGET in each.message), None)
     if found is None:
         _fitted[engine] = time.monotonic()
     return found
