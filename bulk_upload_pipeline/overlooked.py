@@ -1,7 +1,8 @@
 """Files that lie in the inbox for so long that nobody seems to come for them.
 
 Of a file that is no batch yet no receipt will ever tell: somebody may have switched off the sensor, a profile that
-cannot be used holds up all files, or runs wait for a place that a limit of 0 never gives.
+cannot be used holds up all files, or runs wait for a place that a limit of 0 never gives. A run that waits while others
+are worked on has its turn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bulk_upload_pipeline import inbox, storage, whereabouts
+from bulk_upload_pipeline import holding, inbox, storage, whereabouts
 from bulk_upload_pipeline.exceptions import StorageUnavailableError
 from bulk_upload_pipeline.profile_files import home_profiles, usable_profiles
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 AFTER, WHEN_HINDERED = timedelta(hours=1), timedelta(minutes=5)
 """So long files may wait for their turn; where a profile keeps all of them from it, they will not get one."""
+
+BETWEEN_FILES = timedelta(minutes=5)
+"""Longer than it takes, when a file has ended, until another is worked on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class Overlooked:
 def overlooked(line: Line, now: datetime, watched_since: datetime | None = None) -> Overlooked | None:
     """Return the files that have lain in the inbox for too long; None when there are none.
 
-    Of those that cannot be taken the ledger says why, and somebody is told of that.
+    Of those that cannot be taken the ledger says why, and somebody is told of that; of others it may know that a run
+    was asked for.
 
     Args:
         line: Whose inbox it is.
@@ -58,12 +63,19 @@ def overlooked(line: Line, now: datetime, watched_since: datetime | None = None)
     since = {
         file: came for file in _found(line, folders) if (came := _came(file)) is not None and came < before
     }
-    told = whereabouts.untaken(line.engine) if since else set()
-    left = sorted((file for file in since if file.path not in told), key=since.__getitem__)
+    known = whereabouts.untaken(line.engine, or_requested=_is_busy(line, now)) if since else set()
+    left = sorted((file for file in since if file.path not in known), key=since.__getitem__)
     if not left:
         return None
     hindrance = f"{unusable[0].problem} No file of any sender is taken until then." if unusable else None
     return Overlooked(tuple(file.path.name for file in left), since[left[0]], hindrance)
+
+
+def _is_busy(line: Line, now: datetime) -> bool:
+    """Return whether somebody works on a file, or has done so a moment ago."""
+    on_the_way = whereabouts.on_the_way(line.engine, now, line.home.inbox)
+    is_held = len(holding.unheld(line.engine, on_the_way)) < len(on_the_way)
+    return is_held or bool(whereabouts.ended_since(line.engine, now - BETWEEN_FILES))
 
 
 def _found(line: Line, folders: set[str]) -> tuple[FoundFile, ...]:

@@ -51,10 +51,13 @@ def waiting(engine: sa.Engine, sources: Collection[Place]) -> dict[Place, Waitin
     return {entry.source: entry for entry in found}
 
 
-def untaken(engine: sa.Engine) -> set[Place]:
-    """Return where the files lie of which the ledger says why they wait."""
+def untaken(engine: sa.Engine, *, or_requested: bool = False) -> set[Place]:
+    """Return where the files lie of which the ledger says why they wait, or also those for which a run was asked."""
     columns = upload_batches.c
-    query = sa.select(columns.source_path).where(columns.state == State.WAITING, columns.reason.is_not(None))
+    known = [columns.reason, columns.fingerprint] if or_requested else [columns.reason]
+    query = sa.select(columns.source_path).where(
+        columns.state == State.WAITING, sa.or_(*(each.is_not(None) for each in known))
+    )
     with engine.connect() as connection:
         return {path_of(row.source_path) for row in connection.execute(query)}
 

@@ -18,7 +18,7 @@ from aiosmtpd.controller import Controller
 from click.testing import CliRunner
 from dagster import DagsterRunStatus, RunsFilter
 
-from bulk_upload_pipeline import alerts, ledger, retention
+from bulk_upload_pipeline import alerts, holding, ledger, retention
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.alerting import messages
 from bulk_upload_pipeline.alerting.channels import channels_of
@@ -525,6 +525,28 @@ def test_files_that_nobody_comes_for_are_told_and_what_waits_for_another_reason_
     for request in settled(line):
         stages.take(line, request.batch_id)
     assert alerts.notice_overlooked(line, now + timedelta(minutes=61), began) == []
+
+
+def test_files_whose_runs_wait_while_others_are_worked_on_have_their_turn(line, hook):
+    worked_on, _ = (
+        drop(line, name, csv_of([good_row(n)])) for n, name in enumerate(("huge.csv", "next.csv"))
+    )
+    later = datetime.now(UTC) + timedelta(minutes=61)
+    stages.upload(line, worked_on)
+    with holding.alone(line.engine, worked_on):
+        assert alerts.notice_overlooked(line, later, later - timedelta(hours=2)) == []
+    assert len(alerts.notice_overlooked(line, later, later - timedelta(hours=2))) == 1
+    stages.take(line, worked_on)
+    ended = datetime.now(UTC) + timedelta(minutes=61)
+    with line.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE bulk_upload.upload_batches SET finished_at = :ended WHERE state = 'loaded'"),
+            {"ended": ended},
+        )
+    assert alerts.notice_overlooked(line, ended, later - timedelta(hours=2)) == []
+    (line.home.inbox / "no batch.csv").write_text("x")
+    (told,) = alerts.notice_overlooked(line, ended + timedelta(minutes=1), later - timedelta(hours=2))
+    assert told.body.startswith("no batch.csv: ")
 
 
 def test_a_profile_that_holds_up_all_files_is_told_and_keeps_no_other_alert_back(line, hook, instance):
