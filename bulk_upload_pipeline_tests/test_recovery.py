@@ -160,6 +160,17 @@ def test_a_batch_that_was_to_be_taken_a_part_of_its_way_stays_there(line, instan
     assert receipt(line, batch_id).state is State.LOADING
 
 
+def test_a_batch_that_is_judged_anew_after_it_was_reverted_is_not_loaded_by_itself(
+    line, instance, batch_id, at_once
+):
+    assert run(line, batch_id, instance).success
+    stages.revert(line, batch_id)
+    stages.upload(line, batch_id)
+    stages.validate(line, batch_id)
+    instance.handle_new_event(event_of(started_run(instance, batch_id), "PIPELINE_SUCCESS"))
+    assert followed(instance, line) == f"Batch {batch_id} was to be taken so far and no further."
+
+
 @pytest.mark.parametrize("stage", [stages.upload, stages.validate, stages.load])
 def test_a_batch_that_had_ended_before_a_part_of_its_way_was_taken_again_is_brought_to_its_end(
     line, instance, batch_id, at_once, stage

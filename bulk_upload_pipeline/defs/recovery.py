@@ -46,6 +46,9 @@ its next run."""
 MOST_LEFT = 2 * whereabouts.MOST_ON_THE_WAY
 """So many of them are looked after at once: thousands may wait in a restored database, and a tick has a minute."""
 
+MOST_RECEIPTS = 100
+"""So many receipts of a batch are looked at, the latest first: each that corrects it brings another."""
+
 MOST_RUNS = 8
 """Runs of a batch, all told, after which one that was cut off is not started again by itself."""
 
@@ -140,8 +143,7 @@ def _of_left(instance: dg.DagsterInstance, line: Line, batch_id: str) -> dg.RunR
         # Who stopped a command that early may not want it.
         return _end(instance, line, batch_id, _untaken(batch_id))
     last = _last_run(instance, batch)
-    succeeded = last is not None and last.status is dg.DagsterRunStatus.SUCCESS
-    if succeeded and not _had_ended(instance, line, entry):
+    if _was_to_stop(instance, line, entry, last):
         return f"Batch {batch_id} was to be taken so far and no further."
     if last is not None and last.status is dg.DagsterRunStatus.CANCELED:
         return _end(instance, line, batch_id, _cancelled(batch_id))
@@ -162,21 +164,32 @@ def _next_run(instance: dg.DagsterInstance, batch_id: str, why: str, tags: dict[
     return dg.RunRequest(run_key=f"{batch_id}#{why}", partition_key=batch_id, tags=tags)
 
 
-def _had_ended(instance: dg.DagsterInstance, line: Line, entry: Entry) -> bool:
-    """Return whether a batch had its receipt before a part of its way was done again, which would be out of date.
+def _was_to_stop(instance: dg.DagsterInstance, line: Line, entry: Entry, last: dg.DagsterRun | None) -> bool:
+    """Return whether the last run of a batch came to its own end, but was not asked for that of the batch."""
+    if last is None or last.status is not dg.DagsterRunStatus.SUCCESS:
+        return False
+    return not (_had_ended(line, entry) or _has_told_the_end(instance, entry.batch.batch_id, last))
 
-    Dagster may be the only one who knows: the database was restored from before the batch was taken, or had ended.
-    """
+
+def _had_ended(line: Line, entry: Entry) -> bool:
+    """Return whether a batch had its receipt before a part of its way was done again, which would be out of date."""
     batch = entry.batch
     if batch.state is State.WAITING:
         return True
     if batch.state is State.RECEIVED:
         # One that failed early, or could not be read, has no more than its report.
-        had_ended = entry.verdict is not None or bool(storage.names(line.reports(batch.batch_id)))
-    else:
-        had_ended = entry.has_passed or entry.receipt.finished_at is not None
-    told = dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[batch.batch_id])
-    return had_ended or bool(instance.fetch_materializations(told, limit=1).records)
+        return entry.verdict is not None or bool(storage.names(line.reports(batch.batch_id)))
+    return entry.has_passed or entry.receipt.finished_at is not None
+
+
+def _has_told_the_end(instance: dg.DagsterInstance, batch_id: str, run: dg.DagsterRun) -> bool:
+    """Return whether a run came to the end of a batch: of a database that was restored since, Dagster alone knows.
+
+    A receipt of an earlier run says nothing: somebody may judge anew what was reverted, and not want it loaded.
+    """
+    receipts = dg.AssetRecordsFilter(dg.AssetKey("upload_receipts"), asset_partitions=[batch_id])
+    told = instance.fetch_materializations(receipts, limit=MOST_RECEIPTS).records
+    return any(record.run_id == run.run_id for record in told)
 
 
 def _last_run(instance: dg.DagsterInstance, batch: Batch) -> dg.DagsterRun | None:
