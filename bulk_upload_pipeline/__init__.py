@@ -30,10 +30,10 @@ receipt counts, `whereabouts` where many batches stand. Where files are: `places
 
 Afterwards: `inspection` looks at every batch by the `evidence`, which `history` and `target` bring. `stale` notes
 the days that a change touches, `sales` counts them again. `revert` undoes a load, `again` says which batches a
-night takes again, `trace` what made an invoice what it is. `silence` knows whose file is overdue, and
-`overlooked` for which nobody comes. `alerts` is the
-outbox of what somebody has to be told (`alerting/`). `metrics` counts for Prometheus. `retention` throws away, and
-`sweeping` what killed processes left.
+night takes again, `trace` what made an invoice what it is. `silence` knows whose file is overdue, and `overlooked`
+for which nobody comes. `alerts` is the outbox of what somebody has to be told (`alerting/`). `metrics` counts for
+Prometheus. `retention` throws away, and `sweeping` what killed processes left; it also finds what only the archive
+knows of.
 
 Who shows it: `defs/` to Dagster, `cli` and its `commands/` to people at a terminal, by way of `terminal`; `guard`
 decides who may use the UI. `drafting` and `template` write files for a new sender, `markdown` the references of
@@ -41,5 +41,5 @@ findings and columns, `sample` invented ones (`sampling/`).
 
 What it stands on: `database`; `upgrade` brings it up to date (`upgrading/`), `patience` is how tables are changed that
 others use, `roles` says who may. `local` is what a home needs (`serving/`), and `watch` tells of what runs. `liveness`
-tells a run that is worked on from one whose worker is gone.
+tells a run that is worked on from one whose worker is gone, and lets one installation at a time work with a database.
 """
