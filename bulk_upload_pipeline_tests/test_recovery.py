@@ -242,7 +242,7 @@ def test_a_batch_that_waits_for_a_file_that_nobody_has_is_told_to_have_failed(
 def test_of_many_batches_that_wait_for_files_that_are_gone_the_oldest_are_started_and_the_others_follow(
     line, instance, at_once, monkeypatch
 ):
-    monkeypatch.setattr(recovery, "MOST_LEFT", 2)
+    monkeypatch.setattr(recovery, "MOST_GONE", 2)
     made = [drop(line, f"{name}.csv", csv_of([good_row(n)])) for n, name in enumerate("cab")]
     for path in line.home.inbox.iterdir():
         path.unlink()

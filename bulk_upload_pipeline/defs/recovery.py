@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ LEFT_AFTER_S = 120.0
 """A batch on the way that nobody has worked on for so long is left: longer than Dagster, or a sensor, takes to start
 its next run."""
 
-MOST_LEFT = 2 * whereabouts.MOST_ON_THE_WAY
-"""So many of them are looked after at once: thousands may wait in a restored database, and a tick has a minute."""
+MOST_GONE = 200
+"""Batches whose file is gone that are brought to their end at once: thousands may wait in a restored database, and
+neither may a tick take longer than a minute, nor all of their runs wait in the queue."""
 
 MOST_RECEIPTS = 100
 """So many receipts of a batch are looked at, the latest first: each that corrects it brings another."""
@@ -100,21 +102,22 @@ def _without_run(instance: dg.DagsterInstance, line: Line) -> list[str]:
     # A batch may also be worked on by the run of another one, which corrects it.
     found = holding.unheld(line.engine, left)
     under_way = batches_under_way(instance) if found else frozenset()
-    return [batch_id for batch_id in found if batch_id not in under_way][:MOST_LEFT]
+    return [batch_id for batch_id in found if batch_id not in under_way]
 
 
 def _without_file(line: Line, before: datetime) -> list[str]:
-    """Return the batches that wait and whose file is not in the inbox, where it would be seen.
+    """Return the oldest batches that wait and whose file is not in the inbox, where it would be seen.
 
     So it is when the database was restored from before they were taken.
     """
     waiting = whereabouts.waiting_since(line.engine, before, line.home.inbox)
     there = {folder: _names(folder) for folder in {source.parent for source in waiting.values()}}
-    return [
+    gone = (
         batch_id
         for batch_id, source in waiting.items()
         if _is_gone(source, there[source.parent], line.home.archive / batch_id)
-    ]
+    )
+    return list(islice(gone, MOST_GONE))
 
 
 def _is_gone(source: Place, there: set[str] | None, archive: Place) -> bool:
