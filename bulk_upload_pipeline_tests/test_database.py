@@ -25,7 +25,7 @@ from bulk_upload_pipeline.exceptions import (
 from bulk_upload_pipeline.loading import confirmed, former, yielded
 from bulk_upload_pipeline.tables import CONSERVATION_LAW, metadata
 from bulk_upload_pipeline.upgrading import schema
-from bulk_upload_pipeline_tests.pooler import transactions_pooled
+from bulk_upload_pipeline_tests.pooler import sessions_pooled, transactions_pooled
 
 
 @pytest.fixture
@@ -360,6 +360,20 @@ def test_a_pooler_that_gives_each_transaction_another_session_is_refused_by_all_
         with engine.connect() as connection:
             assert connection.scalar(sa.text(left)) == 0
         engine.dispose()
+
+
+def test_a_pooler_that_gives_each_client_its_session_is_as_good_as_the_server(database_url):
+    with sessions_pooled(database_url) as url:
+        schema.migrate(url)
+        engine, other = database.make_engine(url), database.make_engine(url)
+        with (
+            holding.holding(engine, "a batch"),
+            pytest.raises(BatchBusyError),
+            holding.alone(other, "a batch", patience=0),
+        ):
+            pytest.fail("another holds it")
+        engine.dispose()
+        other.dispose()
 
 
 def test_a_database_that_does_not_exist_is_reported_and_can_be_created(postgres_url):
