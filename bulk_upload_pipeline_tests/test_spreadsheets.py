@@ -556,9 +556,10 @@ def shown(value, writer):
         return str(value).upper()
     if isinstance(value, float):
         return str(int(value)) if value == int(value) else f"{Decimal(f'{value:.15g}'):f}"
-    if value is None or value == "":
+    text = "" if value is None else str(value)
+    # openpyxl does not say of blanks alone that they are to be kept.
+    if not (text.strip(" ") if writer == "openpyxl" else text):
         return None
-    text = str(value)
     return f"x{text}" if writer == "openpyxl" and text.startswith("=") else text
 
 
