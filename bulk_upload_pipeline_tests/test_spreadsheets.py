@@ -206,8 +206,14 @@ def test_the_sheet_with_the_records_is_found_and_others_are_not_read(book):
 
 def test_of_sheets_with_as_many_names_one_with_rows_is_read(book):
     path = book({"May": [list(HEADER)], "June": [["", *HEADER], ["", *line_of(1)]]})
-    layout = recognise(path, PROFILES)
-    assert (layout.sheets, layout.unread_sheets) == ((Sheet("June", 1, 2),), ("May (0 rows)",))
+    merged = b'</sheetData><mergeCells><mergeCell ref="A1:A2"/></mergeCells>'
+    for content in (
+        path.read_bytes(),
+        rewritten(path.read_bytes(), sheet1=lambda x: x.replace(b"</sheetData>", merged)),
+    ):
+        path.write_bytes(content)
+        layout = recognise(path, PROFILES)
+        assert (layout.sheets, layout.unread_sheets) == ((Sheet("June", 1, 2),), ("May (0 rows)",))
 
 
 def test_all_sheets_that_are_laid_out_alike_are_read_and_each_row_names_its_sheet(book):
@@ -588,6 +594,15 @@ def test_a_million_formatted_rows_without_values_cost_nothing(tmp_path):
     )
     valid, findings, layout = judged(path)
     assert (len(valid), findings, layout.sheets[0].last_row) == (2, [], 3)
+
+
+@pytest.mark.parametrize("value", [b' t="str"><f>""</f><v></v>', b"><v></v>"], ids=["blank", "nothing"])
+def test_records_above_many_formulas_that_show_nothing_are_read(tmp_path, value):
+    below = b"".join(b'<row r="%d"><c r="A%d"%b</c></row>' % (n, n, value) for n in range(4, 64))
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(rewritten(SMALL, sheet1=lambda x: x.replace(b"</sheetData>", below + b"</sheetData>")))
+    valid, findings, _ = judged(path)
+    assert (len(valid), findings) == (2, [])
 
 
 def test_cells_in_the_corners_of_a_sheet_take_no_room_between_them(tmp_path):

@@ -157,8 +157,10 @@ class _PartedBook:
         first, last, merged = self._parts.ends(self._sheets[name], rows)
         if first is None:
             return Ends(None, [], [])
-        top, *bottom = self._read(self._laid([first, *last[1 - PARTS_AT_ONCE :]]))
-        return Ends(top, [*filter(None, bottom)], merged)
+        last = last[1 - PARTS_AT_ONCE :]
+        top, *bottom = self._read(self._laid([first, *last]))
+        pairs = zip(bottom, last, strict=True)
+        return Ends(top, [block or Block(part.first_row, 0, []) for block, part in pairs], merged)
 
     @property
     def serials_are_days(self) -> bool:

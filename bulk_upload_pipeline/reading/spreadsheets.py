@@ -61,6 +61,13 @@ class _Top(NamedTuple):
     rows: list[list[str]]
     merged: list[Merged]
     bottom: dict[int, list[str]]
+    above: int
+    """The row above all those that `bottom` tells of."""
+
+    @property
+    def last_row(self) -> int:
+        """Return the last row with a value. Where none of `bottom` has one, it is one of those above."""
+        return max(self.bottom, default=self.above)
 
     def header_row(self, at: int, finder: HeaderFinder) -> int:
         """Return the last row of the header of which row `at` of the first rows is a part.
@@ -119,7 +126,7 @@ def _names_and_rows(top: _Top, finder: HeaderFinder) -> tuple[int, bool]:
     """Return how many names of columns stand in the header of a sheet, and whether anything stands below it."""
     known = [finder.known(row) for row in top.rows]
     most = max(known, default=-1)
-    return most, bool(known) and max(top.bottom) > top.numbers[known.index(most)]
+    return most, bool(known) and top.last_row > top.numbers[known.index(most)]
 
 
 def _same_header(top: _Top, header: Header, finder: HeaderFinder) -> int | None:
@@ -149,20 +156,21 @@ def _in_short(top: _Top, finder: HeaderFinder, how: str = "") -> str:
     """Return the name of a sheet, and how many rows it has below its header."""
     best = max(range(len(top.rows)), key=lambda at: (finder.known(top.rows[at]), -at))
     above = top.header_row(best, finder) if finder.known(top.rows[best]) > 1 else top.numbers[0] - 1
-    rows = max(top.bottom) - above
+    rows = max(0, top.last_row - above)
     return f"{top.name} ({how}{rows:,} {'row' if rows == 1 else 'rows'})"
 
 
 def _top(book: Book, name: str, finder: HeaderFinder) -> _Top:
     first, last, merged = book.ends(name, TOP_RECORDS)
     if first is None:
-        return _Top(name, [], [], [], {})
+        return _Top(name, [], [], [], {}, 0)
     texts = first.texts()
     merged = [cell for cell in merged if cell.top <= max(texts, default=0)]
     numbers = sorted(texts)
     _lay_out(texts, merged, finder)
     bottom = {number: row for block in last for number, row in block.texts().items()}
-    return _Top(name, numbers, [texts[number] for number in numbers], merged, bottom)
+    above = min((block.row for block in last), default=1) - 1
+    return _Top(name, numbers, [texts[number] for number in numbers], merged, bottom, above)
 
 
 def _lay_out(texts: dict[int, list[str]], merged: list[Merged], finder: HeaderFinder) -> None:
@@ -192,7 +200,7 @@ def _put(row: list[str], column: int, text: str) -> None:
 
 def _sheet(top: _Top, header_row: int, header: Header) -> tuple[Sheet, list[str]]:
     """Return which rows of a sheet are records, and the text of those below that are none."""
-    last, notes = max(top.bottom, default=header_row), []
+    last, notes = top.last_row, []
     # What has a row number corrects that row, whatever its cells say.
     own = {ROW_NUMBER: header.names.index(ROW_NUMBER)} if ROW_NUMBER in header.names else {}
     for number in sorted(top.bottom, reverse=True):
