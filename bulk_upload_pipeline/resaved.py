@@ -282,16 +282,16 @@ def _is_text_in_marks(cell: str, text: str) -> bool:
     """Return whether a cell is a text that was saved in an encoding that lacks some of its letters."""
     if text.isascii() or "?" not in cell:
         return False
-    return re.fullmatch("".join(map(_itself_or_marks, text.strip(BLANKS))), cell.strip(BLANKS)) is not None
+    letters = text.strip(BLANKS)
+    forms = ("".join(_itself_or_marks(letter, units) for letter in letters) for units in (1, 2))
+    return any(re.fullmatch(form, cell.strip(BLANKS)) for form in forms)
 
 
-def _itself_or_marks(letter: str) -> str:
+def _itself_or_marks(letter: str, units: int) -> str:
+    """Return how a letter may be written by a program that counts those behind U+FFFF as so many."""
     itself = re.escape(letter)
-    return itself if letter.isascii() else rf"(?:{itself}|\?{{1,{1 + (letter > _LAST_OF_ONE_UNIT)}}})"
-
-
-_LAST_OF_ONE_UNIT = "\uffff"
-"""A letter behind it is two for programs that count in UTF-16, and becomes two question marks."""
+    marks = r"\?" * (units if letter > "\uffff" else 1)
+    return itself if letter.isascii() else f"(?:{itself}|{marks})"
 
 
 def _is_number_of(cell: str, text: str) -> bool:

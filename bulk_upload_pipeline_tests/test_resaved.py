@@ -12,6 +12,7 @@ from bulk_upload_pipeline import intake
 from bulk_upload_pipeline import line as stages
 from bulk_upload_pipeline.findings import CATALOGUE
 from bulk_upload_pipeline.model import Overrides, State
+from bulk_upload_pipeline.resaved import text_meant
 from bulk_upload_pipeline_tests.correcting import (
     BAD,
     ERRORS,
@@ -342,6 +343,11 @@ def test_a_name_in_letters_that_the_encoding_of_a_spreadsheet_lacks_is_as_it_was
     assert (child.state, child.findings_by_code) == (State.LOADED, {"FIGURES_KEPT": 3})
     query = f"SELECT sku, item_name, customer_name FROM {TARGET} WHERE row_number > 20 ORDER BY row_number"
     assert rows(line, query) == [tuple(names.values()), ("What?", "Kaju Katli, 500 g", "Sharma Sweets")]
+
+
+def test_a_name_of_many_signs_and_marks_is_compared_at_once():
+    assert text_meant("?" * 90 + "x", ["😀" * 60], 500) == "?" * 90 + "x"
+    assert text_meant("?" * 120, ["😀" * 60], 500) == text_meant("?" * 60, ["😀" * 60], 500) == "😀" * 60
 
 
 def test_an_article_of_a_row_that_stood_twice_is_what_was_kept_of_it_before_a_spreadsheet_saved_it(line):
