@@ -208,7 +208,8 @@ def _stand(rows: int) -> str:
         else f"{rows:,} of those were loaded before and are wrong by what is known today: they stay in the table as "
         "they were, until they are "
     )
-    return f" {told}corrected or `bulk-upload revert` undoes the load."
+    first = "to correct an invoice or item number, revert first"
+    return f" {told}corrected or `bulk-upload revert` undoes the load; {first}."
 
 
 _NOTHING_LEFT = (

@@ -121,6 +121,21 @@ def test_a_retry_that_fails_between_its_verdict_and_its_load_counts_no_row_twice
     assert all_of_the_table(line) == before
 
 
+def test_a_loaded_row_that_a_retry_finds_wrong_gets_another_number_when_done_as_the_report_says(line):
+    own_profile(line, DMY)
+    first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
+    own_profile(line)
+    assert "to correct an invoice or item number, revert first." in again(line, first.batch_id).reason
+    found = [row | {"Day": "2024-04-05", "No": "B4"} for row in rejected(line, first.batch_id)]
+    correction = load(line, "c.csv", as_csv(found))
+    assert correction.findings_by_code == {"ALREADY_CORRECTED": 1}
+    stages.revert(line, first.batch_id)
+    again(line, first.batch_id)
+    assert again(line, correction.batch_id).rows_inserted == 1
+    numbers = rows(line, f"SELECT invoice_number FROM {TARGET} ORDER BY row_number")
+    assert numbers == [("A0",), ("A1",), ("A2",), ("A3",), ("B4",)]
+
+
 def test_a_loaded_row_that_a_retry_finds_wrong_stands_until_it_is_corrected(line):
     own_profile(line, DMY)
     first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
