@@ -260,6 +260,10 @@ def test_the_page_counts_the_rows_to_correct(rows, said):
 def test_the_page_says_how_its_rows_are_counted(changed, said):
     assert said in Page(page(replace(ACCOUNT, **changed))).text
     assert "Row 1 is" not in Page(page(replace(ACCOUNT, file_format="xlsx"))).text
+    of_sheet = CodeCount("ZERO_QUANTITY", "error", 1, None, 4, "Quantity is zero.", "March", 6)
+    stray = CodeCount("NO_ORIGIN", "error", 1, None, 24, "Its `_batch_id` is empty.", own_row=2)
+    correction = replace(ACCOUNT, file_format="csv", parent_batch_id="a")
+    assert "those of the column" not in Page(page(correction, [of_sheet, stray])).text
     missing = CodeCount("MISSING_COLUMN", "error", 1, None, None, "Required column missing: `Quantity`.")
     assert said not in Page(page(replace(ACCOUNT, **changed), [missing])).text
 
