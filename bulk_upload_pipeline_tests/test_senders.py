@@ -240,6 +240,7 @@ def test_a_near_miss_is_suggested_and_never_applied(line):
     ("strange", "said"),
     [
         (["Qnty"], "nothing is known of the column `Qnty`."),
+        (["Q" * 41], f"nothing is known of the column `{'Q' * 39}…`."),
         ([*"ABCDEFG"], "nothing is known of the columns `A`, `B`, `C`, `D`, `E` and 2 more."),
     ],
 )

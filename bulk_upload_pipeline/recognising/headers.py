@@ -167,8 +167,12 @@ def _strange(names: Sequence[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    shown = ", ".join(f"`{name[:_LONGEST_SHOWN]}`" for name in names[:_MOST_NAMED])
+    shown = ", ".join(f"`{_in_short(name)}`" for name in names[:_MOST_NAMED])
     return f"; nothing is known of {'the column' if len(names) == 1 else 'the columns'} {shown}{more}"
+
+
+def _in_short(name: str) -> str:
+    return name if len(name) <= _LONGEST_SHOWN else name[: _LONGEST_SHOWN - 1] + "…"
 
 
 def _twice(match: HeaderMatch) -> str:
