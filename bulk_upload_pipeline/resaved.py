@@ -343,10 +343,11 @@ _MONTHS = dates.MONTHS | {
 def _is_day_of(cell: str, text: str) -> bool:
     """Return whether a spreadsheet that takes a text of figures for a day may show that as a cell has it.
 
-    Two figures are never what it made, and three stay in their order: whoever has changed that has meant to.
+    Two figures are never what it made, and three stay in their order: whoever has changed that has meant to. Nor does
+    it write a month in capitals: `SET-6` is no day of September.
     """
     written, taken = cell.strip(BLANKS), text.strip(BLANKS)
-    made = _shown_days(written)
+    made = frozenset() if written.isupper() else _shown_days(written)
     if not made or (_in_order(written) and _in_order(taken) and _in_order(written) != _in_order(taken)):
         return False
     meant = _shown_days(taken) | _days_of_two_figures(taken)

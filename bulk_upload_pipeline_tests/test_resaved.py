@@ -374,7 +374,14 @@ def test_an_article_that_was_meant_to_lose_its_zeros_is_one_line_when_done_as_th
 
 def test_an_article_that_a_clerk_corrects_is_the_corrected_one(line):
     skus = {"00123": "0123", "123": "00123", "ab 7": "7", "1.50": "1.55"}
-    skus |= {"3-4": "4-3", "5-6": "05-Jul", "1-2-24": "2-1-24", "10/2024": "Nov-24", "MAR7": "MAR8"}
+    skus |= {
+        "3-4": "4-3",
+        "5-6": "05-Jul",
+        "1-2-24": "2-1-24",
+        "10/2024": "Nov-24",
+        "MAR7": "MAR8",
+        "SET6": "SET-6",
+    }
     parent = with_bad(line, *(good_row(90, Quantity="x", SKU=sku) for sku in skus))
     found = [row | {"Quantity": "4", "SKU": skus[row["SKU"]]} for row in rejected(line, parent.batch_id)]
     assert load(line, "fixed.csv", as_csv(found)).findings_by_code == {}
