@@ -425,6 +425,7 @@ def test_words_stay_apart_at_tabs_and_line_breaks_in_ods(tmp_path):
             'office:value-type="percentage" office:value="0" calcext:value-type="error"><text:p>Err:502</text:p>',
             "#VALUE!",
         ),
+        ('office:value-type="string"><text:p>#NV</text:p><text:p>Raipur</text:p>', "#NV\nRaipur"),
         ('table:formula="of:=1+1">', "#CALC!"),
         ('office:value="12345678901234567" office:value-type="float">', "12345678901234567"),
     ],

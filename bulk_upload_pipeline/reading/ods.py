@@ -39,7 +39,7 @@ _ERRORS = b"|".join(
 )
 _ERROR = re.compile(
     rb"""<table:table-cell\b(?:[^>]*\bcalcext:value-type=["']error["'][^>]*>(?:(?=<text:p>([^<]*)<))?"""
-    rb"""|[^>]*>(?=<text:p>(%b)</text:p>))""" % _ERRORS
+    rb"""|[^>]*>(?=<text:p>(%b)</text:p>\s*</table:table-cell>))""" % _ERRORS
 )
 _NO_VALUE = re.compile(
     rb"""<table:table-cell\b(?=[^>]*\btable:formula=)(?![^>]*\boffice:value-type=)[^>]*(?:/>|>(?=</table:table-cell>))"""
