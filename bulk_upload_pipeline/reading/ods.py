@@ -66,17 +66,9 @@ _STATED = re.compile(rb"""\soffice:value=["']([^"']*)["']""")
 _GAP = re.compile(rb"""<text:(tab|line-break)\b[^>]*(?:/>|></text:(?:tab|line-break)>)""")
 _TO_REWRITE = re.compile(
     rb"""(?:calcext:value-type=["']error|office:value-type=["']percentage)["']|<text:(?:tab|line-break)\b"""
-    rb"""|<text:p>(?:%b)</text:p>|%b""" % (_ERRORS, _NO_VALUE.pattern)
+    rb"""|<text:p>(?:%b)</text:p>""" % _ERRORS
 )
-_HINTS = (
-    b"error",
-    b"percentage",
-    b"<text:tab",
-    b"<text:line-break",
-    b"<text:p>#",
-    b"<text:p>Err:",
-    b"formula=",
-)
+_HINTS = (b"error", b"percentage", b"<text:tab", b"<text:line-break", b"<text:p>#", b"<text:p>Err:")
 """One of them is in whatever `_TO_REWRITE` finds, and found in less time."""
 _LONG_VALUE = re.compile(rb"""office:value=["'][1-9][0-9]{15}""")
 _BLOCK = 1 << 20
@@ -131,8 +123,11 @@ def _surveyed(source: zipfile.ZipFile) -> tuple[bool, set[_Filled]]:
 
 
 def _is_to_rewrite(piece: bytes) -> bool:
-    found = any(hint in piece for hint in _HINTS) and _TO_REWRITE.search(piece) is not None
-    return found or _LONG_VALUE.search(piece) is not None
+    return bool(
+        (any(hint in piece for hint in _HINTS) and _TO_REWRITE.search(piece))
+        or (b"formula=" in piece and _NO_VALUE.search(piece))
+        or _LONG_VALUE.search(piece)
+    )
 
 
 def _write_as_shown(source: zipfile.ZipFile, target: Path, formats: set[_Filled]) -> None:
