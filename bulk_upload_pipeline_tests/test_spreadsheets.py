@@ -134,6 +134,14 @@ def test_a_note_in_the_first_row_that_is_read_by_itself_is_no_end_of_all_rows_ab
     assert len(judged(path)[0]) == 3
 
 
+def test_records_above_as_many_notes_as_are_looked_at_are_read_in_ods(tmp_path, monkeypatch):
+    monkeypatch.setattr(sheet_blocks, "_ROWS_AT_ONCE", 54)
+    path = tmp_path / "x.ods"
+    notes = [["Printed by Ravi", *[""] * (len(HEADER) - 1)]] * 50
+    path.write_bytes(writers.as_ods([HEADER, *(list(good_row(n).values()) for n in range(56)), *notes]))
+    assert len(judged(path)[0]) == 56
+
+
 def test_a_row_with_an_invoice_number_is_a_record_whatever_its_item_is_called(book):
     row = line_of(2, c4="Total Slim Tea")
     valid, _, layout = judged(book({"May": [list(HEADER), line_of(1), row]}))

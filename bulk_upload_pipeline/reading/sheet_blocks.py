@@ -282,7 +282,8 @@ class _WholeBook:
             if filled:
                 start = filled[-min(len(filled), rows)]
                 # A few rows below the edge of a block may be totals and notes of those above it.
-                last = [*last[-1:], Block(block.row + start, block.left, block.rows[start:])]
+                above = last[-1:] if len(filled) < rows else []
+                last = [*above, Block(block.row + start, block.left, block.rows[start:])]
         merged = [
             Merged(top + 1, left + 1, bottom + 1, right + 1)
             for (top, left), (bottom, right) in sheet.merged_cell_ranges or ()
