@@ -268,6 +268,11 @@ def test_the_page_says_how_its_rows_are_counted(changed, said):
     assert said not in Page(page(replace(ACCOUNT, **changed), [missing])).text
 
 
+def test_the_page_names_some_of_many_unknown_columns():
+    layout = {"header": [f"c{at}" for at in range(500)], "mapping": {}}
+    assert "c8, c9 and 490 more: kept in extra" in Page(page(replace(ACCOUNT, layout=layout))).text
+
+
 @pytest.mark.parametrize(
     ("rows", "said"), [(1, "the good row of the file is"), (3, "the 3 good rows of the file are")]
 )
