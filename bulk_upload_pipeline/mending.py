@@ -291,6 +291,16 @@ class Mending(Judging):
         ]
         return own | {row.row_number: (row.identity, row.batch_id) for row in others}
 
+    @cached_property
+    def _own(self) -> dict[int, int]:
+        """Identity under which a row stands in the target by this correction, which may read it otherwise by now."""
+        if not ledger.has_passed(self.engine, self.batch_id):
+            return {}
+        keys = target.keys(self.engine, self.batch_id)
+        columns = [pa.array(values, pa.string()) for values in zip(*keys.values(), strict=True)]
+        hashes = _hashes(pa.table(columns, list(IDENTITY[:3]))) if keys else _NONE
+        return dict(zip(keys, hashes.tolist(), strict=True))
+
     @property
     def circumstances(self) -> list[object]:
         """Which rows may be corrected, and as what lines others have loaded them: that changes with the family."""
@@ -302,11 +312,15 @@ class Mending(Judging):
         typed = super().parse(chunk)
         identities = _hashes(typed.rows)
         numbers = chunk.row_numbers.to_numpy()
-        self._brought.append((numbers, identities))
+        pairs = list(zip(numbers.tolist(), identities.tolist(), strict=True))
+        self._brought.append((numbers, np.array([self._own.get(*pair) for pair in pairs], np.int64)))
+        stands = {
+            number: (identity, self.batch_id) for number, identity in self._own.items()
+        } | self._standing
         elsewhere = {
-            number: self._standing[number][1]
-            for number, identity in zip(numbers.tolist(), identities.tolist(), strict=True)
-            if self._standing.get(number, (identity, ""))[0] != identity and number not in self.corrected
+            number: stands[number][1]
+            for number, identity in pairs
+            if stands.get(number, (identity, ""))[0] != identity and number not in self.corrected
         }
         return with_findings(typed, already_corrected(elsewhere))
 

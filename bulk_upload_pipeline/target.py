@@ -58,6 +58,9 @@ _STANDING_ROWS = sa.text(
     f"SELECT row_number FROM {_TARGET} AS t WHERE upload_batch_id = :batch_id "  # noqa: S608
     f"AND {_ERROR_ON.format(batch='t.upload_batch_id', row='t.row_number', which=_OPEN)}"
 )
+_KEYS = sa.text(
+    f"SELECT row_number, {', '.join(contract.IDENTITY[:3])} FROM {_TARGET} WHERE upload_batch_id = :batch_id"  # noqa: S608
+)
 # The former row names the batch that had brought it; one that was deleted since is not there, and does not count. Nor
 # does one that its batch, judged anew since, does not bring any more.
 _BY_FORMER = _ERROR_ON.format(
@@ -118,6 +121,13 @@ def standing_rows(engine: sa.Engine, batch_id: str) -> set[int]:
     """Return the numbers of the rows that the target has of a batch although they are rejected by now."""
     with asking(engine) as connection:
         return set(connection.scalars(_STANDING_ROWS, {"batch_id": batch_id}))
+
+
+def keys(engine: sa.Engine, batch_id: str) -> dict[int, tuple[str | None, ...]]:
+    """Return the first three values of the key of each row that the target has of a batch, by row number."""
+    with asking(engine) as connection:
+        rows = connection.execute(_KEYS, {"batch_id": batch_id}).all()
+    return {row[0]: tuple(row[1:]) for row in rows}
 
 
 def left(engine: sa.Engine, batch_ids: Collection[str]) -> dict[str, Held]:

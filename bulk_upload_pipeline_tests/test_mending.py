@@ -136,6 +136,25 @@ def test_a_loaded_row_that_a_retry_finds_wrong_gets_another_number_when_done_as_
     assert numbers == [("A0",), ("A1",), ("A2",), ("A3",), ("B4",)]
 
 
+def test_a_row_of_a_correction_that_a_retry_reads_as_another_line_is_not_loaded_twice(line):
+    own_profile(line)
+    first = load(line, "a.csv", own_csv(own_row(1), *(own_row(n, Qty="x") for n in (90, 91))))
+    row, other = rejected(line, first.batch_id)
+    child = load(line, "c.csv", as_csv([row | {"No": "90.0", "Qty": "4"}, other]))
+    numbers = f"SELECT invoice_number FROM {TARGET} ORDER BY row_number"
+    own_profile(line, 'float_identifiers = ["invoice_number"]')
+    for _ in range(2):
+        assert again(line, child.batch_id).findings_by_code == {"ALREADY_CORRECTED": 1, "INVALID_NUMBER": 1}
+        assert rows(line, numbers) == [("A1",), ("90.0",)]
+        assert the_table_agrees(line, child.batch_id)
+    back = load(line, "back.csv", as_csv(rejected(line, child.batch_id)))
+    assert back.findings_by_code == {"ALREADY_CORRECTED": 1, "INVALID_NUMBER": 1}
+    stages.revert(line, child.batch_id)
+    again(line, child.batch_id)
+    assert rows(line, numbers) == [("A1",), ("90",)]
+    assert the_table_agrees(line, child.batch_id)
+
+
 def test_a_loaded_row_that_a_retry_finds_wrong_stands_until_it_is_corrected(line):
     own_profile(line, DMY)
     first = load(line, "a.csv", own_csv(*(own_row(n) for n in range(4)), own_row(4, DATED)))
