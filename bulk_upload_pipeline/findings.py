@@ -267,8 +267,8 @@ _ENTRIES = (
         "ALREADY_CORRECTED",
         "Row corrected already",
         "Batch {value} has loaded the row already, or is about to.",
-        "Another correction, or the corrected file itself, has loaded the row or is about to, as it is or as a line of "
-        "another invoice, and it is not loaded twice.",
+        "Another correction, the corrected file itself, or this one before it was read anew, has loaded the row or is "
+        "about to, as it is or as a line of another invoice, and it is not loaded twice.",
         "A row whose invoice number was corrected a second time.",
         "If that is wrong, revert that batch, and drop this row again; where it is the corrected file itself, retry "
         "that first.",
