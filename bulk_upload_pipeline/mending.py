@@ -301,6 +301,11 @@ class Mending(Judging):
         hashes = _hashes(pa.table(columns, list(IDENTITY[:3]))) if keys else _NONE
         return dict(zip(keys, hashes.tolist(), strict=True))
 
+    @cached_property
+    def _lines(self) -> dict[int, tuple[int, str]]:
+        """As which line a row stands in the target, or will, and by which batch, this one included."""
+        return {number: (identity, self.batch_id) for number, identity in self._own.items()} | self._standing
+
     @property
     def circumstances(self) -> list[object]:
         """Which rows may be corrected, and as what lines others have loaded them: that changes with the family."""
@@ -314,13 +319,10 @@ class Mending(Judging):
         numbers = chunk.row_numbers.to_numpy()
         pairs = list(zip(numbers.tolist(), identities.tolist(), strict=True))
         self._brought.append((numbers, np.array([self._own.get(*pair) for pair in pairs], np.int64)))
-        stands = {
-            number: (identity, self.batch_id) for number, identity in self._own.items()
-        } | self._standing
         elsewhere = {
-            number: stands[number][1]
+            number: self._lines[number][1]
             for number, identity in pairs
-            if stands.get(number, (identity, ""))[0] != identity and number not in self.corrected
+            if self._lines.get(number, (identity, ""))[0] != identity and number not in self.corrected
         }
         return with_findings(typed, already_corrected(elsewhere))
 
