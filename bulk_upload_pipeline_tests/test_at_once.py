@@ -12,18 +12,30 @@ from bulk_upload_pipeline_tests.world import csv_of, drop, good_row, line_at, re
 
 FILES, PROCESSES, INVOICES = 8, 4, 120
 
-WORKER = """
-import sys
+WORKERS = """
+import os, sys
 from pathlib import Path
 from bulk_upload_pipeline import line as stages
+from bulk_upload_pipeline.validate import prepare
 from bulk_upload_pipeline_tests.world import line_at
 
-root, url, *batches = sys.argv[1:]
-with line_at(Path(root), url, chunk_rows=25) as line:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for batch_id in batches:
-        stages.take(line, batch_id)
+root, url, processes, *batches = sys.argv[1:]
+
+def work(batches):
+    with line_at(Path(root), url, chunk_rows=25) as line:
+        os.read(begin, 1)  # until nobody can write any more
+        for batch_id in batches:
+            stages.take(line, batch_id)
+
+prepare()  # what is imported before the fork is imported once
+begin, beginning = os.pipe()
+for at in range(int(processes)):
+    if os.fork() == 0:
+        os.close(beginning)
+        work(batches[at :: int(processes)])
+        sys.exit()
+os.close(beginning)
+print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(int(processes))])
 """
 
 
@@ -47,22 +59,15 @@ def test_eight_files_with_the_same_invoices_at_once_equal_a_serial_order(tmp_pat
         batches = [drop(line, f"{number}.csv", a_file(number)) for number in range(FILES)]
         line.engine.dispose()
         before = connections(line)
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(line.home.root), database_url, *batches[at::PROCESSES]],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for at in range(PROCESSES)
-        ]
-        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * PROCESSES
-        for worker in workers:
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        ended = [(worker.communicate(timeout=120), worker.returncode) for worker in workers]
-        assert [(errors, code) for (_, errors), code in ended] == [("", 0)] * PROCESSES
+        arguments = [str(line.home.root), database_url, str(PROCESSES), *batches]
+        ended = subprocess.run(
+            [sys.executable, "-c", WORKERS, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (ended.stdout, ended.stderr) == (f"{[0] * PROCESSES}\n", "")
         accounts = [receipt(line, batch_id) for batch_id in batches]
         assert {account.state for account in accounts} == {State.LOADED}
         assert sum(account.rows_inserted for account in accounts) == INVOICES

@@ -16,6 +16,7 @@ from bulk_upload_pipeline_tests.benchmarks.measures import SMOKE
 from bulk_upload_pipeline_tests.benchmarks.outcome import Outcome
 
 
+@pytest.mark.scale
 def test_a_load_is_measured_beside_what_postgresql_does_by_hand():
     (outcome,) = benchmarks.run(SMOKE, ("S3",))
     assert len(outcome.details["ours"]) == len(outcome.details["reference"]) == SMOKE.repeat
