@@ -16,10 +16,10 @@ from bulk_upload_pipeline.database import asking
 from bulk_upload_pipeline.tables import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _TARGET = f"public.{contract.TARGET}"
-_TABLES = (_TARGET, "public.daily_sales", *(f"{SCHEMA}.{n}" for n in ("upload_batches", "processing_errors")))
+_BESIDE = ("public.daily_sales", f"{SCHEMA}.upload_batches", f"{SCHEMA}.processing_errors")
 _KINDS = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
 
 FRESH_S = 5.0
@@ -63,7 +63,7 @@ def in_the_way(engine: sa.Engine) -> Obstacle | None:
     if time.monotonic() - _fitted.get(engine, -math.inf) < FRESH_S:
         return None
     with asking(engine) as connection:
-        found = next((each for each in find(connection) if each.column or _TARGET in each.message), None)
+        found = next(iter(_of_target(connection)), None)
     if found is None:
         _fitted[engine] = time.monotonic()
     return found
@@ -71,18 +71,22 @@ def in_the_way(engine: sa.Engine) -> Obstacle | None:
 
 def find(connection: sa.Connection) -> list[Obstacle]:
     """Return what is in the way; only the catalogue is read."""
-    found = [*_no_tables(connection)]
-    if not any(_TARGET in obstacle.message for obstacle in found):
-        found += [*_columns(_columns_of(connection)), *_rules(connection), *_row_security(connection)]
-    return found
+    return [*_of_target(connection), *_no_tables(connection, _BESIDE)]
 
 
-def _no_tables(connection: sa.Connection) -> Iterator[Obstacle]:
+def _of_target(connection: sa.Connection) -> list[Obstacle]:
+    """Return what keeps rows out of the target; of what is no table nothing else is told."""
+    if found := [*_no_tables(connection, [_TARGET])]:
+        return found
+    return [*_columns(_columns_of(connection)), *_rules(connection), *_row_security(connection)]
+
+
+def _no_tables(connection: sa.Connection, names: Sequence[str]) -> Iterator[Obstacle]:
     query = sa.text(
         "SELECT name, relkind::text FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS named (name, at) "
         "JOIN pg_class AS c ON c.oid = to_regclass(name) WHERE relkind <> 'r' ORDER BY at"
     )
-    found: list[Any] = list(connection.execute(query, {"names": list(_TABLES)}))
+    found: list[Any] = list(connection.execute(query, {"names": list(names)}))
     for name, kind in found:
         said = _KINDS.get(kind, "no table")
         yield Obstacle(None, f"{name} is {said}, and rows can be loaded into an ordinary table only")
